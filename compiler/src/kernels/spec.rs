@@ -1,0 +1,241 @@
+//! What a kernel has to compute, in the terms that shaders are composed from.
+
+use warpweft_plan::{Dim, PAD};
+
+use crate::formats::Format;
+
+/// A column window of a row-major f32 matrix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct View {
+    /// Columns that mean something.
+    pub width: u32,
+    /// Elements from one row to the next, a multiple of [`PAD`].
+    pub stride: u32,
+    /// First column.
+    pub offset: u32,
+}
+
+impl View {
+    /// A whole matrix of `width` columns, padded as all activations are.
+    pub fn whole(width: u32) -> View {
+        View { width, stride: width.next_multiple_of(PAD as u32), offset: 0 }
+    }
+}
+
+/// What the rows of a kernel's result stand for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Rows {
+    /// One per token of the step.
+    Tokens,
+    /// One per sequence of the step.
+    Sequences,
+}
+
+impl Rows {
+    /// The number of rows.
+    pub fn dim(self) -> Dim {
+        match self {
+            Rows::Tokens => Dim::TOKENS,
+            Rows::Sequences => Dim::SEQUENCES,
+        }
+    }
+}
+
+/// What selects a row of a gathered table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Index {
+    /// The token's id.
+    Ids,
+    /// The token's position in its sequence.
+    Positions,
+}
+
+/// A tensor that a [`Term`] reads at the element being computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Operand {
+    /// One f32 per column, the same for all rows.
+    Vector,
+    /// One f32 per row and column.
+    Matrix(View),
+    /// The table's row that the index selects. Where the index is outside `first .. first + rows`, the kernel
+    /// leaves the result's row alone: a table above the binding limit is split into windows, a dispatch each.
+    Gather {
+        /// How the table is stored.
+        format: Format,
+        /// First row of the window that is bound.
+        first: u32,
+        /// Rows in the window.
+        rows: u32,
+        /// What selects the row.
+        index: Index,
+    },
+}
+
+/// A pointwise function of one argument.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Unary {
+    /// x·Φ(x), with the error function.
+    Gelu,
+    /// The tanh approximation of GELU.
+    GeluTanh,
+    /// x·σ(x)
+    Silu,
+    /// max(x, 0)
+    Relu,
+    /// tanh(x)
+    Tanh,
+    /// 1 / (1 + exp(-x))
+    Sigmoid,
+}
+
+/// A pointwise function of two arguments.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Binary {
+    /// a + b
+    Add,
+    /// a - b
+    Sub,
+    /// a · b
+    Mul,
+    /// a / b
+    Div,
+}
+
+/// A pointwise expression.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Term {
+    /// What the kernel's algorithm computed for this element (a dot product, a normalised value, a score).
+    Acc,
+    /// What the second contraction computed: the `up` half of a gated pair.
+    Acc2,
+    /// The operand of that index.
+    Operand(usize),
+    /// A number.
+    Constant(f32),
+    /// A function of one term.
+    Unary(Unary, Box<Term>),
+    /// A function of two terms.
+    Binary(Binary, Box<Term>, Box<Term>),
+    /// Attention only: 0 where key j and query i (positions in one sequence) have
+    /// `-before <= j - i <= after`, else minus infinity. `None` is no bound.
+    BandMask {
+        /// Keys before the query that are seen.
+        before: Option<u32>,
+        /// Keys after the query that are seen.
+        after: Option<u32>,
+    },
+}
+
+/// Which statistics a normalisation divides by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Norm {
+    /// (x - mean) / sqrt(variance + eps)
+    Layer,
+    /// x / sqrt(mean(x²) + eps)
+    Rms,
+    /// x / max(‖x‖₂, eps)
+    L2,
+}
+
+/// How rows of one sequence become one row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Pool {
+    /// The mean over the sequence's rows.
+    Mean,
+    /// The first row.
+    First,
+    /// The greatest value in each column.
+    Max,
+}
+
+/// What a kernel computes. Sizes are logical; physical padding follows from the contract in `docs/kernels.md`.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Operation {
+    /// `out[m, n] = epilogue(Σ_k x[m, k] · w[n, k])`; operands' columns are `n`.
+    Linear {
+        /// The activations, `[rows, K]`.
+        x: View,
+        /// Rows of the weight that is bound, before padding.
+        n: u32,
+        /// How the weight is stored.
+        format: Format,
+        /// A second weight of the same shape and format, whose dot product is [`Term::Acc2`].
+        paired: bool,
+        /// The epilogue.
+        term: Term,
+        /// The epilogue's tensors.
+        operands: Vec<Operand>,
+        /// Where the result goes: columns `offset .. offset + n` of a matrix.
+        out: View,
+        /// What a row is.
+        rows: Rows,
+    },
+    /// For each head, `softmax_j(term(q_i · k_j)) v_j` over the keys of the row's own sequence.
+    Attention {
+        /// Queries, `[tokens, heads · head_dim]`.
+        q: View,
+        /// Keys, `[tokens, kv_heads · head_dim]`.
+        k: View,
+        /// Values, `[tokens, kv_heads · head_dim]`.
+        v: View,
+        /// Query heads.
+        heads: u32,
+        /// Key/value heads, a divisor of `heads`.
+        kv_heads: u32,
+        /// From raw score to logit: scale, soft cap, mask. No tensor operands.
+        term: Term,
+        /// The longest sequence, for the bound on loop trips.
+        max_context: u32,
+    },
+    /// `out = epilogue(norm(input))` over each row.
+    Normalize {
+        /// Which statistics.
+        norm: Norm,
+        /// Epsilon.
+        eps: f32,
+        /// Columns.
+        width: u32,
+        /// What is normalised, over the operands.
+        input: Term,
+        /// The epilogue, over [`Term::Acc`] and the operands.
+        term: Term,
+        /// The tensors of both terms.
+        operands: Vec<Operand>,
+        /// What a row is.
+        rows: Rows,
+    },
+    /// `out = term(operands)`, pointwise.
+    Map {
+        /// Columns.
+        width: u32,
+        /// The expression.
+        term: Term,
+        /// Its tensors.
+        operands: Vec<Operand>,
+        /// What a row is.
+        rows: Rows,
+    },
+    /// Rows of each sequence to one row.
+    Pool {
+        /// How.
+        pool: Pool,
+        /// The rows, `[tokens, width]`.
+        x: View,
+        /// The longest sequence, for the bound on loop trips.
+        max_context: u32,
+    },
+    /// Rotary position embedding of `[tokens, heads · head_dim]`: the first `rotary` columns of each head are rotated
+    /// by `position · frequency[i]`, and sine and cosine are multiplied by `scale`; the rest passes through.
+    Rope {
+        /// The input.
+        x: View,
+        /// Heads.
+        heads: u32,
+        /// Columns of each head that rotate; an even number. The frequencies are a vector of half as many.
+        rotary: u32,
+        /// Pairs are (2i, 2i+1) rather than (i, i + rotary/2).
+        interleaved: bool,
+        /// Factor on sine and cosine.
+        scale: f32,
+    },
+}

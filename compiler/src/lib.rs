@@ -1,0 +1,3 @@
+//! compiler
+pub mod formats;
+pub mod kernels;
