@@ -179,11 +179,7 @@ impl Config {
     /// # Errors
     /// When it is something else.
     pub fn only_flag(&self, field: &str, expected: bool) -> Result<(), CheckpointError> {
-        if self.flag_or(field, expected)? == expected {
-            Ok(())
-        } else {
-            Err(self.wrong(field, expected.to_string()))
-        }
+        if self.flag_or(field, expected)? == expected { Ok(()) } else { Err(self.wrong(field, expected.to_string())) }
     }
 }
 

@@ -129,7 +129,8 @@ fn read_pooling(folder: &Path) -> Result<Pooling, CheckpointError> {
         if !config.flag_or(field, default)? {
             continue;
         }
-        let pooling = pooling.ok_or_else(|| config.wrong(field, "false: only mean, cls and max pooling are supported"))?;
+        let pooling =
+            pooling.ok_or_else(|| config.wrong(field, "false: only mean, cls and max pooling are supported"))?;
         if chosen.replace(pooling).is_some() {
             return Err(config.wrong(field, "false: only one pooling mode at a time is supported"));
         }

@@ -87,9 +87,9 @@ fn open_sharded(folder: &Path, index: &Path) -> Result<Files, CheckpointError> {
     }
     let mut tensors = BTreeMap::new();
     for (tensor, name) in &weight_map {
-        let place = contents.get_mut(name.as_str()).and_then(|(shard, entries)| {
-            Some(Place { shard: *shard, entry: entries.remove(tensor)? })
-        });
+        let place = contents
+            .get_mut(name.as_str())
+            .and_then(|(shard, entries)| Some(Place { shard: *shard, entry: entries.remove(tensor)? }));
         let Some(place) = place else {
             let tensor = clip(tensor);
             return Err(wrong(format!("tensor {tensor:?} is not in {name:?}, where the index expects it")));

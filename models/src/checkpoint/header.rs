@@ -73,8 +73,10 @@ pub enum HeaderError {
         found: usize,
     },
     /// Offsets that do not lie in the file.
-    #[error("tensor {tensor:?}: found bytes {begin}..{end}, expected a range within the file's {data} bytes of data; \
-             the download may be incomplete")]
+    #[error(
+        "tensor {tensor:?}: found bytes {begin}..{end}, expected a range within the file's {data} bytes of data; \
+             the download may be incomplete"
+    )]
     Range {
         /// The tensor.
         tensor: String,
@@ -159,8 +161,8 @@ pub fn read_header(file: &[u8]) -> Result<Vec<Entry>, HeaderError> {
 /// The checked entry, with offsets from the end of the header.
 fn entry(name: String, raw: RawEntry, data: u64) -> Result<Entry, HeaderError> {
     let tensor = || clip(&name);
-    let stored = StoredType::parse(&raw.dtype)
-        .ok_or_else(|| HeaderError::Type { tensor: tensor(), found: clip(&raw.dtype) })?;
+    let stored =
+        StoredType::parse(&raw.dtype).ok_or_else(|| HeaderError::Type { tensor: tensor(), found: clip(&raw.dtype) })?;
     if raw.shape.len() > MAX_AXES {
         return Err(HeaderError::Axes { tensor: tensor(), found: raw.shape.len() });
     }
