@@ -62,6 +62,11 @@ impl Config {
         self.fields.get(field).filter(|value| !value.is_null())
     }
 
+    /// Whether `field` is there and null.
+    pub fn is_null(&self, field: &str) -> bool {
+        self.fields.get(field).is_some_and(Value::is_null)
+    }
+
     /// The error that `field` is not `expected`.
     pub fn wrong(&self, field: &str, expected: impl Into<String>) -> CheckpointError {
         CheckpointError::Field {

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use warpweft_compiler::graph::FactError;
+
 use crate::checkpoint::HeaderError;
 
 /// What is wrong with a checkpoint folder, and where.
@@ -31,6 +33,12 @@ pub enum CheckpointError {
     #[error("{}: no config.json in this folder; is it the folder of a Hugging Face checkpoint?", .folder.display())]
     NoConfig {
         /// The folder.
+        folder: PathBuf,
+    },
+    /// modules.json names a pooling module whose folder has no config.json.
+    #[error("{}: no config.json in this folder, which modules.json names for the pooling", .folder.display())]
+    NoPooling {
+        /// The module's folder.
         folder: PathBuf,
     },
     /// The folder has no weights in the safetensors format.
@@ -155,14 +163,9 @@ pub enum CheckpointError {
         /// The tensor's shape.
         shape: Vec<u64>,
     },
-    /// The family's graph is refused by the compiler: an error in the family's file.
-    #[error("{family}: {problem}")]
-    Graph {
-        /// The family.
-        family: String,
-        /// What the compiler says.
-        problem: String,
-    },
+    /// The sizes of config.json fit the tensors, but not each other.
+    #[error("the model that config.json describes cannot be built: {0}")]
+    Graph(#[from] FactError),
 }
 
 impl CheckpointError {

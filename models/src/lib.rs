@@ -6,7 +6,16 @@
 pub mod checkpoint;
 pub mod config;
 mod error;
+mod families;
+mod model;
+mod net;
 pub mod sentence;
 
 pub use checkpoint::Checkpoint;
 pub use error::CheckpointError;
+pub use model::{Imported, Weight, Weights, import};
+
+/// Every `model_type` that can be imported.
+pub fn families() -> impl Iterator<Item = &'static str> {
+    families::FAMILIES.iter().map(|family| family.model_type)
+}

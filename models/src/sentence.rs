@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use crate::checkpoint::{check_folder, join_inside, read_optional};
-use crate::config::{Config, MAX_ROWS, describe, parse_json};
+use crate::config::{Config, MAX_ROWS, MAX_WIDTH, describe, parse_json};
 use crate::error::{CheckpointError, clip};
 
 /// How the rows of a text become one vector.
@@ -28,8 +28,25 @@ pub struct Sentence {
     pub pooling: Pooling,
     /// Whether the vector is divided by its length.
     pub normalize: bool,
+    /// The width of a vector, and the file that says so, if one does.
+    pub width: Option<(u32, PathBuf)>,
     /// The most rows of a text; `None` if the folder does not say.
     pub max_tokens: Option<u32>,
+}
+
+impl Sentence {
+    /// Fails unless the model's hidden states, of `width` columns, are what the pooling module was made for.
+    pub(crate) fn check_width(&self, width: u32) -> Result<(), CheckpointError> {
+        match &self.width {
+            Some((found, file)) if *found != width => Err(CheckpointError::Field {
+                file: file.clone(),
+                field: WIDTH.to_owned(),
+                found: found.to_string(),
+                expected: format!("the hidden size {width}"),
+            }),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// The names under which sentence-transformers looks for the transformer's own settings.
@@ -51,8 +68,13 @@ const SETTINGS: [&str; 7] = [
 /// When a file is damaged, or asks for a module or a pooling that is not supported.
 pub fn read_sentence(folder: &Path) -> Result<Sentence, CheckpointError> {
     check_folder(folder)?;
-    let mut sentence =
-        Sentence { transformer: folder.to_owned(), pooling: Pooling::Mean, normalize: false, max_tokens: None };
+    let mut sentence = Sentence {
+        transformer: folder.to_owned(),
+        pooling: Pooling::Mean,
+        normalize: false,
+        width: None,
+        max_tokens: None,
+    };
     if let Some(text) = read_optional(folder, "modules.json")? {
         read_modules(folder, &text, &mut sentence)?;
     }
@@ -89,7 +111,11 @@ fn read_modules(folder: &Path, text: &str, sentence: &mut Sentence) -> Result<()
             }
             (["Transformer"], "Pooling") => {
                 kinds.push("Pooling");
-                sentence.pooling = read_pooling(&inside()?)?;
+                let config = pooling_config(&inside()?)?;
+                sentence.pooling = read_pooling(&config)?;
+                if config.get(WIDTH).is_some() {
+                    sentence.width = Some((config.size(WIDTH, MAX_WIDTH)?, config.file().to_owned()));
+                }
             }
             (["Transformer", "Pooling"], "Normalize") => {
                 kinds.push("Normalize");
@@ -111,12 +137,17 @@ const POOLINGS: [(&str, &str, Option<Pooling>); 6] = [
     ("pooling_mode_lasttoken", "lasttoken", None),
 ];
 
-fn read_pooling(folder: &Path) -> Result<Pooling, CheckpointError> {
-    let file = folder.join("config.json");
-    let Some(text) = read_optional(folder, "config.json")? else {
-        return Err(CheckpointError::NoConfig { folder: folder.to_owned() });
-    };
-    let config = Config::parse(&file, &text)?;
+/// The field of the pooling module that repeats the hidden size.
+const WIDTH: &str = "word_embedding_dimension";
+
+fn pooling_config(folder: &Path) -> Result<Config, CheckpointError> {
+    match read_optional(folder, "config.json")? {
+        Some(text) => Config::parse(&folder.join("config.json"), &text),
+        None => Err(CheckpointError::NoPooling { folder: folder.to_owned() }),
+    }
+}
+
+fn read_pooling(config: &Config) -> Result<Pooling, CheckpointError> {
     if config.get("pooling_mode").is_some() {
         let table: Vec<(&str, Pooling)> =
             POOLINGS.iter().filter_map(|(_, word, pooling)| Some((*word, (*pooling)?))).collect();
