@@ -66,12 +66,8 @@ pub(super) fn build(config: &Config, net: &mut Net<'_>) -> Result<Parts, Checkpo
     let reaches = reaches(config)?;
     let vocab_size = config.size("vocab_size", MAX_ROWS)?;
     let max_positions = config.size("max_position_embeddings", MAX_ROWS)?;
-    let [global, local] = [Reach::Global, Reach::Local].map(|reach| (reach, rotary_base(config, reach)));
-    let mut frequencies = |net: &mut Net<'_>, (reach, base): (Reach, Result<f64, CheckpointError>)| {
-        let values = rotary_frequencies(base?, layers.heads.width);
-        net.generated(&format!("rotary frequencies of {}", reach.name()), values)
-    };
-    let (global, local) = (frequencies(net, global)?, frequencies(net, local)?);
+    let global = frequencies(config, net, Reach::Global, layers.heads)?;
+    let local = frequencies(config, net, Reach::Local, layers.heads)?;
 
     let table = net.weight(&[&net.base("embeddings.tok_embeddings.weight")], &[vocab_size, width])?;
     let words = net.embed(table)?;
@@ -102,10 +98,10 @@ impl Layers {
         // The first layer's input has just been normalized.
         let normed = if index == 0 { x } else { self.norm(net, x, &name("attn_norm"))? };
         let (width, inner) = (self.width, self.inner);
-        let (width, inner) = (self.width, self.inner);
         let qkv = net.linear(normed, &name("attn.Wqkv"), width, 3 * width, self.attention_bias)?;
         let graph = &mut net.graph;
-        let (q, k, v) = (columns(graph, qkv, 0, width)?, columns(graph, qkv, 1, width)?, columns(graph, qkv, 2, width)?);
+        let (q, k, v) =
+            (columns(graph, qkv, 0, width)?, columns(graph, qkv, 1, width)?, columns(graph, qkv, 2, width)?);
         let q = graph.rope(q, frequencies, self.heads.count, false, 1.0)?;
         let k = graph.rope(k, frequencies, self.heads.count, false, 1.0)?;
         let mixed = attention(graph, self.heads, [q, k, v], self.mask(reach))?;
@@ -184,6 +180,12 @@ fn reaches(config: &Config) -> Result<Vec<Reach>, CheckpointError> {
             })
         })
         .collect()
+}
+
+/// The rotary frequencies of the layers of that reach.
+fn frequencies(config: &Config, net: &mut Net<'_>, reach: Reach, heads: Heads) -> Result<Id, CheckpointError> {
+    let values = rotary_frequencies(rotary_base(config, reach)?, heads.width);
+    net.generated(&format!("rotary frequencies of {}", reach.name()), values)
 }
 
 /// The base of the rotary frequencies: `rope_parameters.full_attention.rope_theta` in transformers 5,
