@@ -1,9 +1,11 @@
 //! A whole checkpoint as the compiler takes it: graph, weights, and what users may ask of the model.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use warpweft_compiler::graph::Graph;
+use warpweft_compiler::weights::{WeightError, WeightSource};
 use warpweft_plan::{DType, Model, OutputKind};
 
 use crate::checkpoint::{Checkpoint, read_optional};
@@ -71,14 +73,22 @@ impl Weights {
         Ok(Weight { dtype, shape: tensor.shape, bytes: tensor.bytes })
     }
 
-    /// Says that `name` is not needed for now, so that the operating system can take its memory back.
-    pub fn release(&self, name: &str) {
-        self.checkpoint.release(name);
-    }
-
     /// Bytes of the checkpoint's files.
     pub fn checkpoint_bytes(&self) -> u64 {
         self.checkpoint.bytes()
+    }
+}
+
+impl WeightSource for Weights {
+    fn read(&self, name: &str) -> Result<Cow<'_, [u8]>, WeightError> {
+        match self.get(name) {
+            Ok(weight) => Ok(Cow::Borrowed(weight.bytes)),
+            Err(error) => Err(WeightError { problem: error.to_string() }),
+        }
+    }
+
+    fn release(&self, name: &str) {
+        self.checkpoint.release(name);
     }
 }
 

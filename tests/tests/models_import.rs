@@ -9,6 +9,7 @@ use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use warpweft_compiler::weights::WeightSource;
 use warpweft_models::{Imported, families, import};
 use warpweft_plan::{DType, OutputKind};
 
