@@ -171,17 +171,20 @@ fn shards_are_found_and_checked() {
     says(&refusal(cut.path()), &["one.safetensors", "cut short"]);
 }
 
+/// The bytes of a number in one of the types.
+type Cut = fn(f32) -> Vec<u8>;
+
 #[test]
 fn values_that_are_no_numbers_are_found() {
     let mut values = vec![0.5f32; 5000];
-    let check = |values: &[f32], cut: fn(f32) -> Vec<u8>, dtype: &str| {
+    let check = |values: &[f32], cut: Cut, dtype: &str| {
         let data: Vec<u8> = values.iter().flat_map(|&x| cut(x)).collect();
         let header = json!({"w": {"dtype": dtype, "shape": [50, 100], "data_offsets": [0, data.len()]}}).to_string();
         let folder = folder(&[("model.safetensors", &file(&header, &data))]);
         let checkpoint = Checkpoint::open(folder.path()).unwrap();
         checkpoint.tensor("w").unwrap().check_finite().map_err(|e| e.to_string())
     };
-    let cuts: [(fn(f32) -> Vec<u8>, &str); 3] = [
+    let cuts: [(Cut, &str); 3] = [
         (|x| x.to_le_bytes().to_vec(), "F32"),
         (|x| half::f16::from_f32(x).to_le_bytes().to_vec(), "F16"),
         (|x| half::bf16::from_f32(x).to_le_bytes().to_vec(), "BF16"),
