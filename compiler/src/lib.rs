@@ -1,3 +1,4 @@
 //! compiler
 pub mod formats;
 pub mod kernels;
+pub mod target;
