@@ -1,0 +1,320 @@
+//! The reference: what every operator *means*, on the CPU, values in f32, sums and functions in f64.
+//!
+//! One sequence at a time. Rules, kernels and formats are tested against it; nothing runs on it.
+
+mod contract;
+mod pointwise;
+mod reduce;
+mod reorder;
+
+use std::borrow::Cow;
+
+use egg::{Id, Language};
+use half::{bf16, f16};
+use warpweft_plan::{DType, Dim, Sizes};
+
+use super::{Declarations, Fact, Graph, Op};
+
+/// A value: its shape and its elements, row-major.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Tensor {
+    /// Sizes, outermost first.
+    pub shape: Vec<usize>,
+    /// Elements. Ids and positions are whole numbers below 2²⁴.
+    pub data: Vec<f32>,
+}
+
+impl Tensor {
+    /// A tensor of the given shape.
+    ///
+    /// # Errors
+    /// When the number of elements is another.
+    pub fn new(shape: Vec<usize>, data: Vec<f32>) -> Result<Tensor, EvalError> {
+        let expected = shape.iter().product::<usize>();
+        if data.len() == expected {
+            Ok(Tensor { shape, data })
+        } else {
+            Err(EvalError::Value(format!("{} elements for the shape {shape:?}", data.len())))
+        }
+    }
+
+    fn filled(shape: Vec<usize>, f: impl FnMut(usize) -> f32) -> Tensor {
+        let n = shape.iter().product();
+        Tensor { shape, data: (0..n).map(f).collect() }
+    }
+
+    /// Sizes as `[outer, rows, columns]`, where the last two axes are a matrix.
+    fn batches(&self) -> [usize; 3] {
+        let n = self.shape.len();
+        [self.shape[..n - 2].iter().product(), self.shape[n - 2], self.shape[n - 1]]
+    }
+
+    fn last(&self) -> usize {
+        self.shape.last().copied().unwrap_or(1)
+    }
+}
+
+/// What the evaluator is run on.
+pub trait Inputs {
+    /// The value of a declared weight.
+    ///
+    /// # Errors
+    /// When it cannot be had.
+    fn weight(&self, index: usize, declarations: &Declarations) -> Result<Cow<'_, Tensor>, EvalError>;
+
+    /// The value of a declared argument.
+    ///
+    /// # Errors
+    /// When it cannot be had.
+    fn arg(&self, index: usize) -> Result<Cow<'_, Tensor>, EvalError>;
+
+    /// The token ids; their number is `tokens`.
+    fn ids(&self) -> &[u32];
+}
+
+/// Values held in memory.
+#[derive(Clone, Debug, Default)]
+pub struct Values {
+    /// By weight index.
+    pub weights: Vec<Tensor>,
+    /// By argument index.
+    pub args: Vec<Tensor>,
+    /// Token ids.
+    pub ids: Vec<u32>,
+}
+
+impl Inputs for Values {
+    fn weight(&self, index: usize, _: &Declarations) -> Result<Cow<'_, Tensor>, EvalError> {
+        self.weights.get(index).map(Cow::Borrowed).ok_or_else(|| EvalError::Value(format!("no weight @{index}")))
+    }
+
+    fn arg(&self, index: usize) -> Result<Cow<'_, Tensor>, EvalError> {
+        self.args.get(index).map(Cow::Borrowed).ok_or_else(|| EvalError::Value(format!("no argument ${index}")))
+    }
+
+    fn ids(&self) -> &[u32] {
+        &self.ids
+    }
+}
+
+/// Weights from a [`WeightSource`](crate::weights::WeightSource), ids from the caller.
+pub struct SourceInputs<'s> {
+    /// Where weights come from.
+    pub source: &'s dyn crate::weights::WeightSource,
+    /// Token ids.
+    pub ids: Vec<u32>,
+}
+
+impl Inputs for SourceInputs<'_> {
+    fn weight(&self, index: usize, declarations: &Declarations) -> Result<Cow<'_, Tensor>, EvalError> {
+        let missing = || EvalError::Value(format!("no weight @{index}"));
+        let decl = declarations.weights.get(index).ok_or_else(missing)?;
+        let bytes = self.source.read(&decl.name).map_err(|e| EvalError::Value(e.problem))?;
+        let shape = decl.shape.iter().map(|&n| n as usize).collect();
+        Ok(Cow::Owned(Tensor::new(shape, decode(&bytes, decl.dtype))?))
+    }
+
+    fn arg(&self, index: usize) -> Result<Cow<'_, Tensor>, EvalError> {
+        Err(EvalError::Value(format!("no argument ${index}")))
+    }
+
+    fn ids(&self) -> &[u32] {
+        &self.ids
+    }
+}
+
+/// Little-endian elements as f32.
+pub fn decode(bytes: &[u8], dtype: DType) -> Vec<f32> {
+    let halves = || bytes.as_chunks::<2>().0.iter().map(|b| u16::from_le_bytes(*b));
+    let words = || bytes.as_chunks::<4>().0.iter().map(|b| u32::from_le_bytes(*b));
+    match dtype {
+        DType::F32 => words().map(f32::from_bits).collect(),
+        DType::U32 => words().map(|x| x as f32).collect(),
+        DType::F16 => halves().map(|h| f16::from_bits(h).to_f32()).collect(),
+        DType::BF16 => halves().map(|h| bf16::from_bits(h).to_f32()).collect(),
+    }
+}
+
+/// A graph that cannot be evaluated on these inputs.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum EvalError {
+    /// An input is missing or does not have its declared shape.
+    #[error("{0}")]
+    Value(String),
+    /// An id that no row of the table has.
+    #[error("id {id} is outside a table of {rows} rows")]
+    Id {
+        /// The id.
+        id: u32,
+        /// Rows of the table.
+        rows: usize,
+    },
+}
+
+/// The values of the graph's outputs, in order.
+///
+/// # Errors
+/// When inputs are missing or do not fit.
+pub fn evaluate(graph: &Graph, inputs: &dyn Inputs) -> Result<Vec<Tensor>, EvalError> {
+    let ids: Vec<Id> = graph.outputs().iter().map(|o| o.id).collect();
+    let mut evaluator = Evaluator::new(graph, inputs, rows_of(graph, inputs)?);
+    ids.into_iter().map(|id| evaluator.value(id)).collect()
+}
+
+/// `tokens`: the number of ids, or what an argument's shape says.
+fn rows_of(graph: &Graph, inputs: &dyn Inputs) -> Result<usize, EvalError> {
+    for (i, arg) in graph.declarations().args.iter().enumerate() {
+        if let Some(axis) = arg.shape.iter().position(|d| *d == Dim::TOKENS) {
+            let value = inputs.arg(i)?;
+            return value.shape.get(axis).copied().ok_or_else(|| EvalError::Value(format!("${i} has too few axes")));
+        }
+    }
+    Ok(inputs.ids().len())
+}
+
+struct Evaluator<'g> {
+    graph: &'g Graph,
+    inputs: &'g dyn Inputs,
+    tokens: usize,
+    values: Vec<Option<Tensor>>,
+}
+
+/// What `acc` and `acc2` stand for inside a term.
+#[derive(Clone, Copy)]
+struct Accumulators<'t> {
+    acc: &'t Tensor,
+    acc2: Option<&'t Tensor>,
+}
+
+impl<'g> Evaluator<'g> {
+    fn new(graph: &'g Graph, inputs: &'g dyn Inputs, tokens: usize) -> Self {
+        Evaluator { graph, inputs, tokens, values: vec![None; graph.nodes().len()] }
+    }
+
+    fn sizes(&self) -> Sizes {
+        Sizes { tokens: self.tokens as u64, context: self.tokens as u64, sequences: 1 }
+    }
+
+    fn value(&mut self, id: Id) -> Result<Tensor, EvalError> {
+        // Operands stand before users, so one pass in order needs no recursion whatever the depth of the model.
+        let mut needed = vec![false; usize::from(id) + 1];
+        needed[usize::from(id)] = true;
+        for i in (0..=usize::from(id)).rev() {
+            if needed[i] && self.values[i].is_none() {
+                self.graph.nodes()[i].op.for_each(|c| needed[usize::from(c)] = true);
+            }
+        }
+        for i in 0..=usize::from(id) {
+            let is_tensor = self.graph.nodes()[i].fact.tensor().is_some();
+            if needed[i] && is_tensor && self.values[i].is_none() {
+                let value = self.compute(Id::from(i))?;
+                self.values[i] = Some(value);
+            }
+        }
+        self.get(id).cloned()
+    }
+
+    fn get(&self, id: Id) -> Result<&Tensor, EvalError> {
+        self.values[usize::from(id)].as_ref().ok_or_else(|| EvalError::Value(format!("node {id} has no value")))
+    }
+
+    fn int(&self, id: Id) -> usize {
+        match self.graph.node(id).fact {
+            Fact::Int(i) => usize::try_from(i).unwrap_or(0),
+            _ => 0,
+        }
+    }
+
+    fn real(&self, id: Id) -> f64 {
+        match self.graph.node(id).fact {
+            Fact::Real(r) => f64::from(r.value()),
+            _ => 0.0,
+        }
+    }
+
+    fn compute(&self, id: Id) -> Result<Tensor, EvalError> {
+        let node = self.graph.node(id);
+        let value = match &node.op {
+            Op::Weight(w) => self.inputs.weight(w.0 as usize, self.graph.declarations())?.into_owned(),
+            Op::Arg(a) => self.inputs.arg(a.0 as usize)?.into_owned(),
+            Op::Ids => Tensor::filled(vec![self.tokens], |i| self.inputs.ids().get(i).map_or(0.0, |&x| x as f32)),
+            Op::Positions => Tensor::filled(vec![self.tokens], |i| i as f32),
+            Op::Add(_)
+            | Op::Sub(_)
+            | Op::Mul(_)
+            | Op::Div(_)
+            | Op::Gelu(_)
+            | Op::GeluTanh(_)
+            | Op::Silu(_)
+            | Op::Relu(_)
+            | Op::Tanh(_)
+            | Op::Sigmoid(_) => self.pointwise(&node.op, None)?,
+            Op::MatMul([a, b]) => contract::matmul(self.get(*a)?, self.get(*b)?),
+            Op::Transpose([x]) => reorder::transpose(self.get(*x)?),
+            Op::Slice([x, axis, start, len]) => {
+                reorder::slice(self.get(*x)?, self.int(*axis), self.int(*start), self.int(*len))
+            }
+            Op::Concat([axis, a, b]) => reorder::concat(self.get(*a)?, self.get(*b)?, self.int(*axis)),
+            Op::Gather([table, index]) => reorder::gather(self.get(*table)?, self.get(*index)?)?,
+            Op::SplitHeads([x, n]) => reorder::split_heads(self.get(*x)?, self.int(*n)),
+            Op::MergeHeads([x]) => reorder::merge_heads(self.get(*x)?),
+            Op::RepeatHeads([x, n]) => reorder::repeat_heads(self.get(*x)?, self.int(*n)),
+            Op::Softmax([x]) => reduce::softmax(self.get(*x)?),
+            Op::LayerNorm([x, eps, term]) => {
+                self.term(*term, &reduce::layer_norm(self.get(*x)?, self.real(*eps)), None)?
+            }
+            Op::RmsNorm([x, eps, term]) => self.term(*term, &reduce::rms_norm(self.get(*x)?, self.real(*eps)), None)?,
+            Op::L2Norm([x, eps, term]) => self.term(*term, &reduce::l2_norm(self.get(*x)?, self.real(*eps)), None)?,
+            Op::BandMask([before, after, keys]) => self.band_mask(*before, *after, *keys)?,
+            Op::Rope([x, positions, frequencies, heads, interleaved, scale]) => reduce::rope(
+                self.get(*x)?,
+                self.get(*positions)?,
+                self.get(*frequencies)?,
+                self.int(*heads),
+                self.int(*interleaved) == 1,
+                self.real(*scale),
+            ),
+            Op::MeanPool([x]) => reduce::mean_pool(self.get(*x)?),
+            Op::FirstRow([x]) => reduce::first_row(self.get(*x)?),
+            Op::MaxPool([x]) => reduce::max_pool(self.get(*x)?),
+            Op::Linear([x, w, term]) => self.term(*term, &contract::linear(self.get(*x)?, self.get(*w)?), None)?,
+            Op::LinearPair([x, a, b, term]) => {
+                let (x, a, b) = (self.get(*x)?, self.get(*a)?, self.get(*b)?);
+                self.term(*term, &contract::linear(x, a), Some(&contract::linear(x, b)))?
+            }
+            Op::Scores([q, k, heads, kv_heads, term]) => {
+                let raw = contract::scores(self.get(*q)?, self.get(*k)?, self.int(*heads), self.int(*kv_heads));
+                self.term(*term, &raw, None)?
+            }
+            Op::Attention([q, k, v, heads, kv_heads, term]) => {
+                let (heads, kv_heads) = (self.int(*heads), self.int(*kv_heads));
+                let raw = contract::scores(self.get(*q)?, self.get(*k)?, heads, kv_heads);
+                let weights = reduce::softmax(&self.term(*term, &raw, None)?);
+                let v = reorder::repeat_heads(&reorder::split_heads(self.get(*v)?, kv_heads), heads / kv_heads);
+                reorder::merge_heads(&contract::matmul(&weights, &v))
+            }
+            Op::Int(_) | Op::Real(_) | Op::Size(_) | Op::Acc | Op::Acc2 => {
+                return Err(EvalError::Value(format!("{} has no value of its own", node.op)));
+            }
+        };
+        Ok(value)
+    }
+
+    fn band_mask(&self, before: Id, after: Id, keys: Id) -> Result<Tensor, EvalError> {
+        let bound = |id: Id| match self.graph.node(id).fact {
+            Fact::Int(i) if i >= 0 => i,
+            _ => i64::MAX,
+        };
+        let keys = match self.graph.node(keys).fact {
+            Fact::Size(d) => d.eval(self.sizes()).unwrap_or(0) as usize,
+            _ => return Err(EvalError::Value("band-mask without a number of keys".into())),
+        };
+        let (before, after) = (bound(before), bound(after));
+        // With a cache, the new rows are the last ones of the context.
+        let first = (keys - self.tokens.min(keys)) as i64;
+        Ok(Tensor::filled(vec![self.tokens, keys], |at| {
+            let (i, j) = (first + (at / keys) as i64, (at % keys) as i64);
+            if (i - j) <= before && (j - i) <= after { 0.0 } else { f32::NEG_INFINITY }
+        }))
+    }
+}

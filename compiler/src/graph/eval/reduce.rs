@@ -1,0 +1,89 @@
+//! Operators over rows: softmax, norms, rotary embedding, pooling.
+
+use super::Tensor;
+
+/// Replaces each row (the last axis) by what `f` makes of it.
+fn rows(x: &Tensor, f: impl Fn(&[f64]) -> Vec<f64>) -> Tensor {
+    let width = x.last();
+    let mut data = Vec::with_capacity(x.data.len());
+    for row in x.data.chunks_exact(width.max(1)) {
+        let row: Vec<f64> = row.iter().map(|&v| f64::from(v)).collect();
+        data.extend(f(&row).into_iter().map(|v| v as f32));
+    }
+    Tensor { shape: x.shape.clone(), data }
+}
+
+pub(super) fn softmax(x: &Tensor) -> Tensor {
+    rows(x, |row| {
+        let max = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let exp: Vec<f64> = row.iter().map(|v| (v - max).exp()).collect();
+        let sum: f64 = exp.iter().sum();
+        exp.into_iter().map(|e| e / sum).collect()
+    })
+}
+
+pub(super) fn layer_norm(x: &Tensor, eps: f64) -> Tensor {
+    rows(x, |row| {
+        let n = row.len() as f64;
+        let mean = row.iter().sum::<f64>() / n;
+        let variance = row.iter().map(|v| (v - mean) * (v - mean)).sum::<f64>() / n;
+        row.iter().map(|v| (v - mean) / (variance + eps).sqrt()).collect()
+    })
+}
+
+pub(super) fn rms_norm(x: &Tensor, eps: f64) -> Tensor {
+    rows(x, |row| {
+        let square = row.iter().map(|v| v * v).sum::<f64>() / row.len() as f64;
+        row.iter().map(|v| v / (square + eps).sqrt()).collect()
+    })
+}
+
+pub(super) fn l2_norm(x: &Tensor, eps: f64) -> Tensor {
+    rows(x, |row| {
+        let length = row.iter().map(|v| v * v).sum::<f64>().sqrt().max(eps);
+        row.iter().map(|v| v / length).collect()
+    })
+}
+
+pub(super) fn rope(
+    x: &Tensor,
+    positions: &Tensor,
+    frequencies: &Tensor,
+    heads: usize,
+    interleaved: bool,
+    scale: f64,
+) -> Tensor {
+    let [_, _, columns] = x.batches();
+    let (width, pairs) = (columns / heads, frequencies.data.len());
+    Tensor::filled(x.shape.clone(), |at| {
+        let (row, j) = (at / columns, at % columns % width);
+        if j >= 2 * pairs {
+            return x.data[at];
+        }
+        let (pair, second) = if interleaved { (j / 2, j % 2 == 1) } else { (j % pairs, j >= pairs) };
+        let step = if interleaved { 1 } else { pairs };
+        let partner = f64::from(x.data[if second { at - step } else { at + step }]);
+        let (sin, cos) = (f64::from(positions.data[row]) * f64::from(frequencies.data[pair])).sin_cos();
+        let own = f64::from(x.data[at]);
+        let turned = if second { own * cos + partner * sin } else { own * cos - partner * sin };
+        (turned * scale) as f32
+    })
+}
+
+fn columns(x: &Tensor, f: impl Fn(&mut dyn Iterator<Item = f64>) -> f64) -> Tensor {
+    let width = x.last();
+    Tensor::filled(vec![1, width], |j| f(&mut x.data.iter().skip(j).step_by(width).map(|&v| f64::from(v))) as f32)
+}
+
+pub(super) fn mean_pool(x: &Tensor) -> Tensor {
+    let rows = x.shape[0] as f64;
+    columns(x, |column| column.sum::<f64>() / rows)
+}
+
+pub(super) fn first_row(x: &Tensor) -> Tensor {
+    columns(x, |column| column.next().unwrap_or(0.0))
+}
+
+pub(super) fn max_pool(x: &Tensor) -> Tensor {
+    columns(x, |column| column.fold(f64::NEG_INFINITY, f64::max))
+}

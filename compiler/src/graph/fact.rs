@@ -1,0 +1,448 @@
+//! What is known of a node before anything runs: shape, element type, and whether it is made of weights alone.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use egg::Id;
+use warpweft_plan::{DType, Dim};
+
+use super::op::{Op, Real};
+use super::{ArgDecl, Declarations};
+
+/// A tensor's shape, outermost axis first.
+pub type Shape = Vec<Dim>;
+
+/// What is known of a node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fact {
+    /// A tensor.
+    Tensor(TensorFact),
+    /// A pointwise expression over `acc`.
+    Term(TermFact),
+    /// An integer attribute.
+    Int(i64),
+    /// A scalar.
+    Real(Real),
+    /// A symbolic size.
+    Size(Dim),
+}
+
+/// What is known of a tensor.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TensorFact {
+    /// Its shape.
+    pub shape: Shape,
+    /// Its element type.
+    pub dtype: DType,
+    /// It is computed from weights alone, so it is computed once, when the plan is packed.
+    pub constant: bool,
+}
+
+/// What is known of a term: the shapes that its `acc` has to be broadcast with.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TermFact {
+    /// Shapes of the tensors it reads.
+    pub operands: BTreeSet<Shape>,
+    /// It reads `acc2`.
+    pub paired: bool,
+}
+
+impl Fact {
+    /// The tensor's facts.
+    pub fn tensor(&self) -> Option<&TensorFact> {
+        match self {
+            Fact::Tensor(t) => Some(t),
+            Fact::Term(_) | Fact::Int(_) | Fact::Real(_) | Fact::Size(_) => None,
+        }
+    }
+
+    /// It is a tensor made of weights alone.
+    pub fn is_constant(&self) -> bool {
+        self.tensor().is_some_and(|t| t.constant)
+    }
+}
+
+impl fmt::Display for Fact {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Fact::Tensor(t) => write!(f, "{}{}", t.dtype, show(&t.shape)),
+            Fact::Term(t) => {
+                write!(f, "term over {}", t.operands.iter().map(|s| show(s)).collect::<Vec<_>>().join(", "))
+            }
+            Fact::Int(i) => write!(f, "{i}"),
+            Fact::Real(r) => write!(f, "{r}"),
+            Fact::Size(d) => write!(f, "{d}"),
+        }
+    }
+}
+
+/// A shape as it is printed: `[tokens, 384]`.
+pub fn show(shape: &[Dim]) -> String {
+    let dims: Vec<_> = shape.iter().map(Dim::to_string).collect();
+    format!("[{}]", dims.join(", "))
+}
+
+/// An operator that does not fit its operands.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{op}: {problem}")]
+pub struct FactError {
+    /// The operator.
+    pub op: String,
+    /// What was found and what was expected.
+    pub problem: String,
+}
+
+type Problem = String;
+
+/// The fact of a node whose children have the facts that `child` gives.
+///
+/// # Errors
+/// Names the operator, what was found and what was expected.
+pub fn infer<'a>(op: &Op, child: impl Fn(Id) -> &'a Fact, declarations: &Declarations) -> Result<Fact, FactError> {
+    Infer { child, declarations }.fact(op).map_err(|problem| FactError { op: op.name(), problem })
+}
+
+struct Infer<'d, F> {
+    child: F,
+    declarations: &'d Declarations,
+}
+
+impl<'a, F: Fn(Id) -> &'a Fact> Infer<'_, F> {
+    fn fact(&self, op: &Op) -> Result<Fact, Problem> {
+        match op {
+            Op::Int(i) => Ok(Fact::Int(*i)),
+            Op::Real(r) => Ok(Fact::Real(*r)),
+            Op::Size(s) => Ok(Fact::Size(s.0)),
+            Op::Weight(id) => {
+                let w = self.declarations.weights.get(id.0 as usize).ok_or(format!("{id} is not declared"))?;
+                let shape = w.shape.iter().map(|&n| Dim::constant(n as i64)).collect();
+                Ok(Fact::Tensor(TensorFact { shape, dtype: w.dtype, constant: true }))
+            }
+            Op::Arg(id) => {
+                let ArgDecl { shape, dtype } =
+                    self.declarations.args.get(id.0 as usize).ok_or(format!("{id} is not declared"))?;
+                Ok(Fact::Tensor(TensorFact { shape: shape.clone(), dtype: *dtype, constant: false }))
+            }
+            Op::Ids | Op::Positions => tensor(vec![Dim::TOKENS], DType::U32, false),
+            Op::Acc => Ok(Fact::Term(TermFact::default())),
+            Op::Acc2 => Ok(Fact::Term(TermFact { paired: true, ..TermFact::default() })),
+            Op::Add(c) | Op::Sub(c) | Op::Mul(c) | Op::Div(c) => self.pointwise(c),
+            Op::Gelu(c) | Op::GeluTanh(c) | Op::Silu(c) | Op::Relu(c) | Op::Tanh(c) | Op::Sigmoid(c) => {
+                self.pointwise(c)
+            }
+            Op::MatMul([a, b]) => self.matmul(*a, *b),
+            Op::Transpose([x]) => {
+                let t = self.tensor(*x)?;
+                let mut shape = t.shape.clone();
+                let n = shape.len();
+                if n < 2 {
+                    return Err(format!("needs two axes or more, found {}", show(&shape)));
+                }
+                shape.swap(n - 1, n - 2);
+                tensor(shape, t.dtype, t.constant)
+            }
+            Op::Slice([x, axis, start, len]) => self.slice(*x, *axis, *start, *len),
+            Op::Concat([axis, a, b]) => self.concat(*axis, *a, *b),
+            Op::Gather([table, index]) => {
+                let (t, i) = (self.tensor(*table)?, self.tensor(*index)?);
+                match (t.shape.as_slice(), i.shape.as_slice(), i.dtype) {
+                    ([_, width], [rows], DType::U32) => tensor(vec![*rows, *width], DType::F32, false),
+                    _ => Err(format!(
+                        "needs a table [n, width] and u32 [rows], found {} and {}",
+                        show(&t.shape),
+                        show(&i.shape)
+                    )),
+                }
+            }
+            Op::SplitHeads([x, n]) => {
+                let (t, n) = (self.tensor(*x)?, self.positive(*n)?);
+                let [rows, width] = matrix(t)?;
+                let width = width.as_constant().ok_or("the width must be constant")?;
+                if width % n != 0 {
+                    return Err(format!("{n} heads do not divide {width} columns"));
+                }
+                tensor(vec![n.into(), rows, (width / n).into()], t.dtype, t.constant)
+            }
+            Op::MergeHeads([x]) => {
+                let t = self.tensor(*x)?;
+                match t.shape.as_slice() {
+                    [n, rows, width] => {
+                        let width = width.as_constant().ok_or("the head width must be constant")?;
+                        tensor(vec![*rows, *n * width], t.dtype, t.constant)
+                    }
+                    other => Err(format!("needs [heads, rows, width], found {}", show(other))),
+                }
+            }
+            Op::RepeatHeads([x, n]) => {
+                let (t, n) = (self.tensor(*x)?, self.positive(*n)?);
+                match t.shape.as_slice() {
+                    [heads, rows, width] => tensor(vec![*heads * n, *rows, *width], t.dtype, t.constant),
+                    other => Err(format!("needs [heads, rows, width], found {}", show(other))),
+                }
+            }
+            Op::Softmax([x]) => {
+                let t = self.tensor(*x)?;
+                if t.shape.is_empty() {
+                    return Err("needs an axis".into());
+                }
+                tensor(t.shape.clone(), t.dtype, t.constant)
+            }
+            Op::LayerNorm([x, eps, term]) | Op::RmsNorm([x, eps, term]) | Op::L2Norm([x, eps, term]) => {
+                let t = self.tensor(*x)?;
+                self.real(*eps)?;
+                if t.shape.is_empty() {
+                    return Err("needs an axis".into());
+                }
+                self.term(*term, &t.shape, false)?;
+                tensor(t.shape.clone(), DType::F32, t.constant)
+            }
+            Op::BandMask([before, after, keys]) => {
+                for bound in [before, after] {
+                    let n = self.int(*bound)?;
+                    if !(-1..=i64::from(u32::MAX)).contains(&n) {
+                        return Err(format!("a bound is -1 (none) or a number of keys, found {n}"));
+                    }
+                }
+                let Fact::Size(keys) = (self.child)(*keys) else {
+                    return Err("needs the number of keys as a symbolic size".into());
+                };
+                tensor(vec![Dim::TOKENS, *keys], DType::F32, false)
+            }
+            Op::Rope([x, positions, frequencies, heads, interleaved, scale]) => {
+                let (t, p, f) = (self.tensor(*x)?, self.tensor(*positions)?, self.tensor(*frequencies)?);
+                let (heads, interleaved) = (self.positive(*heads)?, self.int(*interleaved)?);
+                self.real(*scale)?;
+                let [rows, width] = matrix(t)?;
+                let width = width.as_constant().ok_or("the width must be constant")?;
+                let pairs = match f.shape.as_slice() {
+                    [n] => n.as_constant(),
+                    _ => None,
+                };
+                let pairs = pairs.ok_or(format!("frequencies must be a vector, found {}", show(&f.shape)))?;
+                if width % heads != 0 || 2 * pairs > width / heads || pairs == 0 {
+                    return Err(format!("{heads} heads and {pairs} frequencies do not fit {width} columns"));
+                }
+                if p.shape != [rows] || p.dtype != DType::U32 {
+                    return Err(format!("positions must be u32 [{rows}], found {}{}", p.dtype, show(&p.shape)));
+                }
+                if !(0..=1).contains(&interleaved) {
+                    return Err(format!("interleaved is 0 or 1, found {interleaved}"));
+                }
+                tensor(t.shape.clone(), DType::F32, false)
+            }
+            Op::MeanPool([x]) | Op::FirstRow([x]) | Op::MaxPool([x]) => {
+                let t = self.tensor(*x)?;
+                let [rows, width] = matrix(t)?;
+                if rows != Dim::TOKENS {
+                    return Err(format!("pools the rows of a sequence, found {}", show(&t.shape)));
+                }
+                tensor(vec![Dim::SEQUENCES, width], DType::F32, false)
+            }
+            Op::Linear([x, w, term]) => {
+                let shape = self.linear(*x, *w)?;
+                self.term(*term, &shape, false)?;
+                tensor(shape, DType::F32, false)
+            }
+            Op::LinearPair([x, a, b, term]) => {
+                let shape = self.linear(*x, *a)?;
+                if self.tensor(*a)?.shape != self.tensor(*b)?.shape {
+                    return Err(format!(
+                        "weights differ: {} and {}",
+                        show(&self.tensor(*a)?.shape),
+                        show(&self.tensor(*b)?.shape)
+                    ));
+                }
+                self.term(*term, &shape, true)?;
+                tensor(shape, DType::F32, false)
+            }
+            Op::Scores([q, k, heads, kv_heads, term]) => {
+                let (queries, keys) = self.scores(*q, *k, *heads, *kv_heads)?;
+                let shape = vec![self.positive(*heads)?.into(), queries, keys];
+                self.term(*term, &shape, false)?;
+                tensor(shape, DType::F32, false)
+            }
+            Op::Attention([q, k, v, heads, kv_heads, term]) => {
+                let (queries, keys) = self.scores(*q, *k, *heads, *kv_heads)?;
+                let (h, g) = (self.positive(*heads)?, self.positive(*kv_heads)?);
+                self.term(*term, &[h.into(), queries, keys], false)?;
+                let v = self.tensor(*v)?;
+                let [rows, width] = matrix(v)?;
+                let width = width.as_constant().filter(|w| w % g == 0);
+                match width {
+                    Some(width) if rows == keys => tensor(vec![queries, (width / g * h).into()], DType::F32, false),
+                    _ => Err(format!("values {} do not fit {g} heads and {keys} keys", show(&v.shape))),
+                }
+            }
+        }
+    }
+
+    fn tensor(&self, id: Id) -> Result<&'a TensorFact, Problem> {
+        let fact = (self.child)(id);
+        fact.tensor().ok_or_else(|| format!("needs a tensor, found {fact}"))
+    }
+
+    fn int(&self, id: Id) -> Result<i64, Problem> {
+        match (self.child)(id) {
+            Fact::Int(i) => Ok(*i),
+            other => Err(format!("needs an integer, found {other}")),
+        }
+    }
+
+    fn positive(&self, id: Id) -> Result<i64, Problem> {
+        let n = self.int(id)?;
+        if n > 0 { Ok(n) } else { Err(format!("needs a positive number, found {n}")) }
+    }
+
+    fn real(&self, id: Id) -> Result<f32, Problem> {
+        match (self.child)(id) {
+            Fact::Real(r) => Ok(r.value()),
+            other => Err(format!("needs a real number, found {other}")),
+        }
+    }
+
+    fn pointwise(&self, children: &[Id]) -> Result<Fact, Problem> {
+        let facts: Vec<&Fact> = children.iter().map(|&c| (self.child)(c)).collect();
+        if facts.iter().any(|f| matches!(f, Fact::Term(_))) {
+            let mut term = TermFact::default();
+            for fact in facts {
+                match fact {
+                    Fact::Term(t) => {
+                        term.operands.extend(t.operands.iter().cloned());
+                        term.paired |= t.paired;
+                    }
+                    Fact::Tensor(t) => {
+                        term.operands.insert(t.shape.clone());
+                    }
+                    Fact::Real(_) => {}
+                    Fact::Int(_) | Fact::Size(_) => return Err(format!("needs numbers, found {fact}")),
+                }
+            }
+            return Ok(Fact::Term(term));
+        }
+        let mut shape = Shape::new();
+        let mut constant = true;
+        let mut dtype = None;
+        for fact in facts {
+            match fact {
+                Fact::Tensor(t) => {
+                    if t.dtype == DType::U32 {
+                        return Err("needs floats, found u32".into());
+                    }
+                    shape = broadcast(&shape, &t.shape)
+                        .ok_or_else(|| format!("shapes {} and {} do not broadcast", show(&shape), show(&t.shape)))?;
+                    constant &= t.constant;
+                    dtype = Some(DType::F32);
+                }
+                Fact::Real(_) => {}
+                Fact::Int(_) | Fact::Size(_) | Fact::Term(_) => return Err(format!("needs numbers, found {fact}")),
+            }
+        }
+        tensor(shape, dtype.ok_or("needs a tensor")?, constant)
+    }
+
+    fn matmul(&self, a: Id, b: Id) -> Result<Fact, Problem> {
+        let (a, b) = (self.tensor(a)?, self.tensor(b)?);
+        let error = || format!("shapes {} and {} do not contract", show(&a.shape), show(&b.shape));
+        if a.shape.len() != b.shape.len() || a.shape.len() < 2 {
+            return Err(error());
+        }
+        let n = a.shape.len();
+        if a.shape[..n - 2] != b.shape[..n - 2] || a.shape[n - 1] != b.shape[n - 2] {
+            return Err(error());
+        }
+        let mut shape = a.shape.clone();
+        shape[n - 1] = b.shape[n - 1];
+        tensor(shape, DType::F32, a.constant && b.constant)
+    }
+
+    fn slice(&self, x: Id, axis: Id, start: Id, len: Id) -> Result<Fact, Problem> {
+        let t = self.tensor(x)?;
+        let (axis, start, len) = (self.int(axis)?, self.int(start)?, self.positive(len)?);
+        let mut shape = t.shape.clone();
+        let dim = usize::try_from(axis).ok().and_then(|a| shape.get_mut(a));
+        let dim = dim.ok_or(format!("{} has no axis {axis}", show(&t.shape)))?;
+        let size = dim.as_constant().ok_or(format!("axis {axis} of {} is not constant", show(&t.shape)))?;
+        if start < 0 || start.checked_add(len).is_none_or(|end| end > size) {
+            return Err(format!("{start} + {len} is outside axis {axis} of {}", show(&t.shape)));
+        }
+        *dim = len.into();
+        tensor(shape, t.dtype, t.constant)
+    }
+
+    fn concat(&self, axis: Id, a: Id, b: Id) -> Result<Fact, Problem> {
+        let (axis, a, b) = (self.int(axis)?, self.tensor(a)?, self.tensor(b)?);
+        let error =
+            || format!("{}{} and {}{} do not join on axis {axis}", a.dtype, show(&a.shape), b.dtype, show(&b.shape));
+        let axis = usize::try_from(axis).map_err(|_| error())?;
+        let mut shape = a.shape.clone();
+        let same = |i: usize| i == axis || a.shape[i] == b.shape[i];
+        if a.dtype != b.dtype || a.shape.len() != b.shape.len() || axis >= shape.len() || !(0..shape.len()).all(same) {
+            return Err(error());
+        }
+        shape[axis] = shape[axis] + b.shape[axis];
+        tensor(shape, a.dtype, a.constant && b.constant)
+    }
+
+    fn linear(&self, x: Id, w: Id) -> Result<Shape, Problem> {
+        let (x, w) = (self.tensor(x)?, self.tensor(w)?);
+        let ([rows, k], [n, wk]) = (matrix(x)?, matrix(w)?);
+        if k != wk || !w.constant {
+            return Err(format!(
+                "needs x [rows, k] and a weight [n, k], found {} and {}",
+                show(&x.shape),
+                show(&w.shape)
+            ));
+        }
+        Ok(vec![rows, n])
+    }
+
+    fn scores(&self, q: Id, k: Id, heads: Id, kv_heads: Id) -> Result<(Dim, Dim), Problem> {
+        let (q, k, heads, kv_heads) =
+            (self.tensor(q)?, self.tensor(k)?, self.positive(heads)?, self.positive(kv_heads)?);
+        let ([queries, qw], [keys, kw]) = (matrix(q)?, matrix(k)?);
+        match (qw.as_constant(), kw.as_constant()) {
+            (Some(qw), Some(kw))
+                if heads % kv_heads == 0 && qw % heads == 0 && kw % kv_heads == 0 && qw / heads == kw / kv_heads =>
+            {
+                Ok((queries, keys))
+            }
+            _ => Err(format!("{} and {} do not fit {heads} and {kv_heads} heads", show(&q.shape), show(&k.shape))),
+        }
+    }
+
+    fn term(&self, id: Id, shape: &[Dim], paired: bool) -> Result<(), Problem> {
+        let fact = (self.child)(id);
+        let Fact::Term(term) = fact else {
+            return Err(format!("needs a term over acc, found {fact}"));
+        };
+        if term.paired && !paired {
+            return Err("acc2 is known only to linear-pair".into());
+        }
+        match term.operands.iter().find(|s| broadcast(s, shape).as_deref() != Some(shape)) {
+            Some(operand) => Err(format!("a term's operand {} does not broadcast to {}", show(operand), show(shape))),
+            None => Ok(()),
+        }
+    }
+}
+
+fn tensor(shape: Shape, dtype: DType, constant: bool) -> Result<Fact, Problem> {
+    Ok(Fact::Tensor(TensorFact { shape, dtype, constant }))
+}
+
+fn matrix(t: &TensorFact) -> Result<[Dim; 2], Problem> {
+    <[Dim; 2]>::try_from(t.shape.as_slice()).map_err(|_| format!("needs a matrix, found {}", show(&t.shape)))
+}
+
+/// The common shape of two operands of a pointwise operator, aligned at the last axis; an axis of 1 is repeated.
+pub fn broadcast(a: &[Dim], b: &[Dim]) -> Option<Shape> {
+    let n = a.len().max(b.len());
+    let at = |s: &[Dim], i: usize| (i + s.len()).checked_sub(n).map_or(Dim::constant(1), |j| s[j]);
+    (0..n)
+        .map(|i| match (at(a, i), at(b, i)) {
+            (x, y) if x == y => Some(x),
+            (x, y) if y == Dim::constant(1) => Some(x),
+            (x, y) if x == Dim::constant(1) => Some(y),
+            _ => None,
+        })
+        .collect()
+}
