@@ -2,4 +2,6 @@
 pub mod formats;
 pub mod graph;
 pub mod kernels;
+pub mod roll;
+pub mod rules;
 pub mod weights;
