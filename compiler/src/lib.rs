@@ -1,4 +1,5 @@
 //! From a transformer's graph to a plan: rewriting by equality saturation, kernels in WGSL, scheduling.
+pub mod extract;
 pub mod formats;
 pub mod graph;
 pub mod kernels;

@@ -94,8 +94,7 @@ fn bias(egraph: &EGraph, term: Id) -> Option<Option<Id>> {
 
 fn merge(egraph: &mut EGraph, x: Id, parts: &[Part]) {
     let axis = egraph.add(Op::Int(0));
-    let join =
-        |egraph: &mut EGraph, ids: Vec<Id>| ids.into_iter().reduce(|a, b| egraph.add(Op::Concat([axis, a, b])));
+    let join = |egraph: &mut EGraph, ids: Vec<Id>| ids.into_iter().reduce(|a, b| egraph.add(Op::Concat([axis, a, b])));
     let weight = join(egraph, parts.iter().map(|p| p.weight).collect());
     let bias = join(egraph, parts.iter().filter_map(|p| p.bias).collect());
     let Some(weight) = weight else { return };
