@@ -186,9 +186,10 @@ impl FromStr for Dim {
                 _ => (1, term),
             };
             let (number, name) = match body.split_once('*') {
-                Some((n, name)) => (n, name),
-                None if body.starts_with(|c: char| c.is_ascii_digit()) => (body, ""),
-                None => ("1", body),
+                Some((n, name)) if !name.is_empty() => (n, name),
+                _ if body.is_empty() || body.ends_with('*') => return Err(error()),
+                _ if body.starts_with(|c: char| c.is_ascii_digit()) => (body, ""),
+                _ => ("1", body),
             };
             if !number.starts_with(|c: char| c.is_ascii_digit()) {
                 return Err(error());

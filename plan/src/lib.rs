@@ -3,10 +3,18 @@
 //! A plan is a list of kernels (WGSL), buffers and programs; a program is a list of steps, one dispatch each.
 //! Sizes are symbolic ([`Dim`]), so one program serves every number of rows in its range.
 
+mod check;
 mod dim;
 mod dtype;
+mod error;
+mod file;
 mod types;
 
+pub use check::{MAX_GROUPS, MAX_LOOP_TRIPS, MAX_STEP_ROWS};
 pub use dim::{Dim, ParseDimError, Sizes, Symbol};
 pub use dtype::{DType, ParseDTypeError};
+pub use error::PlanError;
+#[cfg(not(target_arch = "wasm32"))]
+pub use file::Staged;
+pub use file::{Assets, FORMAT_VERSION, PlanFile, PlanWriter, Source};
 pub use types::*;

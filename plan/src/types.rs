@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{DType, Dim};
+use crate::{DType, Dim, Sizes};
 
 /// A compiled model: everything that a runtime needs, and nothing that it has to decide.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -127,7 +127,8 @@ impl Input {
 pub struct Kernel {
     /// Unique: the operation, the algorithm and what distinguishes it from its siblings.
     pub name: String,
-    /// Complete WGSL with the entry point `main`, all bindings in group 0.
+    /// Complete WGSL with the entry point `main`, all bindings in group 0. In a file it stands apart from the JSON.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub wgsl: String,
     /// Invocations in a workgroup.
     pub workgroup: [u32; 3],
@@ -192,6 +193,12 @@ pub struct Groups {
 impl Groups {
     /// One workgroup.
     pub const ONE: Groups = Groups { dim: Dim::constant(1), per: 1 };
+
+    /// Number of workgroups; `None` if `per` is 0 or the size is negative or too large.
+    pub fn count(self, sizes: Sizes) -> Option<u64> {
+        let size = self.dim.eval(sizes)?;
+        (self.per > 0).then(|| size.div_ceil(u64::from(self.per)))
+    }
 }
 
 /// The steps that compute one output for one range of rows on one target.

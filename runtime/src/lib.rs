@@ -1,1 +1,23 @@
-//! runtime
+//! Runs a plan on any GPU through wgpu.
+//!
+//! [`Model`] opens a plan file and turns ids or texts into vectors; [`Engine`] is the same with asynchronous calls.
+//! Nothing here knows how plans are made: everything clever has happened in the compiler.
+
+mod device;
+mod error;
+mod load;
+mod model;
+mod run;
+
+#[cfg(not(target_arch = "wasm32"))]
+pub use device::block_on;
+pub use device::{Adapter, AdapterChoice, Device, KernelRun, adapters, best_target, choose};
+pub use error::{Fault, RuntimeError};
+pub use load::memory::Account;
+#[cfg(feature = "text")]
+pub use model::Embeddings;
+#[cfg(not(target_arch = "wasm32"))]
+pub use model::Model;
+pub use model::{Engine, Matrix, OnProgress, Options, Progress};
+pub use run::submit::Submission;
+pub use warpweft_plan as plan;

@@ -13,7 +13,8 @@ mod fact;
 mod op;
 mod text;
 
-use egg::{Id, Language};
+pub use egg::Id;
+use egg::Language;
 use rustc_hash::FxHashMap;
 use warpweft_plan::{DType, OutputKind};
 

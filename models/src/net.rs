@@ -1,0 +1,209 @@
+//! A model under construction: the graph, and the tensors that it has taken from the checkpoint.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use warpweft_compiler::graph::{FactError, Graph, Id};
+use warpweft_plan::DType;
+
+use crate::checkpoint::Checkpoint;
+use crate::error::CheckpointError;
+
+/// A pointwise function that config.json names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Activation {
+    /// GELU with the error function.
+    Gelu,
+    /// The tanh approximation of GELU.
+    GeluTanh,
+    /// x·σ(x)
+    Silu,
+    /// max(x, 0)
+    Relu,
+}
+
+impl Activation {
+    /// The function of `x`.
+    pub(crate) fn apply(self, graph: &mut Graph, x: Id) -> Result<Id, FactError> {
+        match self {
+            Activation::Gelu => graph.gelu(x),
+            Activation::GeluTanh => graph.gelu_tanh(x),
+            Activation::Silu => graph.silu(x),
+            Activation::Relu => graph.relu(x),
+        }
+    }
+}
+
+/// Whether a layer or a norm has a bias.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Bias {
+    /// It has one.
+    Yes,
+    /// It has none.
+    No,
+}
+
+impl From<bool> for Bias {
+    fn from(yes: bool) -> Bias {
+        if yes { Bias::Yes } else { Bias::No }
+    }
+}
+
+/// A model under construction.
+pub(crate) struct Net<'a> {
+    /// What has been written so far.
+    pub(crate) graph: Graph,
+    checkpoint: &'a Checkpoint,
+    base: &'static str,
+    used: BTreeSet<String>,
+    generated: BTreeMap<String, Vec<f32>>,
+}
+
+impl<'a> Net<'a> {
+    /// An empty model over the tensors of `checkpoint`.
+    pub(crate) fn new(checkpoint: &'a Checkpoint) -> Net<'a> {
+        let (graph, used, generated) = (Graph::default(), BTreeSet::new(), BTreeMap::new());
+        Net { graph, checkpoint, base: "", used, generated }
+    }
+
+    /// Finds out which of `bases` precedes the names of the base model, by looking for `tensor`. Without it, the
+    /// first is taken, and the tensor will be reported as missing.
+    pub(crate) fn find_base(&mut self, bases: &[&'static str], tensor: &str) {
+        let found = bases.iter().find(|base| self.has(&format!("{base}{tensor}")));
+        self.base = found.or(bases.first()).copied().unwrap_or_default();
+    }
+
+    /// `name` as the base model has it in this file.
+    pub(crate) fn base(&self, name: &str) -> String {
+        format!("{}{name}", self.base)
+    }
+
+    /// Whether the file has a tensor of that name.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.checkpoint.tensor(name).is_some()
+    }
+
+    /// The tensor that has one of `names`, of that shape.
+    ///
+    /// # Errors
+    /// When there is none, or when shape or type is another.
+    pub(crate) fn weight(&mut self, names: &[&str], shape: &[u32]) -> Result<Id, CheckpointError> {
+        let shape: Vec<u64> = shape.iter().copied().map(u64::from).collect();
+        let Some(tensor) = names.iter().find_map(|name| self.checkpoint.tensor(name)) else {
+            return Err(CheckpointError::MissingTensor {
+                file: self.checkpoint.weights_file(),
+                tensor: names.join(" or "),
+                expected: format!("shape {shape:?}"),
+            });
+        };
+        if tensor.shape != shape {
+            return Err(CheckpointError::Shape {
+                file: tensor.file.to_owned(),
+                tensor: tensor.name.to_owned(),
+                found: tensor.shape.to_owned(),
+                expected: shape,
+            });
+        }
+        let Some(dtype) = tensor.stored.weight() else {
+            return Err(CheckpointError::Type {
+                file: tensor.file.to_owned(),
+                tensor: tensor.name.to_owned(),
+                found: tensor.stored.name(),
+            });
+        };
+        self.used.insert(tensor.name.to_owned());
+        Ok(self.graph.weight(tensor.name, dtype, &shape)?)
+    }
+
+    /// A vector that is in no file.
+    ///
+    /// # Errors
+    /// As the graph's.
+    pub(crate) fn generated(&mut self, name: &str, values: Vec<f32>) -> Result<Id, CheckpointError> {
+        let node = self.graph.weight(name, DType::F32, &[values.len() as u64])?;
+        self.generated.insert(name.to_owned(), values);
+        Ok(node)
+    }
+
+    /// `x · weightᵀ + bias`, from `inputs` to `outputs` columns, with the tensors `name.weight` and `name.bias`.
+    ///
+    /// # Errors
+    /// When a tensor is missing or has another shape.
+    pub(crate) fn linear(
+        &mut self,
+        x: Id,
+        name: &str,
+        inputs: u32,
+        outputs: u32,
+        bias: Bias,
+    ) -> Result<Id, CheckpointError> {
+        let weight = self.weight(&[&format!("{name}.weight")], &[outputs, inputs])?;
+        let bias = match bias {
+            Bias::Yes => Some(self.weight(&[&format!("{name}.bias")], &[outputs])?),
+            Bias::No => None,
+        };
+        Ok(self.graph.linear(x, weight, bias)?)
+    }
+
+    /// Layer norm over `width` columns with the tensors `name.weight` and `name.bias`, which old checkpoints call
+    /// `name.gamma` and `name.beta`.
+    ///
+    /// # Errors
+    /// When a tensor is missing or has another shape.
+    pub(crate) fn layer_norm(
+        &mut self,
+        x: Id,
+        name: &str,
+        width: u32,
+        eps: f64,
+        bias: Bias,
+    ) -> Result<Id, CheckpointError> {
+        let gain = self.weight(&[&format!("{name}.weight"), &format!("{name}.gamma")], &[width])?;
+        let bias = match bias {
+            Bias::Yes => Some(self.weight(&[&format!("{name}.bias"), &format!("{name}.beta")], &[width])?),
+            Bias::No => None,
+        };
+        Ok(self.graph.layer_norm(x, eps as f32, gain, bias)?)
+    }
+
+    /// The rows of `table` that the token ids select.
+    ///
+    /// # Errors
+    /// As the graph's.
+    pub(crate) fn embed(&mut self, table: Id) -> Result<Id, CheckpointError> {
+        let ids = self.graph.token_ids()?;
+        Ok(self.graph.gather(table, ids)?)
+    }
+
+    /// The rows of `table` that the positions select.
+    ///
+    /// # Errors
+    /// As the graph's.
+    pub(crate) fn embed_positions(&mut self, table: Id) -> Result<Id, CheckpointError> {
+        let positions = self.graph.positions()?;
+        Ok(self.graph.gather(table, positions)?)
+    }
+
+    /// The graph and the vectors that are in no file.
+    ///
+    /// # Errors
+    /// When the checkpoint has tensors that were not asked for and that do not match `unused`.
+    pub(crate) fn finish(self, unused: &[&str]) -> Result<(Graph, BTreeMap<String, Vec<f32>>), CheckpointError> {
+        let known = |name: &str| {
+            let bare = name.strip_prefix(self.base).unwrap_or(name);
+            unused.iter().any(|pattern| match pattern.strip_suffix('.') {
+                Some(_) => name.starts_with(pattern) || bare.starts_with(pattern),
+                None => name == *pattern || bare == *pattern,
+            })
+        };
+        let mut strangers = self.checkpoint.names().filter(|name| !self.used.contains(*name) && !known(name));
+        let Some(tensor) = strangers.next().and_then(|first| self.checkpoint.tensor(first)) else {
+            return Ok((self.graph, self.generated));
+        };
+        Err(CheckpointError::UnusedTensors {
+            file: tensor.file.to_owned(),
+            tensor: tensor.name.to_owned(),
+            shape: tensor.shape.to_owned(),
+            count: 1 + strangers.count(),
+        })
+    }
+}

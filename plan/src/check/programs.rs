@@ -1,0 +1,203 @@
+//! Checks of programs: steps, outputs and the cover of all numbers of rows.
+
+use std::collections::{BTreeMap, HashSet};
+
+use super::{MAX_GROUPS, MAX_STEP_ROWS, check_size};
+use crate::error::{PlanError, clipped, invalid};
+use crate::{Access, Dim, Groups, Input, Kernel, OutputKind, Plan, Program, Role, Sizes, Step, Tier};
+
+pub(super) fn check(plan: &Plan) -> Result<(), PlanError> {
+    if plan.programs.is_empty() {
+        return Err(invalid("programs", "none", "at least one"));
+    }
+    for (i, program) in plan.programs.iter().enumerate() {
+        let at = format!("program {i} ({} for {})", program.output.kind.name(), clipped(&program.target));
+        check_tier(&format!("{at}: tier"), &program.tier)?;
+        check_output(&format!("{at}: output"), plan, program)?;
+        check_steps(&at, plan, program)?;
+    }
+    check_ranges(plan)
+}
+
+fn check_tier(at: &str, tier: &Tier) -> Result<(), PlanError> {
+    if let Some(size) = tier.subgroup_size.filter(|n| !n.is_power_of_two() || !(4..=128).contains(n)) {
+        return Err(invalid(format!("{at}: subgroup_size"), size, "a power of two from 4 to 128"));
+    }
+    let numbers = [
+        ("workgroup_bytes", u64::from(tier.workgroup_bytes)),
+        ("workgroup_invocations", u64::from(tier.workgroup_invocations)),
+        ("binding_bytes", tier.binding_bytes),
+        ("storage_buffers", u64::from(tier.storage_buffers)),
+    ];
+    match numbers.iter().find(|(_, n)| *n == 0) {
+        Some((name, _)) => Err(invalid(format!("{at}: {name}"), 0, "at least 1")),
+        None => Ok(()),
+    }
+}
+
+fn check_output(at: &str, plan: &Plan, program: &Program) -> Result<(), PlanError> {
+    let output = &program.output;
+    let buffer = plan.buffers.get(output.buffer).ok_or_else(|| {
+        invalid(format!("{at}: buffer"), output.buffer, format!("below {} (the buffers)", plan.buffers.len()))
+    })?;
+    if buffer.role != Role::Output {
+        return Err(invalid(format!("{at}: buffer"), format!("{:?}", buffer.role), "the role Output"));
+    }
+    let rows = match output.kind {
+        OutputKind::Hidden | OutputKind::Logits => Dim::TOKENS,
+        OutputKind::Embedding => Dim::SEQUENCES,
+    };
+    if output.rows != rows {
+        return Err(invalid(format!("{at}: rows"), output.rows, rows));
+    }
+    if output.width == 0 || output.stride < output.width {
+        let found = format!("width {} and stride {}", output.width, output.stride);
+        return Err(invalid(at, found, "1 <= width <= stride"));
+    }
+    let least = rows * i64::from(output.stride) * 4;
+    if buffer.bytes.tokens < least.tokens || buffer.bytes.sequences < least.sequences {
+        return Err(invalid(format!("{at}: bytes of the buffer"), buffer.bytes, format!("at least {least}")));
+    }
+    Ok(())
+}
+
+fn check_steps(at: &str, plan: &Plan, program: &Program) -> Result<(), PlanError> {
+    let mut written = HashSet::new();
+    for (i, step) in program.steps.iter().enumerate() {
+        let kernel = plan.kernels.get(step.kernel).ok_or_else(|| {
+            invalid(format!("{at}: step {i}: kernel"), step.kernel, format!("below {}", plan.kernels.len()))
+        })?;
+        let at = format!("{at}: step {i} ({})", clipped(&kernel.name));
+        check_kernel_tier(&at, kernel, &program.tier)?;
+        check_operands(&at, plan, program, step, kernel, &mut written)?;
+        for (axis, groups) in ["x", "y", "z"].iter().zip(step.grid) {
+            check_groups(&format!("{at}: grid.{axis}"), groups, program)?;
+        }
+        if step.layer.is_some_and(|layer| layer >= plan.model.layers) {
+            return Err(invalid(
+                format!("{at}: layer"),
+                format!("{:?}", step.layer),
+                format!("below {}", plan.model.layers),
+            ));
+        }
+    }
+    if !written.contains(&program.output.buffer) {
+        let found = format!("buffer {} that no step writes", program.output.buffer);
+        return Err(invalid(format!("{at}: output"), found, "the result of a step"));
+    }
+    Ok(())
+}
+
+fn check_kernel_tier(at: &str, kernel: &Kernel, tier: &Tier) -> Result<(), PlanError> {
+    let invocations: u64 = kernel.workgroup.iter().map(|&n| u64::from(n)).product();
+    if invocations > u64::from(tier.workgroup_invocations) {
+        let expected = format!("at most the tier's {}", tier.workgroup_invocations);
+        return Err(invalid(format!("{at}: invocations in a workgroup"), invocations, expected));
+    }
+    let storage = kernel.bindings.iter().filter(|b| b.access != Access::Uniform).count();
+    if storage > tier.storage_buffers as usize {
+        let expected = format!("at most the tier's {}", tier.storage_buffers);
+        return Err(invalid(format!("{at}: storage bindings"), storage, expected));
+    }
+    Ok(())
+}
+
+fn check_operands(
+    at: &str,
+    plan: &Plan,
+    program: &Program,
+    step: &Step,
+    kernel: &Kernel,
+    written: &mut HashSet<usize>,
+) -> Result<(), PlanError> {
+    if step.buffers.len() != kernel.bindings.len() {
+        let expected = format!("{} (the kernel's bindings)", kernel.bindings.len());
+        return Err(invalid(format!("{at}: buffers"), step.buffers.len(), expected));
+    }
+    let mut writes = Vec::new();
+    for (&index, binding) in step.buffers.iter().zip(&kernel.bindings) {
+        let at = format!("{at}: binding {}", clipped(&binding.name));
+        let buffer = plan
+            .buffers
+            .get(index)
+            .ok_or_else(|| invalid(&at, format!("buffer {index}"), format!("below {}", plan.buffers.len())))?;
+        let expected = match buffer.role {
+            Role::Input(Input::Step) => &[Access::Uniform][..],
+            Role::Input(_) | Role::Weight { .. } => &[Access::Read],
+            Role::Scratch | Role::Output => &[Access::Read, Access::ReadWrite],
+        };
+        if !expected.contains(&binding.access) {
+            let found = format!("{:?} of a buffer with the role {:?}", binding.access, buffer.role);
+            return Err(invalid(&at, found, format!("{expected:?}")));
+        }
+        let weight = matches!(buffer.role, Role::Weight { .. }).then_some(buffer.bytes.constant);
+        if let Some(bytes) = weight.filter(|&n| n as u64 > program.tier.binding_bytes) {
+            let expected = format!("at most the tier's {} bytes", program.tier.binding_bytes);
+            return Err(invalid(&at, format!("a weight of {bytes} bytes"), expected));
+        }
+        let computed = matches!(buffer.role, Role::Scratch | Role::Output);
+        if computed && binding.access == Access::Read && !written.contains(&index) {
+            return Err(invalid(&at, format!("buffer {index}, which no step before wrote"), "a written buffer"));
+        }
+        if binding.access == Access::ReadWrite {
+            writes.push(index);
+        }
+    }
+    for &index in &writes {
+        if step.buffers.iter().filter(|&&other| other == index).count() > 1 {
+            return Err(invalid(at, format!("buffer {index} written and bound twice"), "one binding of it"));
+        }
+    }
+    written.extend(writes);
+    Ok(())
+}
+
+fn check_groups(at: &str, groups: Groups, program: &Program) -> Result<(), PlanError> {
+    if groups.per == 0 {
+        return Err(invalid(format!("{at}: per"), 0, "at least 1"));
+    }
+    check_size(&format!("{at}: dim"), groups.dim)?;
+    let rows = u64::from(program.min_rows);
+    let least = groups.count(Sizes { tokens: rows, context: rows, sequences: 1 });
+    if least.is_none_or(|n| n > MAX_GROUPS) {
+        let found = format!("ceil(({}) / {}) workgroups for {rows} rows", groups.dim, groups.per);
+        return Err(invalid(at, found, format!("at most {MAX_GROUPS}")));
+    }
+    Ok(())
+}
+
+/// Every number of rows must have exactly one program for each target and output.
+fn check_ranges(plan: &Plan) -> Result<(), PlanError> {
+    let mut groups: BTreeMap<(&str, OutputKind), Vec<&Program>> = BTreeMap::new();
+    for program in &plan.programs {
+        groups.entry((&program.target, program.output.kind)).or_default().push(program);
+    }
+    for ((target, kind), mut programs) in groups {
+        let at = format!("programs for {} on {}", kind.name(), clipped(target));
+        programs.sort_by_key(|p| p.min_rows);
+        let mut next = Some(1u64);
+        for program in &programs {
+            if next != Some(u64::from(program.min_rows)) {
+                let expected = next.map_or("none after an open range".into(), |n| format!("one from {n} rows"));
+                return Err(invalid(&at, format!("a program from {} rows", program.min_rows), expected));
+            }
+            if program.max_rows.is_some_and(|max| max < program.min_rows || u64::from(max) > MAX_STEP_ROWS) {
+                let found = format!("{} to {:?} rows", program.min_rows, program.max_rows);
+                return Err(invalid(&at, found, format!("a range within 1 to {MAX_STEP_ROWS}")));
+            }
+            if program.tier != programs[0].tier || !same_shape(program, programs[0]) {
+                let expected = "the tier, width and stride of the target's other programs";
+                return Err(invalid(&at, "programs that differ", expected));
+            }
+            next = program.max_rows.map(|max| u64::from(max) + 1);
+        }
+        if let Some(next) = next {
+            return Err(invalid(&at, format!("none from {next} rows"), "a last program without an upper bound"));
+        }
+    }
+    Ok(())
+}
+
+fn same_shape(a: &Program, b: &Program) -> bool {
+    (a.output.width, a.output.stride) == (b.output.width, b.output.stride)
+}

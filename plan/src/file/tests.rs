@@ -1,0 +1,349 @@
+//! Round trips, damage and hostile files.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::*;
+
+fn binding(name: &str, access: Access) -> Binding {
+    Binding { name: name.into(), access }
+}
+
+/// A plan with every role, two ranges and two tiers.
+fn sample() -> Plan {
+    let groups = |dim| Groups { dim, per: 64 };
+    let kernel = |name: &str, bindings| Kernel {
+        name: name.into(),
+        wgsl: format!("// {name} \"quoted\" é\n"),
+        workgroup: [64, 1, 1],
+        bindings,
+        loop_trips: 12,
+        meaning: "(gather table ids)".into(),
+    };
+    let step = |kernel, buffers, dim| Step {
+        kernel,
+        buffers,
+        grid: [groups(dim), Groups::ONE, Groups::ONE],
+        layer: None,
+        bytes: Dim::TOKENS * 64,
+        flops: Dim::TOKENS * 3,
+    };
+    let steps = vec![step(0, vec![0, 1, 2, 3], Dim::TOKENS * 8), step(1, vec![4, 5, 3, 2, 6], Dim::SEQUENCES * 8)];
+    let tier = |subgroup_size| Tier {
+        subgroup_size,
+        workgroup_bytes: 16_384,
+        workgroup_invocations: 256,
+        binding_bytes: 1 << 27,
+        storage_buffers: 8,
+    };
+    let program = |target: &str, size, min_rows, max_rows| Program {
+        target: target.into(),
+        tier: tier(size),
+        min_rows,
+        max_rows,
+        output: Output { kind: OutputKind::Embedding, buffer: 6, rows: Dim::SEQUENCES, width: 5, stride: 8 },
+        steps: steps.clone(),
+    };
+    let buffer = |name: &str, role, bytes| Buffer { name: name.into(), role, bytes };
+    Plan {
+        model: Model {
+            name: "sample".into(),
+            family: "bert".into(),
+            layers: 1,
+            vocab_size: 11,
+            max_positions: 64,
+            max_text_tokens: 32,
+        },
+        tensors: vec![
+            Tensor { name: "table".into(), dtype: DType::F32, shape: vec![11, 8] },
+            Tensor { name: "a \"b\" ü".into(), dtype: DType::BF16, shape: vec![3, 8] },
+        ],
+        buffers: vec![
+            buffer("table", Role::Weight { tensor: 0, offset: 32 }, Dim::constant(320)),
+            buffer("ids", Role::Input(Input::Ids), Input::Ids.bytes()),
+            buffer("step", Role::Input(Input::Step), Input::Step.bytes()),
+            buffer("rows", Role::Scratch, Dim::TOKENS * 32),
+            buffer("gain", Role::Weight { tensor: 1, offset: 4 }, Dim::constant(16)),
+            buffer("sequences", Role::Input(Input::Sequences), Input::Sequences.bytes()),
+            buffer("vectors", Role::Output, Dim::SEQUENCES * 32),
+        ],
+        kernels: vec![
+            kernel(
+                "gather",
+                vec![
+                    binding("table", Access::Read),
+                    binding("ids", Access::Read),
+                    binding("step", Access::Uniform),
+                    binding("y", Access::ReadWrite),
+                ],
+            ),
+            kernel(
+                "pool",
+                vec![
+                    binding("gain", Access::Read),
+                    binding("sequences", Access::Read),
+                    binding("x", Access::Read),
+                    binding("step", Access::Uniform),
+                    binding("y", Access::ReadWrite),
+                ],
+            ),
+        ],
+        programs: vec![
+            program("webgpu", None, 5, None),
+            program("webgpu", None, 1, Some(4)),
+            program("subgroup-8", Some(8), 1, None),
+        ],
+    }
+}
+
+fn weights() -> Vec<Vec<u8>> {
+    [352u32, 48].iter().map(|n| (0..*n).map(|i| (i % 251) as u8).collect()).collect()
+}
+
+fn assets() -> Assets {
+    let mut assets = Assets::default();
+    assets.insert(Assets::TOKENIZER, "{\"model\": \"…\"}");
+    assets.insert("license", "Apache-2.0");
+    assets
+}
+
+fn fill<W: std::io::Write>(writer: &mut PlanWriter<W>) {
+    for (i, bytes) in weights().iter().enumerate() {
+        writer.tensor(i).unwrap();
+        bytes.chunks(7).for_each(|piece| writer.write(piece).unwrap());
+    }
+}
+
+fn bytes() -> Vec<u8> {
+    let mut writer = PlanWriter::new(Vec::new(), &sample(), &assets()).unwrap();
+    fill(&mut writer);
+    writer.into_inner().unwrap()
+}
+
+fn refusal(change: impl FnOnce(&mut Plan)) -> String {
+    let mut plan = sample();
+    change(&mut plan);
+    plan.check().unwrap_err().to_string()
+}
+
+#[test]
+fn reads_what_was_written() {
+    let file = PlanFile::from_bytes(bytes()).unwrap();
+    assert_eq!((file.plan(), file.assets()), (&sample(), &assets()));
+    for (i, expected) in weights().into_iter().enumerate() {
+        let mut found = vec![0; expected.len() - 4];
+        file.read_tensor(i, 4, &mut found).unwrap();
+        assert_eq!(found, expected[4..]);
+        assert!(file.read_tensor(i, 8, &mut found).is_err());
+    }
+    assert!(file.read_tensor(2, 0, &mut [0]).is_err());
+    assert!(file.read_tensor(0, u64::MAX, &mut [0]).is_err());
+}
+
+#[test]
+fn is_a_safetensors_file() {
+    let bytes = bytes();
+    let (length, metadata) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
+    assert_eq!((length + 8) % 64, 0);
+    assert_eq!(metadata.metadata().as_ref().unwrap()["license"], "Apache-2.0");
+    let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    assert_eq!(tensors.len(), 2);
+    assert_eq!(tensors.tensor("a \"b\" ü").unwrap().data(), weights()[1]);
+}
+
+#[test]
+fn a_file_appears_when_it_is_complete() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("m.weft");
+    let entries = || std::fs::read_dir(folder.path()).unwrap().count();
+    let writer = PlanWriter::create(&path, &sample(), &assets()).unwrap();
+    assert_eq!(entries(), 1);
+    assert!(writer.finish().unwrap_err().to_string().contains("0 of 2"));
+    assert_eq!(entries(), 0);
+    let mut writer = PlanWriter::create(&path, &sample(), &assets()).unwrap();
+    fill(&mut writer);
+    assert!(!path.exists());
+    writer.finish().unwrap();
+    assert_eq!(entries(), 1);
+    assert_eq!(PlanFile::open(&path).unwrap().plan(), &sample());
+    for wrong in [folder.path().to_owned(), folder.path().join("none").join("m.weft")] {
+        assert!(matches!(PlanWriter::create(&wrong, &sample(), &assets()), Err(PlanError::Io { .. })));
+        let text = PlanFile::open(&wrong).unwrap_err().to_string();
+        assert!(text.contains(&wrong.display().to_string()), "{text}");
+    }
+}
+
+#[test]
+fn the_writer_keeps_count() {
+    let mut writer = PlanWriter::new(Vec::new(), &sample(), &assets()).unwrap();
+    assert!(writer.write(&[0]).is_err());
+    assert!(writer.tensor(1).is_err());
+    let mut writer = PlanWriter::new(Vec::new(), &sample(), &assets()).unwrap();
+    writer.tensor(0).unwrap();
+    assert!(writer.write(&[0; 353]).unwrap_err().to_string().contains("needs 352 more"));
+    assert!(writer.tensor(1).unwrap_err().to_string().contains("needs 352 more"));
+    let mut reserved = Assets::default();
+    reserved.insert("wgsl/x", "");
+    assert!(PlanWriter::new(Vec::new(), &sample(), &reserved).is_err());
+}
+
+#[test]
+fn every_flipped_header_byte_is_found() {
+    let good = bytes();
+    let end = good.len() - 400;
+    for at in 0..end {
+        for mask in [0x01, 0x20, 0x80] {
+            let mut bad = good.clone();
+            bad[at] ^= mask;
+            assert!(PlanFile::from_bytes(bad).is_err(), "byte {at} ^ {mask}");
+        }
+    }
+}
+
+#[test]
+fn every_truncation_and_extension_is_found() {
+    let good = bytes();
+    for end in 0..good.len() {
+        assert!(PlanFile::from_bytes(good[..end].to_vec()).is_err(), "{end}");
+    }
+    let longer = [&good[..], &[0]].concat();
+    assert!(matches!(PlanFile::from_bytes(longer), Err(PlanError::Length { .. })));
+    let mut absurd = good;
+    absurd[..8].copy_from_slice(&u64::MAX.to_le_bytes());
+    assert!(matches!(PlanFile::from_bytes(absurd), Err(PlanError::NotAPlan(_))));
+}
+
+#[test]
+fn another_version_is_named() {
+    let mut bytes = bytes();
+    let at = bytes.windows(3).position(|w| w == b"\"1\"").unwrap() + 1;
+    bytes[at] = b'7';
+    let error = PlanFile::from_bytes(bytes).unwrap_err();
+    assert!(matches!(&error, PlanError::Version { found, expected } if found == "7" && expected == "1"), "{error}");
+}
+
+#[test]
+fn lies_are_named() {
+    type Change = Box<dyn FnOnce(&mut Plan)>;
+    let cases: Vec<(&str, Change)> = vec![
+        ("vocab_size", Box::new(|p| p.model.vocab_size = 0)),
+        ("max_text_tokens: found 65", Box::new(|p| p.model.max_text_tokens = 65)),
+        ("found f32 [4294967295, 4294967295]", Box::new(|p| p.tensors[0].shape = vec![0xffff_ffff; 2])),
+        ("unique names", Box::new(|p| p.tensors[1].name = "table".into())),
+        ("unique names", Box::new(|p| p.kernels[1].name = "gather".into())),
+        ("found 320 bytes at offset 36", Box::new(|p| p.buffers[0].role = Role::Weight { tensor: 0, offset: 36 })),
+        ("found 33", Box::new(|p| p.buffers[0].role = Role::Weight { tensor: 0, offset: 33 })),
+        (
+            "at offset 18446744073709551612",
+            Box::new(|p| p.buffers[0].role = Role::Weight { tensor: 0, offset: u64::MAX - 3 }),
+        ),
+        ("tensor 2, expected below 2", Box::new(|p| p.buffers[0].role = Role::Weight { tensor: 2, offset: 0 })),
+        ("expected 4*tokens for Ids", Box::new(|p| p.buffers[1].bytes = Dim::TOKENS * 8)),
+        ("found -32*tokens", Box::new(|p| p.buffers[3].bytes = Dim::TOKENS * -32)),
+        ("found 2*tokens, expected multiples of 4", Box::new(|p| p.buffers[3].bytes = Dim::TOKENS * 2)),
+        ("workgroup: found [0, 1, 1]", Box::new(|p| p.kernels[0].workgroup[0] = 0)),
+        ("workgroup: found 512", Box::new(|p| p.kernels[0].workgroup[0] = 512)),
+        ("loop_trips: found 65536, expected at most 65535", Box::new(|p| p.kernels[0].loop_trips = 65_536)),
+        ("wgsl: found 1048577", Box::new(|p| p.kernels[0].wgsl = " ".repeat((1 << 20) + 1))),
+        ("\"ids\" twice", Box::new(|p| p.kernels[0].bindings[0].name = "ids".into())),
+        ("kernel: found 2, expected below 2", Box::new(|p| p.programs[0].steps[0].kernel = 2)),
+        ("binding ids: found buffer 9", Box::new(|p| p.programs[0].steps[0].buffers[1] = 9)),
+        ("buffers: found 3, expected 4", Box::new(|p| p.programs[0].steps[0].buffers.truncate(3))),
+        ("found ReadWrite of a buffer", Box::new(|p| p.kernels[0].bindings[0].access = Access::ReadWrite)),
+        ("found Uniform of a buffer", Box::new(|p| p.kernels[0].bindings[0].access = Access::Uniform)),
+        ("which no step before wrote", Box::new(|p| p.programs[0].steps.swap(0, 1))),
+        ("written and bound twice", Box::new(|p| p.programs[0].steps[1].buffers[4] = 3)),
+        ("grid.x: per", Box::new(|p| p.programs[0].steps[0].grid[0].per = 0)),
+        ("at most 65535", Box::new(|p| p.programs[0].steps[0].grid[1].dim = Dim::constant(70_000))),
+        ("layer: found Some(1)", Box::new(|p| p.programs[0].steps[0].layer = Some(1))),
+        ("subgroup_size: found 7", Box::new(|p| p.programs[2].tier.subgroup_size = Some(7))),
+        ("a weight of 320 bytes", Box::new(|p| p.programs[2].tier.binding_bytes = 319)),
+        ("storage bindings: found 4", Box::new(|p| p.programs[2].tier.storage_buffers = 3)),
+        ("expected the role Output", Box::new(|p| p.programs[0].output.buffer = 3)),
+        ("output: buffer: found 7", Box::new(|p| p.programs[0].output.buffer = 7)),
+        ("rows: found tokens", Box::new(|p| p.programs[0].output.rows = Dim::TOKENS)),
+        ("width 5 and stride 4", Box::new(|p| p.programs[0].output.stride = 4)),
+        ("at least 36*sequences", Box::new(|p| p.programs[0].output.stride = 9)),
+        ("found a program from 4 rows, expected one from 5", Box::new(|p| p.programs[0].min_rows = 4)),
+        ("none from 9 rows", Box::new(|p| p.programs[0].max_rows = Some(8))),
+        ("none after an open range", Box::new(|p| p.programs[1].max_rows = None)),
+        ("programs that differ", Box::new(|p| p.programs[1].tier.binding_bytes = 4096)),
+        ("programs: found none", Box::new(|p| p.programs.clear())),
+    ];
+    for (expected, change) in cases {
+        let text = refusal(change);
+        assert!(text.contains(expected), "{text:?} does not contain {expected:?}");
+    }
+}
+
+#[test]
+fn a_header_that_contradicts_the_plan_is_refused() {
+    let good = bytes();
+    let text = String::from_utf8(good[8..good.len() - 400].to_vec()).unwrap();
+    for (from, to, expected) in [
+        ("\"data_offsets\":[0,352]", "\"data_offsets\":[0,351]", "351"),
+        ("\"dtype\":\"F32\"", "\"dtype\":\"F16\"", "F16"),
+        ("\"shape\":[3, 8]", "\"shape\":[8, 3]", "[8, 3]"),
+        ("\"license\":", "\"wgsl/no\":", "shader of no kernel"),
+        ("\"wgsl/pool\":", "\"wgsl/loop\":", "has no \"wgsl/pool\""),
+        ("\"license\":\"Ap", "\"tokenizer\":\"", "twice"),
+        ("\"table\":{", "\"tablf\":{", "table"),
+    ] {
+        assert!(text.contains(from), "{from}");
+        let error = PlanFile::from_bytes(resealed(&text.replacen(from, to, 1))).unwrap_err().to_string();
+        assert!(error.contains(expected), "{error:?} does not contain {expected:?}");
+    }
+}
+
+/// A file with the given header text, a right length and a right checksum: what an attacker would write.
+fn resealed(header: &str) -> Vec<u8> {
+    let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+    bytes.extend(header.as_bytes());
+    header::seal(&mut bytes);
+    bytes.extend(weights().concat());
+    bytes
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(if cfg!(debug_assertions) { 64 } else { 512 }))]
+
+    #[test]
+    fn random_bytes_are_refused(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+        prop_assert!(PlanFile::from_bytes(bytes).is_err());
+    }
+
+    #[test]
+    fn random_bytes_behind_a_true_length_are_refused(tail in prop::collection::vec(any::<u8>(), 0..300)) {
+        let bytes = [&(tail.len() as u64).to_le_bytes()[..], &tail].concat();
+        prop_assert!(PlanFile::from_bytes(bytes).is_err());
+    }
+
+    /// Sealed anew after any change of digits, signs and letters, a file is refused or holds a plan that passes the check.
+    #[test]
+    fn sealed_lies_never_panic(changes in prop::collection::vec((any::<prop::sample::Index>(), 0usize..12), 1..6)) {
+        let good = bytes();
+        let mut text = good[8..good.len() - 400].to_vec();
+        for (index, what) in changes {
+            let start = text.iter().position(|&b| b == b',').unwrap() + 40;
+            let at = start + index.index(text.len() - start);
+            text[at] = b"0149-+\",:[} "[what];
+        }
+        let Ok(text) = String::from_utf8(text) else { return Ok(()) };
+        if let Ok(file) = PlanFile::from_bytes(resealed(&text)) {
+            prop_assert!(file.plan().check().is_ok());
+        }
+    }
+
+    /// The same for numbers: each may become any other.
+    #[test]
+    fn sealed_numbers_never_panic(index in any::<prop::sample::Index>(), value in any::<i64>()) {
+        let json = serde_json::to_string(&sample()).unwrap();
+        let numbers: Vec<_> = json.match_indices(|c: char| c.is_ascii_digit()).map(|(at, _)| at).collect();
+        let at = numbers[index.index(numbers.len())];
+        let changed = format!("{}{value}{}", &json[..at], &json[at + 1..]);
+        if let Ok(plan) = serde_json::from_str::<Plan>(&changed) {
+            let _ = plan.check();
+        }
+    }
+}

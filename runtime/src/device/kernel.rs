@@ -1,0 +1,200 @@
+//! One kernel: its pipeline, and running it alone for tests and the doctor.
+
+use warpweft_plan::{Access, Kernel, MAX_GROUPS};
+
+use super::Device;
+use crate::RuntimeError;
+
+/// A compiled kernel.
+#[derive(Debug)]
+pub(crate) struct Pipeline {
+    pub(crate) pipeline: wgpu::ComputePipeline,
+    layout: wgpu::BindGroupLayout,
+}
+
+impl Pipeline {
+    /// Compiles a kernel.
+    pub(crate) async fn new(device: &Device, kernel: &Kernel) -> Result<Pipeline, RuntimeError> {
+        let built = device.guard("compiling a kernel", || Pipeline::create(device, kernel)).await;
+        built.map_err(|error| match error {
+            RuntimeError::Refused { message, .. } => RuntimeError::Shader { kernel: kernel.name.clone(), message },
+            other => other,
+        })
+    }
+
+    fn create(device: &Device, kernel: &Kernel) -> Pipeline {
+        let gpu = &device.gpu;
+        let label = Some(kernel.name.as_str());
+        let entries: Vec<_> = (0..).zip(&kernel.bindings).map(|(i, b)| layout_entry(i, b.access)).collect();
+        let layout = gpu.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label, entries: &entries });
+        let pipeline_layout = gpu.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+            label,
+            bind_group_layouts: &[Some(&layout)],
+            immediate_size: 0,
+        });
+        let source = wgpu::ShaderSource::Wgsl(kernel.wgsl.as_str().into());
+        let module = gpu.create_shader_module(wgpu::ShaderModuleDescriptor { label, source });
+        // Kernels write workgroup memory before they read it; drivers behind GL take seconds to clear it.
+        let clear = device.adapter.inner.get_info().backend != wgpu::Backend::Gl;
+        let pipeline = gpu.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+            label,
+            layout: Some(&pipeline_layout),
+            module: &module,
+            entry_point: Some("main"),
+            compilation_options: wgpu::PipelineCompilationOptions {
+                zero_initialize_workgroup_memory: clear,
+                ..Default::default()
+            },
+            cache: None,
+        });
+        Pipeline { pipeline, layout }
+    }
+
+    /// Binds buffers in the order of the kernel's bindings.
+    pub(crate) fn bind(&self, device: &Device, buffers: &[&wgpu::Buffer]) -> wgpu::BindGroup {
+        let entries: Vec<_> = (0..)
+            .zip(buffers)
+            .map(|(binding, buffer)| wgpu::BindGroupEntry { binding, resource: buffer.as_entire_binding() })
+            .collect();
+        device.gpu.create_bind_group(&wgpu::BindGroupDescriptor {
+            label: None,
+            layout: &self.layout,
+            entries: &entries,
+        })
+    }
+}
+
+fn layout_entry(binding: u32, access: Access) -> wgpu::BindGroupLayoutEntry {
+    let ty = match access {
+        Access::Read => wgpu::BufferBindingType::Storage { read_only: true },
+        Access::ReadWrite => wgpu::BufferBindingType::Storage { read_only: false },
+        Access::Uniform => wgpu::BufferBindingType::Uniform,
+    };
+    wgpu::BindGroupLayoutEntry {
+        binding,
+        visibility: wgpu::ShaderStages::COMPUTE,
+        ty: wgpu::BindingType::Buffer { ty, has_dynamic_offset: false, min_binding_size: None },
+        count: None,
+    }
+}
+
+/// What [`Device::time_kernel`] measured.
+#[derive(Clone, Debug)]
+pub struct KernelRun {
+    /// Contents of the `ReadWrite` buffers afterwards, in binding order.
+    pub outputs: Vec<Vec<u8>>,
+    /// Wall time of each repetition after the first, in seconds, submission and wait included.
+    pub seconds: Vec<f64>,
+}
+
+impl Device {
+    /// Runs one kernel once over buffers with the given contents, one for each binding.
+    /// Returns the contents of the `ReadWrite` buffers afterwards, in binding order.
+    ///
+    /// # Errors
+    /// [`RuntimeError::Call`] if buffers or grid don't fit the kernel, [`RuntimeError::Shader`] if it is refused.
+    pub async fn run_kernel(
+        &self,
+        kernel: &Kernel,
+        grid: [u32; 3],
+        buffers: &[Vec<u8>],
+    ) -> Result<Vec<Vec<u8>>, RuntimeError> {
+        Ok(self.time_kernel(kernel, grid, buffers, 0).await?.outputs)
+    }
+
+    /// Runs one kernel `1 + repeat` times and measures all but the first. A kernel that reads what it writes sees
+    /// its own results.
+    ///
+    /// # Errors
+    /// As [`Device::run_kernel`].
+    pub async fn time_kernel(
+        &self,
+        kernel: &Kernel,
+        grid: [u32; 3],
+        contents: &[Vec<u8>],
+        repeat: usize,
+    ) -> Result<KernelRun, RuntimeError> {
+        check_call(kernel, grid, contents)?;
+        let pipeline = Pipeline::new(self, kernel).await?;
+        let (buffers, group) = self
+            .guard("preparing a kernel", || {
+                let buffers: Vec<_> =
+                    kernel.bindings.iter().zip(contents).map(|(b, bytes)| self.filled(b.access, bytes)).collect();
+                let group = pipeline.bind(self, &buffers.iter().collect::<Vec<_>>());
+                (buffers, group)
+            })
+            .await?;
+        let mut seconds = Vec::new();
+        for run in 0..=repeat {
+            let start = crate::run::Clock::start();
+            self.guard("running a kernel", || {
+                let mut encoder = self.gpu.create_command_encoder(&Default::default());
+                let mut pass = encoder.begin_compute_pass(&Default::default());
+                pass.set_pipeline(&pipeline.pipeline);
+                pass.set_bind_group(0, &group, &[]);
+                pass.dispatch_workgroups(grid[0], grid[1], grid[2]);
+                drop(pass);
+                self.queue.submit([encoder.finish()]);
+            })
+            .await?;
+            self.idle("running a kernel").await?;
+            if run > 0 {
+                seconds.push(start.seconds());
+            }
+        }
+        let mut outputs = Vec::new();
+        for (buffer, binding) in buffers.iter().zip(&kernel.bindings) {
+            if binding.access == Access::ReadWrite {
+                outputs.push(self.download(buffer).await?);
+            }
+        }
+        Ok(KernelRun { outputs, seconds })
+    }
+
+    fn filled(&self, access: Access, bytes: &[u8]) -> wgpu::Buffer {
+        let kind = match access {
+            Access::Uniform => wgpu::BufferUsages::UNIFORM,
+            Access::Read | Access::ReadWrite => wgpu::BufferUsages::STORAGE,
+        };
+        let buffer = self.gpu.create_buffer(&wgpu::BufferDescriptor {
+            label: None,
+            size: bytes.len() as u64,
+            usage: kind | wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::COPY_SRC,
+            mapped_at_creation: false,
+        });
+        self.queue.write_buffer(&buffer, 0, bytes);
+        buffer
+    }
+
+    async fn download(&self, buffer: &wgpu::Buffer) -> Result<Vec<u8>, RuntimeError> {
+        let copy = self
+            .guard("reading results", || {
+                let copy = self.gpu.create_buffer(&wgpu::BufferDescriptor {
+                    label: None,
+                    size: buffer.size(),
+                    usage: wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::MAP_READ,
+                    mapped_at_creation: false,
+                });
+                let mut encoder = self.gpu.create_command_encoder(&Default::default());
+                encoder.copy_buffer_to_buffer(buffer, 0, &copy, 0, buffer.size());
+                self.queue.submit([encoder.finish()]);
+                copy
+            })
+            .await?;
+        self.read(&copy, copy.size(), <[u8]>::to_vec).await
+    }
+}
+
+fn check_call(kernel: &Kernel, grid: [u32; 3], contents: &[Vec<u8>]) -> Result<(), RuntimeError> {
+    let refuse = |message: String| Err(RuntimeError::Call { kernel: kernel.name.clone(), message });
+    if contents.len() != kernel.bindings.len() {
+        return refuse(format!("{} buffers for {} bindings", contents.len(), kernel.bindings.len()));
+    }
+    if let Some(i) = contents.iter().position(|bytes| bytes.is_empty() || bytes.len() % 4 != 0) {
+        return refuse(format!("buffer {i} has {} bytes, not a multiple of 4 above 0", contents[i].len()));
+    }
+    match grid.iter().find(|&&n| u64::from(n) > MAX_GROUPS) {
+        Some(n) => refuse(format!("a grid of {grid:?}: {n} is above {MAX_GROUPS}")),
+        None => Ok(()),
+    }
+}

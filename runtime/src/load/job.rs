@@ -1,0 +1,64 @@
+//! The part of a plan that one output on one target needs.
+
+use std::collections::BTreeSet;
+
+use warpweft_plan::{OutputKind, Plan, Program, Role, Step};
+
+/// Bytes of a packed tensor that a kernel binds: tensor, offset, size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct Window {
+    pub(crate) tensor: usize,
+    pub(crate) offset: u64,
+    pub(crate) bytes: u64,
+}
+
+/// The programs for one output on one target, and what they use.
+#[derive(Clone, Debug)]
+pub(crate) struct Job {
+    pub(crate) target: String,
+    /// Indices of programs, by rising number of rows; together they cover every number.
+    pub(crate) programs: Vec<usize>,
+    /// Indices of all buffers that their steps bind.
+    pub(crate) buffers: BTreeSet<usize>,
+    /// Indices of all kernels.
+    pub(crate) kernels: BTreeSet<usize>,
+}
+
+impl Job {
+    pub(crate) fn new(plan: &Plan, kind: OutputKind, target: &str) -> Job {
+        let fits = |program: &Program| program.output.kind == kind && program.target == target;
+        let mut programs: Vec<usize> = (0..plan.programs.len()).filter(|&i| fits(&plan.programs[i])).collect();
+        programs.sort_by_key(|&i| plan.programs[i].min_rows);
+        let steps: Vec<&Step> = programs.iter().flat_map(|&i| &plan.programs[i].steps).collect();
+        let buffers = steps.iter().flat_map(|step| step.buffers.iter().copied()).collect();
+        let kernels = steps.iter().map(|step| step.kernel).collect();
+        Job { target: target.into(), programs, buffers, kernels }
+    }
+
+    /// Position in [`Job::programs`] of the one for a step of `rows` rows.
+    pub(crate) fn position(&self, plan: &Plan, rows: u64) -> usize {
+        let covers = |&i: &usize| plan.programs[i].max_rows.is_none_or(|max| rows <= u64::from(max));
+        self.programs.iter().position(covers).unwrap_or(0)
+    }
+
+    /// The program for a step of `rows` rows.
+    pub(crate) fn program<'p>(&self, plan: &'p Plan, rows: u64) -> &'p Program {
+        &plan.programs[self.programs[self.position(plan, rows)]]
+    }
+
+    /// The weights, each once.
+    pub(crate) fn windows(&self, plan: &Plan) -> BTreeSet<Window> {
+        self.buffers.iter().filter_map(|&i| window(plan, i)).collect()
+    }
+}
+
+/// The window of a weight buffer.
+pub(crate) fn window(plan: &Plan, buffer: usize) -> Option<Window> {
+    let buffer = &plan.buffers[buffer];
+    match buffer.role {
+        Role::Weight { tensor, offset } => {
+            Some(Window { tensor, offset, bytes: u64::try_from(buffer.bytes.constant).unwrap_or(0) })
+        }
+        _ => None,
+    }
+}

@@ -1,0 +1,17 @@
+//! What users hold: a model that turns ids or texts into numbers.
+
+#[cfg(not(target_arch = "wasm32"))]
+mod blocking;
+mod engine;
+mod options;
+mod results;
+#[cfg(feature = "text")]
+mod text;
+
+#[cfg(not(target_arch = "wasm32"))]
+pub use blocking::Model;
+pub use engine::Engine;
+pub use options::{OnProgress, Options, Progress};
+#[cfg(feature = "text")]
+pub use results::Embeddings;
+pub use results::Matrix;

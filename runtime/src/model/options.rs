@@ -1,0 +1,60 @@
+//! How a model is opened.
+
+use warpweft_plan::OutputKind;
+
+use crate::device::AdapterChoice;
+
+/// How to open a model. The default suits most.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Where to run.
+    pub adapter: AdapterChoice,
+    /// The plan's target to take; the best that the adapter can run if `None`.
+    pub target: Option<String>,
+    /// Bytes that the model may take on the device. If `None`, what is free where the CPU does the work.
+    pub memory: Option<u64>,
+    /// Rows in one submission at the most (a single longer sequence still goes alone); 8192 if `None`.
+    pub max_rows: Option<u32>,
+    /// What is made ready at opening; if `None`, the embedding where the plan has one, else its first output.
+    /// Other outputs are made ready when they are first asked for.
+    pub output: Option<OutputKind>,
+    /// Measure every step with the device's clock, see [`Submission::steps`](crate::Submission::steps).
+    pub profile: bool,
+}
+
+/// What happens while a model is opened.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Progress<'a> {
+    /// A device is open.
+    Device {
+        /// The adapter's name.
+        adapter: &'a str,
+        /// What users should know about it.
+        notice: Option<&'a str>,
+    },
+    /// An output is being made ready.
+    Target {
+        /// The output.
+        output: OutputKind,
+        /// The plan's target that runs.
+        target: &'a str,
+    },
+    /// Weights are on their way.
+    Weights {
+        /// Bytes on the device.
+        done: u64,
+        /// Bytes in all.
+        total: u64,
+    },
+    /// Kernels are being compiled.
+    Kernels {
+        /// Kernels compiled.
+        done: usize,
+        /// Kernels in all.
+        total: usize,
+    },
+}
+
+/// Is told of progress.
+pub type OnProgress<'a> = &'a mut (dyn FnMut(Progress<'_>) + Send);

@@ -1,0 +1,95 @@
+//! The buffers between kernels, and the bindings of every step to them.
+
+use std::collections::HashMap;
+
+use warpweft_plan::{Input, Plan, Program, Role};
+
+use crate::RuntimeError;
+use crate::device::{Device, Pipeline};
+use crate::load::job::{Job, Window, window};
+use crate::load::memory::size;
+
+/// Everything that steps of up to [`Arena::rows`] rows need besides weights and pipelines.
+#[derive(Debug)]
+pub(crate) struct Arena {
+    pub(crate) rows: u64,
+    /// Scratch, inputs and outputs by the index of their buffer.
+    buffers: HashMap<usize, wgpu::Buffer>,
+    /// Bind groups of each step of each program of the job.
+    groups: Vec<Vec<wgpu::BindGroup>>,
+    /// Through which results come back.
+    pub(crate) copy: wgpu::Buffer,
+}
+
+impl Arena {
+    pub(crate) async fn new(
+        device: &Device,
+        plan: &Plan,
+        job: &Job,
+        weights: &HashMap<Window, wgpu::Buffer>,
+        pipelines: &HashMap<usize, Pipeline>,
+        rows: u64,
+    ) -> Result<Arena, RuntimeError> {
+        let make = || {
+            let computed = job.buffers.iter().filter(|&&i| window(plan, i).is_none());
+            let buffers: HashMap<_, _> = computed.map(|&i| (i, create(device, plan, i, rows))).collect();
+            let bind = |program: &Program| -> Option<Vec<wgpu::BindGroup>> {
+                let bound = program.steps.iter().map(|step| {
+                    let operand = |&i: &usize| match window(plan, i) {
+                        Some(window) => weights.get(&window),
+                        None => buffers.get(&i),
+                    };
+                    let operands: Option<Vec<&wgpu::Buffer>> = step.buffers.iter().map(operand).collect();
+                    Some(pipelines.get(&step.kernel)?.bind(device, &operands?))
+                });
+                bound.collect()
+            };
+            let groups: Option<Vec<_>> = job.programs.iter().map(|&i| bind(&plan.programs[i])).collect();
+            let outputs = job.programs.iter().map(|&i| size(plan, plan.programs[i].output.buffer, rows));
+            let copy = device.gpu.create_buffer(&wgpu::BufferDescriptor {
+                label: Some("results"),
+                size: outputs.max().unwrap_or(4),
+                usage: wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::MAP_READ,
+                mapped_at_creation: false,
+            });
+            groups.map(|groups| Arena { rows, buffers, groups, copy })
+        };
+        let doing = "allocating activations";
+        let made = device.guard(doing, make).await?;
+        // A step that binds what was not loaded would be a mistake in this crate.
+        made.ok_or_else(|| RuntimeError::Refused { doing: doing.into(), message: "a buffer is missing".into() })
+    }
+
+    /// The bind groups of the program at `position` in the job.
+    pub(crate) fn groups(&self, position: usize) -> &[wgpu::BindGroup] {
+        &self.groups[position]
+    }
+
+    /// A buffer that is no weight.
+    pub(crate) fn buffer(&self, index: usize) -> Option<&wgpu::Buffer> {
+        self.buffers.get(&index)
+    }
+
+    /// The input buffers.
+    pub(crate) fn inputs<'a>(&'a self, plan: &'a Plan) -> impl Iterator<Item = (Input, &'a wgpu::Buffer)> {
+        self.buffers.iter().filter_map(|(&i, buffer)| match plan.buffers[i].role {
+            Role::Input(input) => Some((input, buffer)),
+            _ => None,
+        })
+    }
+}
+
+fn create(device: &Device, plan: &Plan, index: usize, rows: u64) -> wgpu::Buffer {
+    let usage = match plan.buffers[index].role {
+        Role::Input(Input::Step) => wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST,
+        Role::Input(_) => wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST,
+        Role::Output => wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC,
+        Role::Scratch | Role::Weight { .. } => wgpu::BufferUsages::STORAGE,
+    };
+    device.gpu.create_buffer(&wgpu::BufferDescriptor {
+        label: Some(&plan.buffers[index].name),
+        size: size(plan, index, rows),
+        usage,
+        mapped_at_creation: false,
+    })
+}
