@@ -5,6 +5,8 @@ pub mod formats;
 pub mod graph;
 pub mod kernels;
 pub mod lower;
+pub mod pack;
+pub mod phases;
 pub mod roll;
 pub mod rules;
 pub mod target;

@@ -23,7 +23,13 @@ type Built<T> = Result<T, LowerError>;
 
 impl<'l> CallBuilder<'l> {
     pub(super) fn new(lowering: &'l Lowering<'_>) -> CallBuilder<'l> {
-        CallBuilder { lowering, meaning: Graph::default(), operands: Vec::new(), inputs: Vec::new(), known: FxHashMap::default() }
+        CallBuilder {
+            lowering,
+            meaning: Graph::default(),
+            operands: Vec::new(),
+            inputs: Vec::new(),
+            known: FxHashMap::default(),
+        }
     }
 
     pub(super) fn finish(mut self, operation: impl FnOnce(Vec<Operand>) -> Operation, meaning: Id) -> Call {
@@ -57,7 +63,9 @@ impl<'l> CallBuilder<'l> {
     pub(super) fn weight_matrix(&mut self, slot: Slot, name: &str, id: Id) -> Built<(Format, Id)> {
         let t = self.lowering.tensor(id)?;
         let (rows, width) = match t.shape[..] {
-            [rows, width] => (self.lowering.size("a weight's rows", rows)?, self.lowering.size("a weight's width", width)?),
+            [rows, width] => {
+                (self.lowering.size("a weight's rows", rows)?, self.lowering.size("a weight's width", width)?)
+            }
             _ => return Err(self.lowering.error(id, "a weight matrix was expected")),
         };
         let format = Format::of(t.dtype).ok_or_else(|| self.lowering.error(id, "a weight is a float"))?;
@@ -166,7 +174,13 @@ impl<'l> CallBuilder<'l> {
         Ok((Term::Operand(at), self.meaning.gather(table_meaning, index_meaning)?))
     }
 
-    pub(super) fn normalize(mut self, norm: Norm, op: fn([Id; 3]) -> Op, [x, eps, term]: [Id; 3], value: Value) -> Built<Call> {
+    pub(super) fn normalize(
+        mut self,
+        norm: Norm,
+        op: fn([Id; 3]) -> Op,
+        [x, eps, term]: [Id; 3],
+        value: Value,
+    ) -> Built<Call> {
         let eps = self.lowering.real(eps)?;
         let (input, mx) = self.operand(x)?;
         let (term, mt) = self.term(term)?;

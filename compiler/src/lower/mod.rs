@@ -11,8 +11,8 @@ use rustc_hash::FxHashMap;
 use warpweft_plan::Dim;
 
 use crate::graph::{Fact, FactError, Graph, Op, TensorFact};
-use crate::kernels::spec::{Norm, Operand, Operation, Pool, Rows, View};
 use crate::kernels::Slot;
+use crate::kernels::spec::{Norm, Operand, Operation, Pool, Rows, View};
 use call::CallBuilder;
 
 /// Where an activation comes from.
@@ -128,7 +128,14 @@ pub struct Bounds {
 /// # Errors
 /// When a node has no operation or a size is above what shaders can index.
 pub fn lower(body: &Graph, bounds: Bounds) -> Result<LoweredBody, LowerError> {
-    let mut lowering = Lowering { body, bounds, inlined: inlined(body), calls: Vec::new(), values: Vec::new(), known: FxHashMap::default() };
+    let mut lowering = Lowering {
+        body,
+        bounds,
+        inlined: inlined(body),
+        calls: Vec::new(),
+        values: Vec::new(),
+        known: FxHashMap::default(),
+    };
     let live = body.live();
     for id in body.ids() {
         if live[usize::from(id)] && lowering.needs_call(id) {
@@ -194,7 +201,11 @@ impl Lowering<'_> {
 
     fn int(&self, id: Id) -> Result<u32, LowerError> {
         match self.body.node(id).fact {
-            Fact::Int(i) => u32::try_from(i).map_err(|_| LowerError::Size { what: "an attribute".into(), size: i, limit: u32::MAX.into() }),
+            Fact::Int(i) => u32::try_from(i).map_err(|_| LowerError::Size {
+                what: "an attribute".into(),
+                size: i,
+                limit: u32::MAX.into(),
+            }),
             _ => Err(self.error(id, "an integer was expected")),
         }
     }
@@ -235,7 +246,10 @@ impl Lowering<'_> {
             if self.int(axis)? != 1 {
                 return Err(self.error(id, "only columns can be windowed"));
             }
-            return Ok((source, View { width: self.matrix(id)?.width, offset: base.offset + self.int(start)?, ..base }));
+            return Ok((
+                source,
+                View { width: self.matrix(id)?.width, offset: base.offset + self.int(start)?, ..base },
+            ));
         }
         let whole = View::whole(self.matrix(id)?.width);
         match node.op {
@@ -280,7 +294,10 @@ impl Lowering<'_> {
                 let (term, mt) = b.term(term)?;
                 let meaning = b.meaning.add(Op::Linear([mx, mw, mt]))?;
                 let out = View::whole(width);
-                b.finish(|operands| Operation::Linear { x, n: width, format, paired: false, term, operands, out, rows }, meaning)
+                b.finish(
+                    |operands| Operation::Linear { x, n: width, format, paired: false, term, operands, out, rows },
+                    meaning,
+                )
             }
             Op::LinearPair([x, w, w2, term]) => {
                 let (x, mx) = b.activation(Slot::X, x)?;
@@ -289,7 +306,10 @@ impl Lowering<'_> {
                 let (term, mt) = b.term(term)?;
                 let meaning = b.meaning.add(Op::LinearPair([mx, mw, mw2, mt]))?;
                 let out = View::whole(width);
-                b.finish(|operands| Operation::Linear { x, n: width, format, paired: true, term, operands, out, rows }, meaning)
+                b.finish(
+                    |operands| Operation::Linear { x, n: width, format, paired: true, term, operands, out, rows },
+                    meaning,
+                )
             }
             Op::Attention([q, k, v, heads, kv_heads, term]) => {
                 let (h, g) = (self.int(heads)?, self.int(kv_heads)?);
@@ -311,14 +331,39 @@ impl Lowering<'_> {
                 let attributes = [self.int(heads)?, self.int(interleaved)?];
                 b.rope(x, frequencies, attributes, self.real(scale)?)?
             }
-            Op::Gather(_) | Op::Add(_) | Op::Sub(_) | Op::Mul(_) | Op::Div(_) | Op::Gelu(_) | Op::GeluTanh(_)
-            | Op::Silu(_) | Op::Relu(_) | Op::Tanh(_) | Op::Sigmoid(_) => {
+            Op::Gather(_)
+            | Op::Add(_)
+            | Op::Sub(_)
+            | Op::Mul(_)
+            | Op::Div(_)
+            | Op::Gelu(_)
+            | Op::GeluTanh(_)
+            | Op::Silu(_)
+            | Op::Relu(_)
+            | Op::Tanh(_)
+            | Op::Sigmoid(_) => {
                 let (term, meaning) = b.expression(id)?;
                 b.finish(|operands| Operation::Map { width, term, operands, rows }, meaning)
             }
-            Op::Int(_) | Op::Real(_) | Op::Weight(_) | Op::Arg(_) | Op::Ids | Op::Positions | Op::Acc | Op::Acc2
-            | Op::Size(_) | Op::MatMul(_) | Op::Transpose(_) | Op::Slice(_) | Op::Concat(_) | Op::SplitHeads(_)
-            | Op::MergeHeads(_) | Op::RepeatHeads(_) | Op::Softmax(_) | Op::BandMask(_) | Op::Scores(_) => {
+            Op::Int(_)
+            | Op::Real(_)
+            | Op::Weight(_)
+            | Op::Arg(_)
+            | Op::Ids
+            | Op::Positions
+            | Op::Acc
+            | Op::Acc2
+            | Op::Size(_)
+            | Op::MatMul(_)
+            | Op::Transpose(_)
+            | Op::Slice(_)
+            | Op::Concat(_)
+            | Op::SplitHeads(_)
+            | Op::MergeHeads(_)
+            | Op::RepeatHeads(_)
+            | Op::Softmax(_)
+            | Op::BandMask(_)
+            | Op::Scores(_) => {
                 return Err(self.error(id, "no kernel computes it"));
             }
         };

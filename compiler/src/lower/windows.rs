@@ -15,7 +15,9 @@ pub(super) fn split(call: Call, binding_bytes: u64) -> Result<Vec<Call>, LowerEr
         Operation::Linear { x, n, format, .. } => {
             let row_bytes = padded(x.width) * u64::from(format.bytes());
             let rows = window(u64::from(*n), row_bytes, binding_bytes)?;
-            Ok(starts(u64::from(*n), rows).map(|first| linear_window(&call, first, rows.min(u64::from(*n) - first))).collect())
+            Ok(starts(u64::from(*n), rows)
+                .map(|first| linear_window(&call, first, rows.min(u64::from(*n) - first)))
+                .collect())
         }
         Operation::Map { width, operands, .. } | Operation::Normalize { width, operands, .. } => {
             let mut calls = vec![call.clone()];
@@ -25,7 +27,11 @@ pub(super) fn split(call: Call, binding_bytes: u64) -> Result<Vec<Call>, LowerEr
                 let each = window(u64::from(*rows), row_bytes, binding_bytes)?;
                 calls = calls
                     .iter()
-                    .flat_map(|c| starts(u64::from(*rows), each).map(|first| gather_window(c, at, first, each)).collect::<Vec<_>>())
+                    .flat_map(|c| {
+                        starts(u64::from(*rows), each)
+                            .map(|first| gather_window(c, at, first, each))
+                            .collect::<Vec<_>>()
+                    })
                     .collect();
             }
             Ok(calls)
