@@ -2,4 +2,5 @@
 pub mod formats;
 pub mod graph;
 pub mod kernels;
+pub mod target;
 pub mod weights;

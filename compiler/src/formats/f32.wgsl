@@ -1,0 +1,13 @@
+// Eight 32-bit floats.
+struct PackedF32 {
+    low: vec4<f32>,
+    high: vec4<f32>,
+}
+
+fn low_f32(p: PackedF32) -> vec4<f32> {
+    return p.low;
+}
+
+fn high_f32(p: PackedF32) -> vec4<f32> {
+    return p.high;
+}

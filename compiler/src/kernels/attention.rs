@@ -1,0 +1,332 @@
+//! Attention over a ragged batch: every row attends to the rows of its own sequence.
+
+use std::collections::BTreeSet;
+
+use warpweft_plan::{Dim, Groups};
+
+use super::KernelError;
+use super::compose::{Algorithm, Choice, Composed, Draft, RowRange, Slot};
+use super::interface::{Interface, check_view, store_view, view_type};
+use super::spec::{Binary, Operation, Rows, Term, View};
+use super::term::expression;
+use crate::target::Target;
+
+/// `attention/broadcast_tile.wgsl`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct AttentionTile {
+    /// Rows.
+    pub rows: u32,
+    /// vec4s of keys of a lane.
+    pub keys4: u32,
+}
+
+/// Rows of a tile, keys of a block and invocations in `attention/workgroup_tile.wgsl`.
+const WORKGROUP_TILE: (u32, u32, u32) = (16, 32, 64);
+
+/// Keys that a row sees around itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+struct Band {
+    before: Option<u32>,
+    after: Option<u32>,
+}
+
+impl Band {
+    fn intersect(self, other: Band) -> Band {
+        let least = |a: Option<u32>, b: Option<u32>| a.into_iter().chain(b).min();
+        Band { before: least(self.before, other.before), after: least(self.after, other.after) }
+    }
+}
+
+/// Takes the masks that are added to a term off it; the rest is `None` if nothing is left.
+fn split_mask(term: &Term) -> (Option<Term>, Band) {
+    match term {
+        Term::BandMask { before, after } => (None, Band { before: *before, after: *after }),
+        Term::Binary(Binary::Add, a, b) => {
+            let ((a, band_a), (b, band_b)) = (split_mask(a), split_mask(b));
+            let rest = match (a, b) {
+                (Some(a), Some(b)) => Some(Term::Binary(Binary::Add, Box::new(a), Box::new(b))),
+                (a, b) => a.or(b),
+            };
+            (rest, band_a.intersect(band_b))
+        }
+        other => (Some(other.clone()), Band::default()),
+    }
+}
+
+struct Attention {
+    q: View,
+    k: View,
+    v: View,
+    heads: u32,
+    kv_heads: u32,
+    logit: Term,
+    band: Band,
+    max_context: u32,
+}
+
+impl Attention {
+    fn of(operation: &Operation) -> Result<Attention, KernelError> {
+        let Operation::Attention { q, k, v, heads, kv_heads, term, max_context } = operation else {
+            return Err(KernelError::Algorithm("attention for another operation".to_owned()));
+        };
+        for (name, view) in [("q", q), ("k", k), ("v", v)] {
+            check_view(name, *view)?;
+        }
+        let (heads, kv_heads) = (*heads, *kv_heads);
+        let divides = heads > 0
+            && kv_heads > 0
+            && heads.is_multiple_of(kv_heads)
+            && q.width.is_multiple_of(heads)
+            && v.width.is_multiple_of(kv_heads)
+            && q.width / heads * kv_heads == k.width;
+        if !divides {
+            return Err(KernelError::Shape(format!("{heads} and {kv_heads} heads of {q:?}, {k:?}, {v:?}")));
+        }
+        let (logit, band) = split_mask(term);
+        let logit = logit.unwrap_or(Term::Constant(0.0));
+        Ok(Attention { q: *q, k: *k, v: *v, heads, kv_heads, logit, band, max_context: *max_context })
+    }
+
+    fn head_dim(&self) -> u32 {
+        self.q.width / self.heads
+    }
+
+    fn value_dim(&self) -> u32 {
+        self.v.width / self.kv_heads
+    }
+
+    /// The most keys that a tile of `rows` has to walk: the rest of one sequence, short ones, the start of another.
+    fn span(&self, rows: u32) -> u64 {
+        let around = |bound: Option<u32>| u64::from(bound.unwrap_or(u32::MAX));
+        let context = u64::from(self.max_context);
+        let banded = around(self.band.before) + around(self.band.after) + u64::from(rows);
+        (2 * context + u64::from(rows)).min(banded)
+    }
+
+    /// q, k, v, rows, out, step.
+    fn interface(&self) -> Result<Interface, KernelError> {
+        let mut interface = Interface::default();
+        for (slot, name, view, dim, exact) in [
+            (Slot::Q, "q", self.q, self.head_dim(), true),
+            (Slot::K, "k", self.k, self.head_dim(), false),
+            (Slot::V, "v", self.v, self.value_dim(), false),
+        ] {
+            let four = view.offset.is_multiple_of(4) && dim.is_multiple_of(4);
+            interface.bind(slot, name, warpweft_plan::Access::Read, if four { view_type(view) } else { "array<f32>" });
+            interface.function(load_head(name, view, dim, exact));
+        }
+        interface.rows_table();
+        interface.function(self.key_range());
+        let mut functions = BTreeSet::new();
+        let value = expression(&self.logit, 0, &mut functions)?;
+        interface.library(functions);
+        interface.function(format!("fn logit(acc: vec4<f32>) -> vec4<f32> {{\n    return {value};\n}}\n"));
+        let dim = self.value_dim();
+        let out = View::whole(self.heads * dim);
+        let (kind, store) = if dim.is_multiple_of(4) {
+            let (kind, text) = store_view(out);
+            let call = format!("    store_out(m, head * {}u + d4, value);\n", dim / 4);
+            (kind, text.replace("fn store(", "fn store_out(") + "\n" + &store_head(&call))
+        } else {
+            let mut body = format!("    let i = m * {}u + head * {dim}u + 4u * d4;\n", out.stride);
+            for (j, part) in ["x", "y", "z", "w"].iter().enumerate() {
+                body +=
+                    &format!("    if (4u * d4 + {j}u < {dim}u) {{\n        out[i + {j}u] = value.{part};\n    }}\n");
+            }
+            ("array<f32>", store_head(&body))
+        };
+        interface.function(store);
+        interface.output(kind);
+        Ok(interface)
+    }
+
+    fn key_range(&self) -> String {
+        let first = match self.band.before {
+            Some(before) => format!("max(rows[m].y, m - min(m, {before}u))"),
+            None => "rows[m].y".to_owned(),
+        };
+        let end = match self.band.after.filter(|&after| after < 1 << 30) {
+            Some(after) => format!("min(rows[m].y + rows[m].z, m + {}u)", after + 1),
+            None => "rows[m].y + rows[m].z".to_owned(),
+        };
+        format!(
+            "fn first_key(m: u32) -> u32 {{\n    return {first};\n}}\n\nfn end_key(m: u32) -> u32 {{\n    return {end};\n}}\n"
+        )
+    }
+
+    fn flops(&self) -> Dim {
+        let per_key = 2 * i64::from(self.heads) * i64::from(self.head_dim() + self.value_dim());
+        Dim::TOKENS * (per_key * i64::from(self.max_context))
+    }
+
+    fn bytes(&self) -> Dim {
+        let width = self.q.width + self.k.width + self.v.width + self.heads * self.value_dim();
+        Dim::TOKENS * (4 * i64::from(width))
+    }
+
+    fn name(&self, tile: &str) -> String {
+        let heads = match self.kv_heads == self.heads {
+            true => format!("{}", self.heads),
+            false => format!("{}to{}", self.heads, self.kv_heads),
+        };
+        let bound = |b: Option<u32>| b.map_or("all".to_owned(), |b| b.to_string());
+        let band = match self.band {
+            Band { before: None, after: None } => String::new(),
+            Band { before, after } => format!("_band{}_{}", bound(before), bound(after)),
+        };
+        format!("attention_{heads}x{}{band}_{tile}", self.head_dim())
+    }
+}
+
+fn store_head(body: &str) -> String {
+    format!("fn store(m: u32, head: u32, d4: u32, value: vec4<f32>) {{\n{body}}}\n")
+}
+
+/// `load_name(m, head, d4)`; beyond the head's width it gives zeros if `exact`, else any finite numbers.
+fn load_head(name: &str, view: View, dim: u32, exact: bool) -> String {
+    let (stride, offset) = (view.stride, view.offset);
+    let head = format!("fn load_{name}(m: u32, head: u32, d4: u32) -> vec4<f32> {{\n");
+    if dim.is_multiple_of(4) && offset.is_multiple_of(4) {
+        let offset = if offset == 0 { String::new() } else { format!("{}u + ", offset / 4) };
+        return format!("{head}    return {name}[m * {}u + {offset}head * {}u + d4];\n}}\n", stride / 4, dim / 4);
+    }
+    let value = format!("vec4<f32>({name}[i.x], {name}[i.y], {name}[i.z], {name}[i.w])");
+    let value = match exact {
+        true => format!("select(vec4<f32>(0.0), {value}, d < vec4<u32>({dim}u))"),
+        false => value,
+    };
+    format!(
+        "{head}    let d = 4u * d4 + vec4<u32>(0u, 1u, 2u, 3u);
+    let i = m * {stride}u + {offset}u + head * {dim}u + min(d, vec4<u32>({}u));
+    return {value};\n}}\n",
+        dim - 1
+    )
+}
+
+/// The ways to compute an attention.
+pub(crate) fn candidates(operation: &Operation, target: &Target, rows: RowRange) -> Result<Vec<Choice>, KernelError> {
+    let attention = Attention::of(operation)?;
+    let typical = f64::from(rows.typical());
+    let keys = f64::from(attention.max_context).min(typical).max(1.0);
+    let work = f64::from(attention.heads * (attention.head_dim() + attention.value_dim())) * typical * keys;
+    let rates = &target.rates;
+    let mut choices = Vec::new();
+    if let Some(lanes) = target.subgroup_size {
+        for tile_rows in [4, 8, 16] {
+            for keys4 in [1, 2] {
+                // For each fused multiply-add: its share of the loads of keys and values and of the broadcasts.
+                let reuse = f64::from(tile_rows);
+                let loads = rates.scattered_load / (4.0 * reuse) + rates.load / (4.0 * reuse);
+                let broadcasts = rates.broadcast * (1.0 / f64::from(4 * keys4) + 0.25) / 2.0;
+                let idle = f64::from(attention.value_dim().div_ceil(4).next_multiple_of(lanes))
+                    / f64::from(attention.value_dim().div_ceil(4));
+                let spill = (f64::from(tile_rows * 4 * (keys4 + 1)) / f64::from(rates.registers)).max(1.0);
+                let waste = (typical / reuse).ceil() * reuse / typical;
+                let padded = (keys / f64::from(4 * keys4 * lanes)).ceil() * f64::from(4 * keys4 * lanes) / keys;
+                let each = (0.5 + 0.5 * idle) * spill + loads + broadcasts;
+                let seconds = work * each * waste * padded / rates.fmas;
+                choices.push(Choice {
+                    algorithm: Algorithm::AttentionBroadcast(AttentionTile { rows: tile_rows, keys4 }),
+                    seconds,
+                });
+            }
+        }
+    }
+    let each = 1.0 + rates.load / 4.0 + rates.workgroup_load;
+    let (tile_rows, ..) = WORKGROUP_TILE;
+    let waste = (typical / f64::from(tile_rows)).ceil() * f64::from(tile_rows) / typical;
+    choices.push(Choice { algorithm: Algorithm::AttentionWorkgroup, seconds: work * each * waste / rates.fmas });
+    Ok(choices)
+}
+
+/// Writes `attention/broadcast_tile.wgsl`.
+pub(crate) fn broadcast_tile(
+    operation: &Operation,
+    tile: AttentionTile,
+    target: &Target,
+) -> Result<Composed, KernelError> {
+    let attention = Attention::of(operation)?;
+    let lanes = target.subgroup_size.ok_or_else(|| KernelError::Algorithm("with subgroups".to_owned()))?;
+    let AttentionTile { rows, keys4 } = tile;
+    let (d4, dv4) = (attention.head_dim().div_ceil(4), attention.value_dim().div_ceil(4));
+    // Written out, the lanes of a large subgroup make too long a text.
+    let lanes_loop = if lanes <= 8 { "//# unroll" } else { "//# trips S" };
+    Draft {
+        name: attention.name(&format!("broadcast{lanes}_{rows}x{}", keys4 * 4 * lanes)),
+        source: include_str!("attention/broadcast_tile.wgsl"),
+        constants: vec![
+            ("S", lanes, "lanes of a subgroup"),
+            ("R", rows, "rows of a tile"),
+            ("B", keys4, "vec4s of keys of a lane"),
+            ("X", rows.div_ceil(lanes), "vec4s of q that a lane reads for four columns"),
+            ("D4", d4, "vec4s of columns of a head of q and k"),
+            ("DV4", dv4, "vec4s of columns of a head of v"),
+            ("C4", dv4.div_ceil(lanes), "vec4s of columns of a lane"),
+            ("G", attention.heads / attention.kv_heads, "heads of q for one of k and v"),
+            ("BLOCKS", blocks(attention.span(rows), 4 * keys4 * lanes), "the most blocks of keys"),
+        ],
+        slots: vec![("lanes", lanes_loop.to_owned())],
+        interface: attention.interface()?,
+        workgroup: lanes,
+        grid: attention_grid(&attention, rows),
+        flops: attention.flops(),
+        bytes: attention.bytes(),
+    }
+    .finish(target)
+}
+
+/// Writes `attention/workgroup_tile.wgsl`.
+pub(crate) fn workgroup_tile(operation: &Operation, target: &Target) -> Result<Composed, KernelError> {
+    let attention = Attention::of(operation)?;
+    let (rows, keys, invocations) = WORKGROUP_TILE;
+    let (d4, dv4) = (attention.head_dim().div_ceil(4), attention.value_dim().div_ceil(4));
+    Draft {
+        name: attention.name(&format!("workgroup_{rows}x{keys}")),
+        source: include_str!("attention/workgroup_tile.wgsl"),
+        constants: vec![
+            ("T", invocations, "invocations"),
+            ("R", rows, "rows"),
+            ("B", keys, "keys of a block"),
+            ("A", (rows * dv4).div_ceil(invocations), "vec4s of out of an invocation"),
+            ("D4", d4, "vec4s of columns of a head of q and k"),
+            ("DV4", dv4, "vec4s of columns of a head of v"),
+            ("G", attention.heads / attention.kv_heads, "heads of q for one of k and v"),
+            ("BLOCKS", blocks(attention.span(rows), keys), "the most blocks of keys"),
+        ],
+        slots: Vec::new(),
+        interface: attention.interface()?,
+        workgroup: invocations,
+        grid: attention_grid(&attention, rows),
+        flops: attention.flops(),
+        bytes: attention.bytes(),
+    }
+    .finish(target)
+}
+
+fn blocks(span: u64, keys: u32) -> u32 {
+    u32::try_from(span.div_ceil(u64::from(keys))).unwrap_or(u32::MAX)
+}
+
+fn attention_grid(attention: &Attention, rows: u32) -> [Groups; 3] {
+    [
+        Groups { dim: Rows::Tokens.dim(), per: rows },
+        Groups { dim: Dim::constant(i64::from(attention.heads)), per: 1 },
+        Groups::ONE,
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn masks_come_off_the_term() {
+        let mask = |before, after| Term::BandMask { before, after };
+        let add = |a, b| Term::Binary(Binary::Add, Box::new(a), Box::new(b));
+        let (rest, band) = split_mask(&add(add(mask(Some(5), None), Term::Acc), mask(Some(3), Some(0))));
+        assert_eq!(rest, Some(Term::Acc));
+        assert_eq!(band, Band { before: Some(3), after: Some(0) });
+        assert_eq!(split_mask(&mask(None, None)), (None, Band::default()));
+    }
+}

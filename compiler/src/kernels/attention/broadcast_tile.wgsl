@@ -1,0 +1,175 @@
+// Attention, tiles in registers: out[i] = Σ_j p_ij v_j with p_i = softmax_j(logit(q_i · k_j)), for each head
+//
+// q [M, H·D], k [M, H/G·D], v [M, H/G·DV], out [M, H·DV]; j runs over the rows of i's own sequence that its band sees.
+// A subgroup of S lanes takes R rows of one head through the keys that any of them sees, 4·B·S at a time, with the
+// running maximum and sum of an online softmax. A lane keeps the scores of its own keys, then its own columns of out.
+
+//# slot constants
+const S: u32 = 8u; // lanes of a subgroup
+const R: u32 = 8u; // rows of a tile
+const B: u32 = 1u; // vec4s of keys of a lane
+const X: u32 = 1u; // vec4s of q that a lane reads for four columns
+const D4: u32 = 8u; // vec4s of columns of a head of q and k
+const DV4: u32 = 8u; // vec4s of columns of a head of v
+const C4: u32 = 1u; // vec4s of columns of a lane
+const G: u32 = 1u; // heads of q for one of k and v
+const BLOCKS: u32 = 32u; // the most blocks of keys
+//# end
+const NONE: f32 = -3.0e38;
+
+//# slot bindings
+@group(0) @binding(0) var<storage, read> q: array<vec4<f32>>;
+@group(0) @binding(1) var<storage, read> k: array<vec4<f32>>;
+@group(0) @binding(2) var<storage, read> v: array<vec4<f32>>;
+@group(0) @binding(3) var<storage, read> rows: array<vec4<u32>>;
+@group(0) @binding(4) var<storage, read_write> out: array<vec4<f32>>;
+@group(0) @binding(5) var<uniform> step: vec4<u32>;
+//# end
+
+//# slot functions
+fn load_q(m: u32, head: u32, d4: u32) -> vec4<f32> {
+    return q[m * 12u * D4 + head * D4 + d4];
+}
+
+fn load_k(m: u32, head: u32, d4: u32) -> vec4<f32> {
+    return k[m * 12u * D4 + head * D4 + d4];
+}
+
+fn load_v(m: u32, head: u32, d4: u32) -> vec4<f32> {
+    return v[m * 12u * DV4 + head * DV4 + d4];
+}
+
+fn first_key(m: u32) -> u32 {
+    return rows[m].y;
+}
+
+fn end_key(m: u32) -> u32 {
+    return rows[m].y + rows[m].z;
+}
+
+fn logit(acc: vec4<f32>) -> vec4<f32> {
+    return acc;
+}
+
+fn store(m: u32, head: u32, d4: u32, value: vec4<f32>) {
+    out[m * 12u * DV4 + head * DV4 + d4] = value;
+}
+//# end
+
+@compute @workgroup_size(S)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(subgroup_invocation_id) lane: u32) {
+    let m0 = group.x * R;
+    let head = group.y;
+    let last = min(m0 + R, step.x) - 1u;
+    let begin = first_key(m0);
+    let end = end_key(last);
+    var first: array<u32, R>;
+    var count: array<u32, R>;
+    var top: array<f32, R>;
+    var total: array<f32, R>;
+    //# unroll
+    for (var r = 0u; r < R; r++) {
+        let m = min(m0 + r, last);
+        first[r] = first_key(m);
+        count[r] = end_key(m) - first[r];
+        top[r] = NONE;
+    }
+    var acc: array<vec4<f32>, R * C4>;
+    //# trips BLOCKS
+    for (var key0 = begin; key0 < end; key0 += 4u * B * S) {
+        var score: array<vec4<f32>, R * B>;
+        //# trips D4
+        for (var d4 = 0u; d4 < D4; d4++) {
+            var qs: array<vec4<f32>, X>;
+            //# unroll
+            for (var i = 0u; i < X; i++) {
+                qs[i] = load_q(m0 + (i * S + lane) % R, head, d4);
+            }
+            //# unroll
+            for (var b = 0u; b < B; b++) {
+                let key = key0 + b * 4u * S + lane;
+                let k0 = load_k(min(key, end - 1u), head / G, d4);
+                let k1 = load_k(min(key + S, end - 1u), head / G, d4);
+                let k2 = load_k(min(key + 2u * S, end - 1u), head / G, d4);
+                let k3 = load_k(min(key + 3u * S, end - 1u), head / G, d4);
+                let kx = vec4<f32>(k0.x, k1.x, k2.x, k3.x);
+                let ky = vec4<f32>(k0.y, k1.y, k2.y, k3.y);
+                let kz = vec4<f32>(k0.z, k1.z, k2.z, k3.z);
+                let kw = vec4<f32>(k0.w, k1.w, k2.w, k3.w);
+                //# unroll
+                for (var r = 0u; r < R; r++) {
+                    let qr = subgroupShuffle(qs[r / S], r % S);
+                    score[r * B + b] = fma(vec4<f32>(qr.x), kx, score[r * B + b]);
+                    score[r * B + b] = fma(vec4<f32>(qr.y), ky, score[r * B + b]);
+                    score[r * B + b] = fma(vec4<f32>(qr.z), kz, score[r * B + b]);
+                    score[r * B + b] = fma(vec4<f32>(qr.w), kw, score[r * B + b]);
+                }
+            }
+        }
+        //# unroll
+        for (var r = 0u; r < R; r++) {
+            var best = NONE;
+            //# unroll
+            for (var b = 0u; b < B; b++) {
+                let key = vec4<u32>(key0 + b * 4u * S + lane) + vec4<u32>(0u, S, 2u * S, 3u * S);
+                let seen = key - first[r] < vec4<u32>(count[r]);
+                let s = select(vec4<f32>(NONE), logit(score[r * B + b]), seen);
+                score[r * B + b] = s;
+                best = max(best, max(max(s.x, s.y), max(s.z, s.w)));
+            }
+            //# unroll
+            for (var o = 1u; o < S; o *= 2) {
+                best = max(best, subgroupShuffleXor(best, o));
+            }
+            // Before a row's first own key, top is NONE and weights are 1: what they add is multiplied by 0 later.
+            let next = max(top[r], best);
+            let factor = exp(top[r] - next);
+            top[r] = next;
+            total[r] *= factor;
+            //# unroll
+            for (var b = 0u; b < B; b++) {
+                score[r * B + b] = exp(score[r * B + b] - next);
+                total[r] += dot(score[r * B + b], vec4<f32>(1.0));
+            }
+            //# unroll
+            for (var c = 0u; c < C4; c++) {
+                acc[r * C4 + c] *= factor;
+            }
+        }
+        //# unroll
+        for (var b = 0u; b < B; b++) {
+            //# unroll
+            for (var j = 0u; j < 4u; j++) {
+                //# slot lanes
+                //# unroll
+                //# end
+                for (var l = 0u; l < S; l++) {
+                    let key = min(key0 + (b * 4u + j) * S + l, end - 1u);
+                    //# unroll
+                    for (var c = 0u; c < C4; c++) {
+                        let value = load_v(key, head / G, min(lane + c * S, DV4 - 1u));
+                        //# unroll
+                        for (var r = 0u; r < R; r++) {
+                            let p = subgroupShuffle(score[r * B + b][j], l);
+                            acc[r * C4 + c] = fma(vec4<f32>(p), value, acc[r * C4 + c]);
+                        }
+                    }
+                }
+            }
+        }
+    }
+    //# unroll
+    for (var r = 0u; r < R; r++) {
+        var sum = total[r];
+        //# unroll
+        for (var o = 1u; o < S; o *= 2) {
+            sum += subgroupShuffleXor(sum, o);
+        }
+        //# unroll
+        for (var c = 0u; c < C4; c++) {
+            if (m0 + r < step.x && lane + c * S < DV4) {
+                store(m0 + r, head, lane + c * S, acc[r * C4 + c] / sum);
+            }
+        }
+    }
+}

@@ -1,0 +1,349 @@
+//! From an operation to a kernel: candidates, choice, composition.
+
+use warpweft_plan::{Binding, Dim, Groups};
+
+use super::interface::{Bound, Interface};
+use super::rowwise::Rope;
+use super::spec::Operation;
+use super::{KernelError, attention, linear, rowwise, template, unroll, validate};
+use crate::target::Target;
+
+/// What a binding of a composed kernel is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Slot {
+    /// The input of a linear, pool or rope.
+    X,
+    /// The weight of a linear.
+    W,
+    /// Its second weight, where paired.
+    W2,
+    /// Queries.
+    Q,
+    /// Keys.
+    K,
+    /// Values.
+    V,
+    /// The operand of that index; of a gather, its table.
+    Operand(usize),
+    /// Frequencies of a rope.
+    Frequencies,
+    /// The table of token ids.
+    Ids,
+    /// The table of rows.
+    Rows,
+    /// The table of sequences.
+    Sequences,
+    /// The result.
+    Out,
+    /// The step's sizes.
+    Step,
+}
+
+/// The numbers of rows for which a kernel is made; it is right for any other number too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct RowRange {
+    /// Least number of rows.
+    pub min: u32,
+    /// Greatest number of rows; `None` is any number.
+    pub max: Option<u32>,
+}
+
+impl RowRange {
+    /// The number of rows that costs are computed for.
+    pub fn typical(self) -> u32 {
+        match self.max {
+            Some(max) => max.max(1),
+            None => self.min.max(1024),
+        }
+    }
+}
+
+/// An algorithm and its tile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Algorithm {
+    /// `linear/broadcast_tile.wgsl`
+    LinearBroadcast(linear::BroadcastTile),
+    /// `linear/workgroup_tile.wgsl`
+    LinearWorkgroup(linear::WorkgroupTile),
+    /// `linear/split_dot.wgsl`
+    LinearSplit(linear::SplitDot),
+    /// `attention/broadcast_tile.wgsl`
+    AttentionBroadcast(attention::AttentionTile),
+    /// `attention/workgroup_tile.wgsl`
+    AttentionWorkgroup,
+    /// `normalize/subgroup.wgsl`
+    NormalizeSubgroup,
+    /// `normalize/workgroup.wgsl`
+    NormalizeWorkgroup {
+        /// Invocations, a power of two.
+        invocations: u32,
+    },
+    /// The only one that a map, pool or rope has.
+    Only,
+}
+
+/// A way to compute an operation.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Choice {
+    /// How.
+    pub algorithm: Algorithm,
+    /// Estimated time on the target for the typical number of rows, without the charge for a dispatch.
+    pub seconds: f64,
+}
+
+/// A kernel, and what a step needs to know to dispatch it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Composed {
+    /// Operation, algorithm and what distinguishes it. Equal names don't imply equal kernels: compare the text.
+    pub name: String,
+    /// Complete WGSL.
+    pub wgsl: String,
+    /// Invocations in a workgroup.
+    pub workgroup: [u32; 3],
+    /// Binding `i` is `@binding(i)`.
+    pub bindings: Vec<Binding>,
+    /// What each binding is for, in the same order.
+    pub slots: Vec<Slot>,
+    /// Workgroups.
+    pub grid: [Groups; 3],
+    /// The most loop iterations that one invocation makes.
+    pub loop_trips: u64,
+    /// Floating-point operations.
+    pub flops: Dim,
+    /// Bytes to move at the least.
+    pub bytes: Dim,
+}
+
+/// The algorithms for an operation, cheapest first.
+///
+/// # Errors
+/// Sizes that don't fit together.
+pub fn candidates(operation: &Operation, target: &Target, rows: RowRange) -> Result<Vec<Choice>, KernelError> {
+    let mut choices = match operation {
+        Operation::Linear { .. } => linear::candidates(operation, target, rows)?,
+        Operation::Attention { .. } => attention::candidates(operation, target, rows)?,
+        Operation::Normalize { .. } => rowwise::normalize_candidates(operation, target, rows)?,
+        Operation::Map { .. } | Operation::Pool { .. } | Operation::Rope { .. } => {
+            vec![Choice { algorithm: Algorithm::Only, seconds: 0.0 }]
+        }
+    };
+    choices.sort_by(|a, b| a.seconds.total_cmp(&b.seconds));
+    Ok(choices)
+}
+
+/// Writes the kernel of one choice.
+///
+/// # Errors
+/// What the target cannot do; sizes and terms that cannot be; text that naga refuses.
+pub fn compose(operation: &Operation, choice: Choice, target: &Target) -> Result<Composed, KernelError> {
+    let composed = match choice.algorithm {
+        Algorithm::LinearBroadcast(tile) => linear::broadcast_tile(operation, tile, target),
+        Algorithm::LinearWorkgroup(tile) => linear::workgroup_tile(operation, tile, target),
+        Algorithm::LinearSplit(split) => linear::split_dot(operation, split, target),
+        Algorithm::AttentionBroadcast(tile) => attention::broadcast_tile(operation, tile, target),
+        Algorithm::AttentionWorkgroup => attention::workgroup_tile(operation, target),
+        Algorithm::NormalizeSubgroup => rowwise::normalize(operation, None, target),
+        Algorithm::NormalizeWorkgroup { invocations } => rowwise::normalize(operation, Some(invocations), target),
+        Algorithm::Only => only(operation, target),
+    }?;
+    validate::validate(&composed, target)?;
+    Ok(composed)
+}
+
+fn only(operation: &Operation, target: &Target) -> Result<Composed, KernelError> {
+    match operation {
+        Operation::Map { width, term, operands, rows } => rowwise::map((*width, term, operands, *rows), target),
+        Operation::Pool { pool, x, max_context } => rowwise::pool((*pool, *x, *max_context), target),
+        Operation::Rope { x, heads, rotary, interleaved, scale } => {
+            let rope = Rope { x: *x, heads: *heads, rotary: *rotary, interleaved: *interleaved, scale: *scale };
+            rowwise::rope(rope, target)
+        }
+        _ => Err(KernelError::Algorithm("for an operation with several".to_owned())),
+    }
+}
+
+/// The cheapest kernel that the target can run.
+///
+/// # Errors
+/// Why the last candidate is impossible, if all are.
+pub fn lower(operation: &Operation, target: &Target, rows: RowRange) -> Result<Composed, KernelError> {
+    let mut error = KernelError::Algorithm(format!("on {}", target.name));
+    for choice in candidates(operation, target, rows)? {
+        match compose(operation, choice, target) {
+            Ok(composed) => return Ok(composed),
+            Err(e) => error = e,
+        }
+    }
+    Err(error)
+}
+
+/// Sizes and costs of a kernel that is being written.
+pub(crate) struct Draft<'a> {
+    pub(crate) name: String,
+    pub(crate) source: &'a str,
+    /// `(name, value, meaning)`
+    pub(crate) constants: Vec<(&'static str, u32, &'static str)>,
+    pub(crate) slots: Vec<(&'static str, String)>,
+    pub(crate) interface: Interface,
+    pub(crate) workgroup: u32,
+    pub(crate) grid: [Groups; 3],
+    pub(crate) flops: Dim,
+    pub(crate) bytes: Dim,
+}
+
+impl Draft<'_> {
+    /// Fills the slots, unrolls and checks the limits.
+    pub(crate) fn finish(mut self, target: &Target) -> Result<Composed, KernelError> {
+        let Bound { slots, bindings, declarations, functions } = self.interface.finish(target)?;
+        let constants = self.constants.iter().map(|(name, value, meaning)| {
+            let comment = if meaning.is_empty() { String::new() } else { format!(" // {meaning}") };
+            format!("const {name}: u32 = {value}u;{comment}\n")
+        });
+        self.slots.push(("constants", constants.collect()));
+        self.slots.push(("bindings", declarations));
+        self.slots.push(("functions", functions));
+        let text = template::fill(self.source, &self.slots)?;
+        let unroll::Unrolled { wgsl, trips } = unroll::unroll(&text)?;
+        if trips > target.limits.loop_trips {
+            return Err(KernelError::LoopTrips { trips, limit: target.limits.loop_trips });
+        }
+        let enable: String = target.enable.iter().map(|e| format!("enable {e};\n")).collect();
+        Ok(Composed {
+            name: self.name,
+            wgsl: enable + &wgsl,
+            workgroup: [self.workgroup, 1, 1],
+            bindings,
+            slots,
+            grid: self.grid,
+            loop_trips: trips,
+            flops: self.flops,
+            bytes: self.bytes,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic)]
+    use super::*;
+    use crate::formats::Format;
+    use crate::kernels::spec::*;
+
+    const FILES: [(&str, &str); 10] = [
+        ("linear/broadcast_tile", include_str!("linear/broadcast_tile.wgsl")),
+        ("linear/workgroup_tile", include_str!("linear/workgroup_tile.wgsl")),
+        ("linear/split_dot", include_str!("linear/split_dot.wgsl")),
+        ("attention/broadcast_tile", include_str!("attention/broadcast_tile.wgsl")),
+        ("attention/workgroup_tile", include_str!("attention/workgroup_tile.wgsl")),
+        ("normalize/subgroup", include_str!("normalize/subgroup.wgsl")),
+        ("normalize/workgroup", include_str!("normalize/workgroup.wgsl")),
+        ("map/pointwise", include_str!("map/pointwise.wgsl")),
+        ("pool/columns", include_str!("pool/columns.wgsl")),
+        ("rope/rotate", include_str!("rope/rotate.wgsl")),
+    ];
+
+    #[test]
+    fn every_file_is_a_kernel_as_it_stands() {
+        for (name, source) in FILES {
+            if let Err(error) = validate::check(source, true) {
+                panic!("{name}: {error}");
+            }
+            let filled = unroll::unroll(&template::fill(source, &[]).unwrap()).unwrap().wgsl;
+            if let Err(error) = validate::check(&filled, true) {
+                panic!("{name} unrolled: {error}");
+            }
+        }
+    }
+
+    fn operations() -> Vec<Operation> {
+        let bias = || Term::Binary(Binary::Add, Box::new(Term::Acc), Box::new(Term::Operand(0)));
+        let gelu = Term::Unary(Unary::Gelu, Box::new(bias()));
+        let gate =
+            Term::Binary(Binary::Mul, Box::new(Term::Unary(Unary::Silu, Box::new(Term::Acc))), Box::new(Term::Acc2));
+        let linear = |format, paired, term, operands| Operation::Linear {
+            x: View::whole(60),
+            n: 30,
+            format,
+            paired,
+            term,
+            operands,
+            out: View::whole(30),
+            rows: Rows::Tokens,
+        };
+        let attention = |dim: u32, kv_heads| {
+            let scale = Term::Binary(Binary::Mul, Box::new(Term::Acc), Box::new(Term::Constant(0.25)));
+            let mask = Term::BandMask { before: Some(4), after: Some(4) };
+            Operation::Attention {
+                q: View { width: 4 * dim, stride: (12 * dim).next_multiple_of(8), offset: 0 },
+                k: View { width: kv_heads * dim, stride: (12 * dim).next_multiple_of(8), offset: 4 * dim },
+                v: View { width: kv_heads * dim, stride: (12 * dim).next_multiple_of(8), offset: 8 * dim },
+                heads: 4,
+                kv_heads,
+                term: Term::Binary(Binary::Add, Box::new(scale), Box::new(mask)),
+                max_context: 512,
+            }
+        };
+        let gather = |format, first, index| Operand::Gather { format, first, rows: 100, index };
+        let normalize = |norm, width| Operation::Normalize {
+            norm,
+            eps: 1e-12,
+            width,
+            input: Term::Binary(Binary::Add, Box::new(Term::Operand(0)), Box::new(Term::Operand(1))),
+            term: Term::Binary(Binary::Mul, Box::new(Term::Acc), Box::new(Term::Operand(2))),
+            operands: vec![
+                gather(Format::F16, 7, Index::Ids),
+                gather(Format::F32, 0, Index::Positions),
+                Operand::Vector,
+            ],
+            rows: Rows::Tokens,
+        };
+        let mut operations = vec![
+            linear(Format::Bf16, true, gate, Vec::new()),
+            attention(32, 4),
+            attention(15, 2),
+            attention(256, 1),
+            normalize(Norm::Layer, 384),
+            normalize(Norm::Rms, 60),
+            normalize(Norm::L2, 3000),
+            Operation::Map {
+                width: 13,
+                term: Term::Unary(Unary::GeluTanh, Box::new(Term::Operand(0))),
+                operands: vec![Operand::Matrix(View { width: 13, stride: 40, offset: 5 })],
+                rows: Rows::Sequences,
+            },
+        ];
+        operations.extend(Format::ALL.map(|f| linear(f, false, gelu.clone(), vec![Operand::Vector])));
+        for pool in [Pool::Mean, Pool::First, Pool::Max] {
+            operations.push(Operation::Pool { pool, x: View::whole(20), max_context: 512 });
+        }
+        for interleaved in [false, true] {
+            let (x, heads, rotary, scale) = (View::whole(40), 2, 16, 1.5);
+            operations.push(Operation::Rope { x, heads, rotary, interleaved, scale });
+        }
+        operations
+    }
+
+    #[test]
+    fn every_candidate_is_valid_on_every_target() {
+        for target in Target::all() {
+            for operation in operations() {
+                let rows = RowRange { min: 1, max: Some(64) };
+                let choices = candidates(&operation, target, rows).unwrap();
+                assert!(!choices.is_empty());
+                for choice in choices {
+                    let kernel = match compose(&operation, choice, target) {
+                        Ok(kernel) => kernel,
+                        Err(error) => panic!("{choice:?} on {}: {error}", target.name),
+                    };
+                    assert_eq!(kernel.slots.len(), kernel.bindings.len());
+                    assert_eq!(kernel.slots.last(), Some(&Slot::Step), "{}", kernel.name);
+                    assert_eq!(kernel.slots[kernel.slots.len() - 2], Slot::Out);
+                    assert!(kernel.loop_trips <= 65535);
+                    assert!(kernel.workgroup.iter().product::<u32>() <= target.limits.workgroup_invocations);
+                }
+                let lowered = lower(&operation, target, rows).unwrap();
+                assert_eq!(lowered, lower(&operation, target, rows).unwrap(), "the choice is deterministic");
+            }
+        }
+    }
+}

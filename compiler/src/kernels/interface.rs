@@ -1,0 +1,252 @@
+//! The bindings of a kernel and the functions that read and write them.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+
+use warpweft_plan::{Access, Binding, PAD};
+
+use super::spec::{Index, Operand, Rows, Term, View};
+use super::term::{Function, expression, reads};
+use super::{KernelError, Slot};
+use crate::formats::Format;
+use crate::target::Target;
+
+/// Collects bindings in their order, and the text of the functions over them.
+#[derive(Default)]
+pub(crate) struct Interface {
+    bindings: Vec<(Slot, String, Access, String)>,
+    functions: Vec<String>,
+    formats: BTreeSet<Format>,
+    library: BTreeSet<Function>,
+    kept: Vec<String>,
+    operands: usize,
+}
+
+/// What an [`Interface`] comes to.
+pub(crate) struct Bound {
+    pub(crate) slots: Vec<Slot>,
+    pub(crate) bindings: Vec<Binding>,
+    /// Text of the slot `bindings`.
+    pub(crate) declarations: String,
+    /// Text of the slot `functions`.
+    pub(crate) functions: String,
+}
+
+impl Interface {
+    /// Adds a binding. A table that is bound already is not bound again.
+    pub(crate) fn bind(&mut self, slot: Slot, name: &str, access: Access, kind: &str) {
+        if !self.bindings.iter().any(|(_, other, ..)| other == name) {
+            self.bindings.push((slot, name.to_owned(), access, kind.to_owned()));
+        }
+    }
+
+    /// Adds the text of a function.
+    pub(crate) fn function(&mut self, text: String) {
+        self.functions.push(text);
+    }
+
+    /// Binds a matrix and defines `load_name(m, n4) -> vec4<f32>`, which may be asked for any `n4` and gives finite
+    /// numbers beyond the view's width.
+    pub(crate) fn view(&mut self, slot: Slot, name: &str, view: View) -> Result<(), KernelError> {
+        check_view(name, view)?;
+        self.bind(slot, name, Access::Read, view_type(view));
+        self.function(load_view(name, view));
+        Ok(())
+    }
+
+    /// Binds the operands `e0`, `e1`… of an operation and defines `load_e0(m, n4)`…
+    pub(crate) fn operands(&mut self, operands: &[Operand], width: u32, rows: Rows) -> Result<(), KernelError> {
+        self.operands = operands.len();
+        for (i, operand) in operands.iter().enumerate() {
+            let name = format!("e{i}");
+            match *operand {
+                Operand::Vector => {
+                    self.bind(Slot::Operand(i), &name, Access::Read, "array<vec4<f32>>");
+                    self.function(format!(
+                        "fn load_{name}(m: u32, n4: u32) -> vec4<f32> {{\n    return {name}[n4];\n}}\n"
+                    ));
+                }
+                Operand::Matrix(view) => {
+                    if view.width < width {
+                        return Err(KernelError::Shape(format!("operand {i} is {} wide, not {width}", view.width)));
+                    }
+                    self.view(Slot::Operand(i), &name, view)?;
+                }
+                Operand::Gather { format, first, rows: window, .. } => {
+                    if rows != Rows::Tokens || window == 0 {
+                        return Err(KernelError::Shape(format!("operand {i} gathers without tokens or rows")));
+                    }
+                    self.formats.insert(format);
+                    self.bind(Slot::Operand(i), &name, Access::Read, &format!("array<{}>", format.packed()));
+                    let k8 = width.div_ceil(PAD as u32);
+                    let suffix = format.name();
+                    self.kept.push(format!("index_{name}(m) < {window}u"));
+                    self.function(format!(
+                        "fn load_{name}(m: u32, n4: u32) -> vec4<f32> {{
+    let packed = {name}[min(index_{name}(m), {last}u) * {k8}u + n4 / 2u];
+    return select(low_{suffix}(packed), high_{suffix}(packed), n4 % 2u == 1u);
+}}
+",
+                        last = window - 1,
+                    ));
+                    let _ = first;
+                }
+            }
+        }
+        for (i, operand) in operands.iter().enumerate() {
+            let Operand::Gather { first, index, .. } = *operand else { continue };
+            let index = match index {
+                Index::Ids => {
+                    self.bind(Slot::Ids, "ids", Access::Read, "array<u32>");
+                    "ids[m]"
+                }
+                Index::Positions => {
+                    self.rows_table();
+                    "rows[m].x"
+                }
+            };
+            let first = if first == 0 { String::new() } else { format!(" - {first}u") };
+            self.function(format!("fn index_e{i}(m: u32) -> u32 {{\n    return {index}{first};\n}}\n"));
+        }
+        Ok(())
+    }
+
+    /// Binds the table of rows.
+    pub(crate) fn rows_table(&mut self) {
+        self.bind(Slot::Rows, "rows", Access::Read, "array<vec4<u32>>");
+    }
+
+    /// Uses a weight format.
+    pub(crate) fn format(&mut self, format: Format) {
+        self.formats.insert(format);
+    }
+
+    /// Defines a function `name` of `(m, n4, acc)`, and `acc2` where the term reads it, from a term.
+    pub(crate) fn epilogue(&mut self, name: &str, term: &Term) -> Result<(), KernelError> {
+        let value = expression(term, self.operands, &mut self.library)?;
+        let acc2 = if reads(term, &Term::Acc2) { ", acc2: vec4<f32>" } else { "" };
+        self.function(format!(
+            "fn {name}(m: u32, n4: u32, acc: vec4<f32>{acc2}) -> vec4<f32> {{\n    return {value};\n}}\n"
+        ));
+        Ok(())
+    }
+
+    /// Binds the result and the step, and defines `kept(m)`, whether row m is to be written, and
+    /// `store(m, n4, value)`, which leaves other columns of the matrix alone.
+    pub(crate) fn result(&mut self, out: View, rows: Rows) -> Result<(), KernelError> {
+        check_view("out", out)?;
+        let (kind, text) = store_view(out);
+        self.output(kind);
+        let count = match rows {
+            Rows::Tokens => "step.x",
+            Rows::Sequences => "step.y",
+        };
+        let mut kept = vec![format!("m < {count}")];
+        kept.append(&mut self.kept);
+        self.function(format!("fn kept(m: u32) -> bool {{\n    return {};\n}}\n", kept.join(" && ")));
+        self.function(text);
+        Ok(())
+    }
+
+    /// Binds the result, of that type, and the step.
+    pub(crate) fn output(&mut self, kind: &str) {
+        self.bind(Slot::Out, "out", Access::ReadWrite, kind);
+        self.bind(Slot::Step, "step", Access::Uniform, "vec4<u32>");
+    }
+
+    /// Uses functions of the library.
+    pub(crate) fn library(&mut self, functions: BTreeSet<Function>) {
+        self.library.extend(functions);
+    }
+
+    /// Numbers the bindings and checks them against the target's limits.
+    pub(crate) fn finish(self, target: &Target) -> Result<Bound, KernelError> {
+        let storage = self.bindings.iter().filter(|b| b.2 != Access::Uniform).count() as u32;
+        if storage > target.limits.storage_buffers {
+            return Err(KernelError::StorageBuffers { need: storage, limit: target.limits.storage_buffers });
+        }
+        let mut declarations = String::new();
+        let (mut slots, mut bindings) = (Vec::new(), Vec::new());
+        for (number, (slot, name, access, kind)) in self.bindings.into_iter().enumerate() {
+            let space = match access {
+                Access::Read => "storage, read",
+                Access::ReadWrite => "storage, read_write",
+                Access::Uniform => "uniform",
+            };
+            let _ = writeln!(declarations, "@group(0) @binding({number}) var<{space}> {name}: {kind};");
+            slots.push(slot);
+            bindings.push(Binding { name, access });
+        }
+        let formats = self.formats.iter().map(|f| f.wgsl());
+        let library = self.library.iter().map(|f| f.wgsl());
+        let functions: Vec<&str> = formats.chain(library).chain(self.functions.iter().map(String::as_str)).collect();
+        Ok(Bound { slots, bindings, declarations, functions: functions.join("\n") })
+    }
+}
+
+/// An error where a view is empty, misplaced or not padded.
+pub(crate) fn check_view(name: &str, view: View) -> Result<(), KernelError> {
+    let fits = view.offset.checked_add(view.width).is_some_and(|end| end <= view.stride);
+    if view.width == 0 || !fits || !view.stride.is_multiple_of(PAD as u32) {
+        return Err(KernelError::Shape(format!("{name} is {view:?}")));
+    }
+    Ok(())
+}
+
+/// Whether the view's columns can be read four at a time.
+fn by_four(view: View) -> bool {
+    view.offset.is_multiple_of(4)
+}
+
+pub(crate) fn view_type(view: View) -> &'static str {
+    if by_four(view) { "array<vec4<f32>>" } else { "array<f32>" }
+}
+
+fn load_view(name: &str, view: View) -> String {
+    let (stride, offset, width) = (view.stride, view.offset, view.width);
+    if by_four(view) {
+        let last = (stride - offset) / 4 - 1;
+        let column = if last + 1 < width.next_multiple_of(PAD as u32) / 4 {
+            format!("min(n4, {last}u)")
+        } else {
+            "n4".to_owned()
+        };
+        let offset = if offset == 0 { String::new() } else { format!("{}u + ", offset / 4) };
+        return format!(
+            "fn load_{name}(m: u32, n4: u32) -> vec4<f32> {{\n    return {name}[m * {}u + {offset}{column}];\n}}\n",
+            stride / 4
+        );
+    }
+    format!(
+        "fn load_{name}(m: u32, n4: u32) -> vec4<f32> {{
+    let i = m * {stride}u + {offset}u + min(4u * n4 + vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>({last}u));
+    return vec4<f32>({name}[i.x], {name}[i.y], {name}[i.z], {name}[i.w]);
+}}
+",
+        last = width - 1
+    )
+}
+
+/// The type of the binding `out` and the function that writes four columns of it.
+pub(crate) fn store_view(view: View) -> (&'static str, String) {
+    let (stride, offset, width) = (view.stride, view.offset, view.width);
+    let head = "fn store(m: u32, n4: u32, value: vec4<f32>) {\n";
+    if view == View::whole(width) && !width.is_multiple_of(4) {
+        let text = format!(
+            "{head}    let inside = 4u * n4 + vec4<u32>(0u, 1u, 2u, 3u) < vec4<u32>({width}u);
+    out[m * {}u + n4] = select(vec4<f32>(0.0), value, inside);\n}}\n",
+            stride / 4
+        );
+        return ("array<vec4<f32>>", text);
+    }
+    if by_four(view) && width.is_multiple_of(4) {
+        let offset = if offset == 0 { String::new() } else { format!("{}u + ", offset / 4) };
+        return ("array<vec4<f32>>", format!("{head}    out[m * {}u + {offset}n4] = value;\n}}\n", stride / 4));
+    }
+    let mut text = format!("{head}    let i = m * {stride}u + {offset}u + 4u * n4;\n");
+    for (j, part) in ["x", "y", "z", "w"].iter().enumerate() {
+        let _ = writeln!(text, "    if (4u * n4 + {j}u < {width}u) {{\n        out[i + {j}u] = value.{part};\n    }}");
+    }
+    text.push_str("}\n");
+    ("array<f32>", text)
+}

@@ -1,0 +1,338 @@
+//! Contractions: `out[m, n] = epilogue(Σ_k x[m, k] · w[n, k])`.
+
+use warpweft_plan::{Access, Dim, Groups, PAD};
+
+use super::KernelError;
+use super::compose::{Algorithm, Choice, Composed, Draft, RowRange, Slot};
+use super::interface::{Interface, check_view};
+use super::spec::{Operand, Operation, Rows, Term, View};
+use super::term::reads;
+use crate::formats::Format;
+use crate::target::Target;
+
+/// A tile in registers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct BroadcastTile {
+    /// Rows.
+    pub rows: u32,
+    /// vec4s of columns of a lane.
+    pub columns4: u32,
+    /// Octets of k in one iteration.
+    pub octets: u32,
+}
+
+/// A tile in workgroup memory, made by 64 invocations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct WorkgroupTile {
+    /// Rows of an invocation; the tile has eight times as many.
+    pub rows: u32,
+    /// Octets of k at a time.
+    pub octets: u32,
+}
+
+/// Dot products shared by neighbouring invocations, 64 in a workgroup.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct SplitDot {
+    /// Rows.
+    pub rows: u32,
+    /// Invocations that share four columns.
+    pub shares: u32,
+}
+
+/// Invocations of a workgroup that uses workgroup memory.
+const INVOCATIONS: u32 = 64;
+
+/// The same along columns; the others are along rows.
+const ALONG_COLUMNS: u32 = 8;
+
+/// The fields of [`Operation::Linear`].
+struct Linear<'a> {
+    x: View,
+    n: u32,
+    format: Format,
+    paired: bool,
+    term: &'a Term,
+    operands: &'a [Operand],
+    out: View,
+    rows: Rows,
+}
+
+impl<'a> Linear<'a> {
+    fn of(operation: &'a Operation) -> Result<Linear<'a>, KernelError> {
+        let Operation::Linear { x, n, format, paired, term, operands, out, rows } = operation else {
+            return Err(KernelError::Algorithm("linear for another operation".to_owned()));
+        };
+        check_view("x", *x)?;
+        check_view("out", *out)?;
+        if out.width != *n {
+            return Err(KernelError::Shape(format!("out is {} wide, not {n}", out.width)));
+        }
+        if reads(term, &Term::Acc2) && !paired {
+            return Err(KernelError::Term("a second accumulator without a second weight".to_owned()));
+        }
+        Ok(Linear { x: *x, n: *n, format: *format, paired: *paired, term, operands, out: *out, rows: *rows })
+    }
+
+    fn weights(&self) -> u32 {
+        1 + u32::from(self.paired)
+    }
+
+    fn k8(&self) -> u32 {
+        self.x.width.div_ceil(PAD as u32)
+    }
+
+    fn n4(&self) -> u32 {
+        self.n.div_ceil(4)
+    }
+
+    /// Bindings and functions, in binding order: x, w, w2, operands, tables, out, step.
+    fn interface(&self) -> Result<Interface, KernelError> {
+        let mut interface = Interface::default();
+        interface.view(Slot::X, "x", self.x)?;
+        interface.format(self.format);
+        let (kind, suffix) = (self.format.packed(), self.format.name());
+        interface.bind(Slot::W, "w", Access::Read, &format!("array<{kind}>"));
+        if self.paired {
+            interface.bind(Slot::W2, "w2", Access::Read, &format!("array<{kind}>"));
+        }
+        let second = if self.paired { "    if (p == 1u) {\n        return w2[n * K8 + k8];\n    }\n" } else { "" };
+        interface.function(format!(
+            "alias Packed = {kind};
+
+fn load_w(p: u32, n: u32, k8: u32) -> Packed {{
+{second}    return w[n * K8 + k8];
+}}
+
+fn unpack(packed: Packed, h: u32) -> vec4<f32> {{
+    if (h == 1u) {{
+        return high_{suffix}(packed);
+    }}
+    return low_{suffix}(packed);
+}}
+"
+        ));
+        interface.operands(self.operands, self.n, self.rows)?;
+        interface.epilogue("epilogue", self.term)?;
+        interface.result(self.out, self.rows)?;
+        Ok(interface)
+    }
+
+    fn flops(&self) -> Dim {
+        let per_row = 2 * i64::from(self.weights()) * i64::from(self.n) * i64::from(self.x.width);
+        self.rows.dim() * per_row
+    }
+
+    fn bytes(&self) -> Dim {
+        let weight = i64::from(self.weights() * self.format.bytes()) * i64::from(self.n) * i64::from(self.x.width);
+        let operands: Dim =
+            self.operands.iter().fold(Dim::default(), |sum, o| sum + operand_bytes(o, self.n, self.rows));
+        Dim::constant(weight) + operands + self.rows.dim() * (4 * i64::from(self.x.width + self.n))
+    }
+
+    /// The slot `result` of a kernel with two accumulators.
+    fn result(&self, column: &str, acc: &str, acc2: &str) -> Vec<(&'static str, String)> {
+        match reads(self.term, &Term::Acc2) {
+            true => vec![("result", format!("store(m, {column}, epilogue(m, {column}, {acc}, {acc2}));"))],
+            false => Vec::new(),
+        }
+    }
+
+    /// Workgroups of `columns4` vec4s of columns and `rows` rows.
+    fn grid(&self, columns4: u32, rows: u32) -> [Groups; 3] {
+        let x = Groups { dim: Dim::constant(i64::from(self.n4())), per: columns4 };
+        [x, Groups { dim: self.rows.dim(), per: rows }, Groups::ONE]
+    }
+
+    fn name(&self, tile: &str) -> String {
+        let acc2 = if self.paired { "_paired" } else { "" };
+        format!("linear_{}{acc2}_{}x{}_{tile}", self.format.name(), self.x.width, self.n)
+    }
+}
+
+/// Bytes of an operand that a kernel of `width` columns must read.
+pub(crate) fn operand_bytes(operand: &Operand, width: u32, rows: Rows) -> Dim {
+    match operand {
+        Operand::Vector => Dim::constant(4 * i64::from(width)),
+        Operand::Matrix(_) => rows.dim() * (4 * i64::from(width)),
+        Operand::Gather { format, .. } => rows.dim() * (i64::from(format.bytes()) * i64::from(width)),
+    }
+}
+
+/// The ways to compute a linear.
+pub(crate) fn candidates(operation: &Operation, target: &Target, rows: RowRange) -> Result<Vec<Choice>, KernelError> {
+    let linear = Linear::of(operation)?;
+    let mut choices = Vec::new();
+    if let Some(lanes) = target.subgroup_size {
+        for rows_of_tile in [1, 2, 4, 8, 16, 32] {
+            for columns4 in [1, 2] {
+                let octets = octets_per_iteration(linear.k8(), rows_of_tile, lanes);
+                let tile = BroadcastTile { rows: rows_of_tile, columns4, octets };
+                let seconds = tile.seconds(&linear, target, lanes, rows.typical());
+                choices.push(Choice { algorithm: Algorithm::LinearBroadcast(tile), seconds });
+            }
+        }
+    }
+    for rows_each in [1, 2, 4, 8] {
+        let octets = if linear.k8().is_multiple_of(2) { 2 } else { 1 };
+        let tile = WorkgroupTile { rows: rows_each, octets };
+        choices.push(Choice {
+            algorithm: Algorithm::LinearWorkgroup(tile),
+            seconds: tile.seconds(&linear, target, rows.typical()),
+        });
+    }
+    for rows_each in [1, 2, 4] {
+        let split = SplitDot { rows: rows_each, shares: if linear.k8() >= 32 { 16 } else { 8 } };
+        choices.push(Choice {
+            algorithm: Algorithm::LinearSplit(split),
+            seconds: split.seconds(&linear, target, rows.typical()),
+        });
+    }
+    Ok(choices)
+}
+
+/// The fewest octets of k, a divisor of `k8`, for which every lane has a vec4 of x to read.
+fn octets_per_iteration(k8: u32, rows: u32, lanes: u32) -> u32 {
+    let wanted = (lanes / (2 * rows)).clamp(1, 4);
+    (1..=wanted).rev().find(|u| k8.is_multiple_of(*u)).unwrap_or(1)
+}
+
+impl BroadcastTile {
+    /// vec4s of x that a lane reads in one iteration.
+    fn loads(self, lanes: u32) -> u32 {
+        (self.rows * 2 * self.octets).div_ceil(lanes)
+    }
+
+    fn seconds(self, linear: &Linear, target: &Target, lanes: u32, rows: u32) -> f64 {
+        let rates = &target.rates;
+        let columns = f64::from(linear.weights() * self.columns4 * 4);
+        let tile_rows = f64::from(self.rows);
+        let octets = f64::from(self.octets);
+        let fmas = 8.0 * octets * tile_rows * columns;
+        let vec4s_of_w = f64::from(linear.format.bytes()) / 2.0 * columns * octets;
+        let loads = (vec4s_of_w + f64::from(self.loads(lanes))) * rates.scattered_load;
+        let broadcasts = 8.0 * octets * tile_rows * rates.broadcast;
+        let spill = (tile_rows * columns / f64::from(rates.registers)).max(1.0);
+        let lane = f64::from(linear.k8()) / octets * (fmas * spill + loads + broadcasts);
+        let groups = f64::from(rows.div_ceil(self.rows)) * f64::from(linear.n4().div_ceil(self.columns4 * lanes));
+        let busy = f64::from(rates.lanes / lanes).max(1.0);
+        lane * f64::from(lanes) * (groups / busy).ceil() * busy / rates.fmas
+    }
+}
+
+impl WorkgroupTile {
+    fn seconds(self, linear: &Linear, target: &Target, rows: u32) -> f64 {
+        let rates = &target.rates;
+        let columns = f64::from(4 * linear.weights());
+        let each = f64::from(self.rows);
+        let per_octet = 8.0 * each * columns + 2.0 * (each + columns) * rates.workgroup_load;
+        let bytes = f64::from(linear.format.bytes()) / 4.0;
+        let fill = (2.0 * each + bytes * columns) * rates.load / 8.0 * 1.5;
+        let lane = f64::from(linear.k8()) * (per_octet + fill + 8.0);
+        let tiles = rows.div_ceil(8 * self.rows) * linear.n4().div_ceil(ALONG_COLUMNS);
+        let busy = (f64::from(rates.lanes) / f64::from(INVOCATIONS)).max(1.0);
+        lane * f64::from(INVOCATIONS) * (f64::from(tiles) / busy).ceil() * busy / rates.fmas
+    }
+}
+
+impl SplitDot {
+    fn seconds(self, linear: &Linear, target: &Target, rows: u32) -> f64 {
+        let rates = &target.rates;
+        let columns = f64::from(4 * linear.weights());
+        let each = f64::from(self.rows);
+        let bytes = f64::from(linear.format.bytes()) / 2.0;
+        let per_octet = 8.0 * each * columns + (columns * bytes + 2.0 * each) * rates.load;
+        let lane = f64::from(linear.k8().div_ceil(self.shares)) * per_octet + 4.0 * each * f64::from(self.shares);
+        let groups = rows.div_ceil(self.rows) * linear.n4().div_ceil(INVOCATIONS / self.shares);
+        let busy = (f64::from(rates.lanes) / f64::from(INVOCATIONS)).max(1.0);
+        lane * f64::from(INVOCATIONS) * (f64::from(groups) / busy).ceil() * busy / rates.fmas
+    }
+}
+
+/// Writes `linear/workgroup_tile.wgsl`.
+pub(crate) fn workgroup_tile(
+    operation: &Operation,
+    tile: WorkgroupTile,
+    target: &Target,
+) -> Result<Composed, KernelError> {
+    let linear = Linear::of(operation)?;
+    let WorkgroupTile { rows, octets } = tile;
+    let along_rows = INVOCATIONS / ALONG_COLUMNS;
+    Draft {
+        name: linear.name(&format!("workgroup_{}x{}", rows * along_rows, 4 * ALONG_COLUMNS)),
+        source: include_str!("linear/workgroup_tile.wgsl"),
+        constants: vec![
+            ("TX", ALONG_COLUMNS, "invocations along columns"),
+            ("TY", along_rows, "invocations along rows"),
+            ("R", rows, "rows of an invocation"),
+            ("C4", 1, "vec4s of columns of an invocation"),
+            ("P", linear.weights(), "weights"),
+            ("KO", octets, "octets of k at a time"),
+            ("K8", linear.k8(), "octets of k"),
+            ("N4", linear.n4(), "vec4s of columns"),
+        ],
+        slots: linear.result("column4", "acc[c * R + r]", "acc[(C4 + c) * R + r]"),
+        interface: linear.interface()?,
+        workgroup: INVOCATIONS,
+        grid: linear.grid(ALONG_COLUMNS, rows * along_rows),
+        flops: linear.flops(),
+        bytes: linear.bytes(),
+    }
+    .finish(target)
+}
+
+/// Writes `linear/split_dot.wgsl`.
+pub(crate) fn split_dot(operation: &Operation, split: SplitDot, target: &Target) -> Result<Composed, KernelError> {
+    let linear = Linear::of(operation)?;
+    let SplitDot { rows, shares } = split;
+    Draft {
+        name: linear.name(&format!("split{shares}_{rows}")),
+        source: include_str!("linear/split_dot.wgsl"),
+        constants: vec![
+            ("KS", shares, "invocations that share columns"),
+            ("T", INVOCATIONS, "invocations"),
+            ("R", rows, "rows"),
+            ("P", linear.weights(), "weights"),
+            ("K8", linear.k8(), "octets of k"),
+            ("N4", linear.n4(), "vec4s of columns"),
+        ],
+        slots: linear.result("column4", "acc[r]", "acc[R + r]"),
+        interface: linear.interface()?,
+        workgroup: INVOCATIONS,
+        grid: linear.grid(INVOCATIONS / shares, rows),
+        flops: linear.flops(),
+        bytes: linear.bytes(),
+    }
+    .finish(target)
+}
+
+/// Writes `linear/broadcast_tile.wgsl`.
+pub(crate) fn broadcast_tile(
+    operation: &Operation,
+    tile: BroadcastTile,
+    target: &Target,
+) -> Result<Composed, KernelError> {
+    let linear = Linear::of(operation)?;
+    let lanes = target.subgroup_size.ok_or_else(|| KernelError::Algorithm("with subgroups".to_owned()))?;
+    let BroadcastTile { rows, columns4, octets } = tile;
+    Draft {
+        name: linear.name(&format!("broadcast{lanes}_{rows}x{}", columns4 * 4)),
+        source: include_str!("linear/broadcast_tile.wgsl"),
+        constants: vec![
+            ("S", lanes, "lanes of a subgroup"),
+            ("R", rows, "rows of a tile"),
+            ("C4", columns4, "vec4s of columns of a lane"),
+            ("P", linear.weights(), "weights"),
+            ("U", octets, "octets of k in one iteration"),
+            ("X", tile.loads(lanes), "vec4s of x that a lane reads in one iteration"),
+            ("K8", linear.k8(), "octets of k"),
+            ("N4", linear.n4(), "vec4s of columns"),
+        ],
+        slots: linear.result("column4", "acc[c * R + r]", "acc[(C4 + c) * R + r]"),
+        interface: linear.interface()?,
+        workgroup: lanes,
+        grid: linear.grid(columns4 * lanes, rows),
+        flops: linear.flops(),
+        bytes: linear.bytes(),
+    }
+    .finish(target)
+}

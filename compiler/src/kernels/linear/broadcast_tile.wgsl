@@ -1,0 +1,126 @@
+// Linear, tiles in registers: out[m, n] = epilogue(Σ_k x[m, k] · w[n, k])
+//
+// x [M, K], w [N, K], out [M, N]. A subgroup of S lanes makes R rows by 4·C4·S columns: a lane keeps all R rows of its
+// own columns and reads their weights; the lanes read x together, a vec4 each, and hand it around.
+// P is 2 where a second weight of the same shape is contracted too.
+
+//# slot constants
+const S: u32 = 8u; // lanes of a subgroup
+const R: u32 = 8u; // rows of a tile
+const C4: u32 = 2u; // vec4s of columns of a lane
+const P: u32 = 1u; // weights
+const U: u32 = 1u; // octets of k in one iteration
+const X: u32 = 2u; // vec4s of x that a lane reads in one iteration
+const K8: u32 = 48u; // octets of k
+const N4: u32 = 96u; // vec4s of columns
+//# end
+
+//# slot bindings
+@group(0) @binding(0) var<storage, read> x: array<vec4<f32>>;
+@group(0) @binding(1) var<storage, read> w: array<PackedF32>;
+@group(0) @binding(2) var<storage, read_write> out: array<vec4<f32>>;
+@group(0) @binding(3) var<uniform> step: vec4<u32>;
+//# end
+
+//# slot functions
+alias Packed = PackedF32;
+
+struct PackedF32 {
+    low: vec4<f32>,
+    high: vec4<f32>,
+}
+
+fn load_x(m: u32, k4: u32) -> vec4<f32> {
+    return x[m * K8 * 2u + k4];
+}
+
+fn load_w(p: u32, n: u32, k8: u32) -> PackedF32 {
+    return w[n * K8 + k8];
+}
+
+fn unpack(packed: PackedF32, h: u32) -> vec4<f32> {
+    return select(packed.low, packed.high, h == 1u);
+}
+
+fn epilogue(m: u32, n4: u32, acc: vec4<f32>) -> vec4<f32> {
+    return acc;
+}
+
+fn kept(m: u32) -> bool {
+    return m < step.x;
+}
+
+fn store(m: u32, n4: u32, value: vec4<f32>) {
+    out[m * N4 + n4] = value;
+}
+//# end
+
+@compute @workgroup_size(S)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(subgroup_invocation_id) lane: u32) {
+    let m0 = group.y * R;
+    let n4 = group.x * (C4 * S) + lane;
+    var acc: array<vec4<f32>, P * C4 * R>;
+    //# trips K8 / U
+    for (var k8 = 0u; k8 < K8; k8 += U) {
+        var xs: array<vec4<f32>, X>;
+        //# unroll
+        for (var i = 0u; i < X; i++) {
+            let item = i * S + lane;
+            xs[i] = load_x(m0 + item / (2u * U) % R, k8 * 2u + item % (2u * U));
+        }
+        //# unroll
+        for (var u = 0u; u < U; u++) {
+            var ws: array<Packed, P * C4 * 4u>;
+            //# unroll
+            for (var c = 0u; c < P * C4; c++) {
+                let n = 4u * min(n4 + (c % C4) * S, N4 - 1u);
+                //# unroll
+                for (var j = 0u; j < 4u; j++) {
+                    ws[c * 4u + j] = load_w(c / C4, n + j, k8 + u);
+                }
+            }
+            //# unroll
+            for (var h = 0u; h < 2u; h++) {
+                // wt[4c + i]: element i of the half octet, of the four columns c.
+                var wt: array<vec4<f32>, P * C4 * 4u>;
+                //# unroll
+                for (var c = 0u; c < P * C4; c++) {
+                    let w0 = unpack(ws[c * 4u], h);
+                    let w1 = unpack(ws[c * 4u + 1u], h);
+                    let w2 = unpack(ws[c * 4u + 2u], h);
+                    let w3 = unpack(ws[c * 4u + 3u], h);
+                    wt[c * 4u] = vec4<f32>(w0.x, w1.x, w2.x, w3.x);
+                    wt[c * 4u + 1u] = vec4<f32>(w0.y, w1.y, w2.y, w3.y);
+                    wt[c * 4u + 2u] = vec4<f32>(w0.z, w1.z, w2.z, w3.z);
+                    wt[c * 4u + 3u] = vec4<f32>(w0.w, w1.w, w2.w, w3.w);
+                }
+                //# unroll
+                for (var r = 0u; r < R; r++) {
+                    let item = r * 2u * U + u * 2u + h;
+                    let xr = subgroupShuffle(xs[item / S], item % S);
+                    //# unroll
+                    for (var c = 0u; c < P * C4; c++) {
+                        let a = c * R + r;
+                        acc[a] = fma(vec4<f32>(xr.x), wt[c * 4u], acc[a]);
+                        acc[a] = fma(vec4<f32>(xr.y), wt[c * 4u + 1u], acc[a]);
+                        acc[a] = fma(vec4<f32>(xr.z), wt[c * 4u + 2u], acc[a]);
+                        acc[a] = fma(vec4<f32>(xr.w), wt[c * 4u + 3u], acc[a]);
+                    }
+                }
+            }
+        }
+    }
+    //# unroll
+    for (var r = 0u; r < R; r++) {
+        let m = m0 + r;
+        //# unroll
+        for (var c = 0u; c < C4; c++) {
+            let column4 = n4 + c * S;
+            if (kept(m) && column4 < N4) {
+                //# slot result
+                store(m, column4, epilogue(m, column4, acc[c * R + r]));
+                //# end
+            }
+        }
+    }
+}

@@ -1,0 +1,108 @@
+// Linear, one or a few rows: out[m, n] = epilogue(Σ_k x[m, k] · w[n, k])
+//
+// x [M, K], w [N, K], out [M, N]. KS neighbouring invocations share four columns: each contracts every KS-th octet of k,
+// so that together they read adjacent bytes; the first of them adds up. R rows use each weight that was read.
+// P is 2 where a second weight of the same shape is contracted too.
+
+//# slot constants
+const KS: u32 = 8u; // invocations that share columns
+const T: u32 = 64u; // invocations
+const R: u32 = 1u; // rows
+const P: u32 = 1u; // weights
+const K8: u32 = 48u; // octets of k
+const N4: u32 = 96u; // vec4s of columns
+//# end
+
+//# slot bindings
+@group(0) @binding(0) var<storage, read> x: array<vec4<f32>>;
+@group(0) @binding(1) var<storage, read> w: array<PackedF32>;
+@group(0) @binding(2) var<storage, read_write> out: array<vec4<f32>>;
+@group(0) @binding(3) var<uniform> step: vec4<u32>;
+//# end
+
+var<workgroup> parts: array<vec4<f32>, P * R * T>;
+
+//# slot functions
+alias Packed = PackedF32;
+
+struct PackedF32 {
+    low: vec4<f32>,
+    high: vec4<f32>,
+}
+
+fn load_x(m: u32, k4: u32) -> vec4<f32> {
+    return x[m * K8 * 2u + k4];
+}
+
+fn load_w(p: u32, n: u32, k8: u32) -> PackedF32 {
+    return w[n * K8 + k8];
+}
+
+fn unpack(packed: PackedF32, h: u32) -> vec4<f32> {
+    return select(packed.low, packed.high, h == 1u);
+}
+
+fn epilogue(m: u32, n4: u32, acc: vec4<f32>) -> vec4<f32> {
+    return acc;
+}
+
+fn kept(m: u32) -> bool {
+    return m < step.x;
+}
+
+fn store(m: u32, n4: u32, value: vec4<f32>) {
+    out[m * N4 + n4] = value;
+}
+//# end
+
+@compute @workgroup_size(T)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) index: u32) {
+    let share = index % KS;
+    let column4 = group.x * (T / KS) + index / KS;
+    let m0 = group.y * R;
+    let n = 4u * min(column4, N4 - 1u);
+    var acc: array<vec4<f32>, P * R>;
+    //# trips (K8 + KS - 1) / KS
+    for (var k8 = share; k8 < K8; k8 += KS) {
+        //# unroll
+        for (var p = 0u; p < P; p++) {
+            let w0 = load_w(p, n, k8);
+            let w1 = load_w(p, n + 1u, k8);
+            let w2 = load_w(p, n + 2u, k8);
+            let w3 = load_w(p, n + 3u, k8);
+            //# unroll
+            for (var r = 0u; r < R; r++) {
+                //# unroll
+                for (var h = 0u; h < 2u; h++) {
+                    let xr = load_x(m0 + r, k8 * 2u + h);
+                    acc[p * R + r] += vec4<f32>(
+                        dot(xr, unpack(w0, h)), dot(xr, unpack(w1, h)), dot(xr, unpack(w2, h)), dot(xr, unpack(w3, h)));
+                }
+            }
+        }
+    }
+    //# unroll
+    for (var i = 0u; i < P * R; i++) {
+        parts[i * T + index] = acc[i];
+    }
+    workgroupBarrier();
+    if (share != 0u || column4 >= N4) {
+        return;
+    }
+    //# trips KS - 1
+    for (var other = 1u; other < KS; other++) {
+        //# unroll
+        for (var i = 0u; i < P * R; i++) {
+            acc[i] += parts[i * T + index + other];
+        }
+    }
+    //# unroll
+    for (var r = 0u; r < R; r++) {
+        let m = m0 + r;
+        if (kept(m)) {
+            //# slot result
+            store(m, column4, epilogue(m, column4, acc[r]));
+            //# end
+        }
+    }
+}

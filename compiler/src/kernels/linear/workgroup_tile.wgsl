@@ -1,0 +1,128 @@
+// Linear, tiles in workgroup memory: out[m, n] = epilogue(Σ_k x[m, k] · w[n, k])
+//
+// x [M, K], w [N, K], out [M, N]. TY·TX invocations make TY·R rows by 4·TX·C4 columns. They bring KO octets of k of x
+// and w into workgroup memory, then each contracts R rows with 4·C4 columns of its own.
+// P is 2 where a second weight of the same shape is contracted too.
+
+//# slot constants
+const TX: u32 = 8u; // invocations along columns
+const TY: u32 = 8u; // invocations along rows
+const R: u32 = 4u; // rows of an invocation
+const C4: u32 = 1u; // vec4s of columns of an invocation
+const P: u32 = 1u; // weights
+const KO: u32 = 2u; // octets of k at a time
+const K8: u32 = 48u; // octets of k
+const N4: u32 = 96u; // vec4s of columns
+//# end
+const T: u32 = TX * TY;
+const X_ITEMS: u32 = TY * R * 2 * KO;
+const W_ITEMS: u32 = P * 4 * C4 * TX * KO;
+
+//# slot bindings
+@group(0) @binding(0) var<storage, read> x: array<vec4<f32>>;
+@group(0) @binding(1) var<storage, read> w: array<PackedF32>;
+@group(0) @binding(2) var<storage, read_write> out: array<vec4<f32>>;
+@group(0) @binding(3) var<uniform> step: vec4<u32>;
+//# end
+
+var<workgroup> xs: array<vec4<f32>, X_ITEMS>;
+var<workgroup> ws: array<vec4<f32>, W_ITEMS * 2>;
+
+//# slot functions
+alias Packed = PackedF32;
+
+struct PackedF32 {
+    low: vec4<f32>,
+    high: vec4<f32>,
+}
+
+fn load_x(m: u32, k4: u32) -> vec4<f32> {
+    return x[m * K8 * 2u + k4];
+}
+
+fn load_w(p: u32, n: u32, k8: u32) -> PackedF32 {
+    return w[n * K8 + k8];
+}
+
+fn unpack(packed: PackedF32, h: u32) -> vec4<f32> {
+    return select(packed.low, packed.high, h == 1u);
+}
+
+fn epilogue(m: u32, n4: u32, acc: vec4<f32>) -> vec4<f32> {
+    return acc;
+}
+
+fn kept(m: u32) -> bool {
+    return m < step.x;
+}
+
+fn store(m: u32, n4: u32, value: vec4<f32>) {
+    out[m * N4 + n4] = value;
+}
+//# end
+
+@compute @workgroup_size(T)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) index: u32) {
+    let tx = index % TX;
+    let ty = index / TX;
+    let m0 = group.y * (TY * R);
+    let n0 = group.x * (TX * C4);
+    var acc: array<vec4<f32>, P * C4 * R>;
+    //# trips K8 / KO
+    for (var k8 = 0u; k8 < K8; k8 += KO) {
+        //# unroll
+        for (var i = 0u; i < X_ITEMS; i += T) {
+            let item = i + index;
+            if (item < X_ITEMS) {
+                xs[item] = load_x(m0 + item / (2u * KO), k8 * 2u + item % (2u * KO));
+            }
+        }
+        //# unroll
+        for (var i = 0u; i < W_ITEMS; i += T) {
+            let item = i + index;
+            if (item < W_ITEMS) {
+                let p = item / (4u * C4 * TX * KO);
+                let column = item / KO % (4u * C4 * TX);
+                let n = min(n0 * 4u + column, 4u * N4 - 1u);
+                let packed = load_w(p, n, k8 + item % KO);
+                ws[item * 2u] = unpack(packed, 0u);
+                ws[item * 2u + 1u] = unpack(packed, 1u);
+            }
+        }
+        workgroupBarrier();
+        //# trips 2 * KO
+        for (var k4 = 0u; k4 < 2u * KO; k4++) {
+            var xr: array<vec4<f32>, R>;
+            //# unroll
+            for (var r = 0u; r < R; r++) {
+                xr[r] = xs[(ty + r * TY) * (2u * KO) + k4];
+            }
+            //# unroll
+            for (var c = 0u; c < P * C4; c++) {
+                let column = (c / C4 * (TX * C4) + tx + c % C4 * TX) * 4u;
+                let w0 = ws[column * (2u * KO) + k4];
+                let w1 = ws[(column + 1u) * (2u * KO) + k4];
+                let w2 = ws[(column + 2u) * (2u * KO) + k4];
+                let w3 = ws[(column + 3u) * (2u * KO) + k4];
+                //# unroll
+                for (var r = 0u; r < R; r++) {
+                    acc[c * R + r] += vec4<f32>(dot(xr[r], w0), dot(xr[r], w1), dot(xr[r], w2), dot(xr[r], w3));
+                }
+            }
+        }
+        workgroupBarrier();
+    }
+    //# unroll
+    for (var r = 0u; r < R; r++) {
+        let m = m0 + ty + r * TY;
+        //# unroll
+        for (var c = 0u; c < C4; c++) {
+            let column4 = n0 + tx + c * TX;
+            if (kept(m) && column4 < N4) {
+                //# slot result
+                store(m, column4, epilogue(m, column4, acc[c * R + r]));
+                //# end
+            }
+        }
+    }
+}

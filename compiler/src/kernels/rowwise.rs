@@ -1,0 +1,229 @@
+//! Operations on rows: normalise, map, pool, rope.
+
+use warpweft_plan::{Access, Dim, Groups};
+
+use super::KernelError;
+use super::compose::{Algorithm, Choice, Composed, Draft, RowRange, Slot};
+use super::interface::{Interface, check_view};
+use super::linear::operand_bytes;
+use super::spec::{Norm, Operand, Operation, Pool, Rows, Term, View};
+use super::term::literal;
+use crate::target::Target;
+
+/// Invocations of a workgroup that works on columns one by one.
+const INVOCATIONS: u32 = 64;
+
+/// The most vec4s of a row that one invocation keeps.
+const MOST_KEPT: u32 = 32;
+
+/// The ways to normalise: by subgroup where the row fits in its lanes' registers, by workgroup.
+pub(crate) fn normalize_candidates(
+    operation: &Operation,
+    target: &Target,
+    rows: RowRange,
+) -> Result<Vec<Choice>, KernelError> {
+    let Operation::Normalize { width, .. } = operation else {
+        return Err(KernelError::Algorithm("normalize for another operation".to_owned()));
+    };
+    let n4 = width.div_ceil(4);
+    let rates = &target.rates;
+    let cost = |lanes: u32, exchange: f64| {
+        let each = f64::from(n4.div_ceil(lanes)) * (rates.load + 40.0) + 2.0 * exchange;
+        f64::from(rows.typical()) * f64::from(lanes) * each / rates.fmas
+    };
+    let mut choices = Vec::new();
+    if let Some(lanes) = target.subgroup_size
+        && n4.div_ceil(lanes) <= MOST_KEPT
+    {
+        let exchange = f64::from(lanes.ilog2()) * 2.0 * rates.broadcast;
+        choices.push(Choice { algorithm: Algorithm::NormalizeSubgroup, seconds: cost(lanes, exchange) });
+    }
+    for invocations in [INVOCATIONS, target.limits.workgroup_invocations] {
+        if n4.div_ceil(invocations) <= MOST_KEPT {
+            let exchange = f64::from(invocations.ilog2()) * (4.0 * rates.workgroup_load + 8.0);
+            let algorithm = Algorithm::NormalizeWorkgroup { invocations };
+            choices.push(Choice { algorithm, seconds: cost(invocations, exchange) });
+        }
+    }
+    match choices.is_empty() {
+        true => Err(KernelError::Shape(format!("a row of {width} is too wide to normalise"))),
+        false => Ok(choices),
+    }
+}
+
+/// Writes `normalize/subgroup.wgsl`, or `normalize/workgroup.wgsl` with that many invocations.
+pub(crate) fn normalize(
+    operation: &Operation,
+    workgroup: Option<u32>,
+    target: &Target,
+) -> Result<Composed, KernelError> {
+    let Operation::Normalize { norm, eps, width, input, term, operands, rows } = operation else {
+        return Err(KernelError::Algorithm("normalize for another operation".to_owned()));
+    };
+    let (norm, width, rows) = (*norm, *width, *rows);
+    let view = View::whole(width);
+    check_view("out", view)?;
+    let n4 = width.div_ceil(4);
+    let mut interface = Interface::default();
+    interface.operands(operands, width, rows)?;
+    interface.epilogue("input", input)?;
+    interface.epilogue("epilogue", term)?;
+    interface.result(view, rows)?;
+    let eps = literal(*eps)?;
+    let (kind, scale) = match norm {
+        Norm::Layer => ("layer", format!("let scale = 1.0 / sqrt(squares / f32(WIDTH) + {eps});")),
+        Norm::Rms => ("rms", format!("let scale = 1.0 / sqrt(squares / f32(WIDTH) + {eps});")),
+        Norm::L2 => ("l2", format!("let scale = 1.0 / max(sqrt(squares), {eps});")),
+    };
+    let mut slots = vec![("scale", scale)];
+    if norm != Norm::Layer {
+        slots.push(("mean", String::new()));
+    }
+    let lanes = match workgroup {
+        Some(invocations) => invocations,
+        None => target.subgroup_size.ok_or_else(|| KernelError::Algorithm("with subgroups".to_owned()))?,
+    };
+    let (source, count, tile) = match workgroup {
+        Some(_) => (include_str!("normalize/workgroup.wgsl"), ("T", lanes, "invocations"), "workgroup"),
+        None => (include_str!("normalize/subgroup.wgsl"), ("S", lanes, "lanes of a subgroup"), "subgroup"),
+    };
+    Draft {
+        name: format!("normalize_{kind}_{width}_{tile}{lanes}"),
+        source,
+        constants: vec![
+            count,
+            ("V", n4.div_ceil(lanes), "vec4s of each"),
+            ("N4", n4, "vec4s of a row"),
+            ("WIDTH", width, "columns"),
+        ],
+        slots,
+        interface,
+        workgroup: lanes,
+        grid: [Groups { dim: rows.dim(), per: 1 }, Groups::ONE, Groups::ONE],
+        flops: rows.dim() * (8 * i64::from(width)),
+        bytes: row_bytes(operands, width, rows),
+    }
+    .finish(target)
+}
+
+fn row_bytes(operands: &[Operand], width: u32, rows: Rows) -> Dim {
+    operands.iter().fold(rows.dim() * (4 * i64::from(width)), |sum, o| sum + operand_bytes(o, width, rows))
+}
+
+fn columns_grid(columns: u32, rows: Rows) -> [Groups; 3] {
+    let x = Groups { dim: Dim::constant(i64::from(columns)), per: INVOCATIONS };
+    [x, Groups { dim: rows.dim(), per: 1 }, Groups::ONE]
+}
+
+/// Writes `map/pointwise.wgsl`.
+pub(crate) fn map(
+    (width, term, operands, rows): (u32, &Term, &[Operand], Rows),
+    target: &Target,
+) -> Result<Composed, KernelError> {
+    let view = View::whole(width);
+    check_view("out", view)?;
+    let n4 = width.div_ceil(4);
+    let mut interface = Interface::default();
+    interface.operands(operands, width, rows)?;
+    interface.epilogue("epilogue", term)?;
+    interface.result(view, rows)?;
+    Draft {
+        name: format!("map_{width}"),
+        source: include_str!("map/pointwise.wgsl"),
+        constants: vec![("T", INVOCATIONS, "invocations"), ("N4", n4, "vec4s of a row")],
+        slots: Vec::new(),
+        interface,
+        workgroup: INVOCATIONS,
+        grid: columns_grid(n4, rows),
+        flops: rows.dim() * i64::from(width),
+        bytes: row_bytes(operands, width, rows),
+    }
+    .finish(target)
+}
+
+/// Writes `pool/columns.wgsl`.
+pub(crate) fn pool((pool, x, max_context): (Pool, View, u32), target: &Target) -> Result<Composed, KernelError> {
+    let n4 = x.width.div_ceil(4);
+    let mut interface = Interface::default();
+    interface.view(Slot::X, "x", x)?;
+    interface.bind(Slot::Sequences, "sequences", Access::Read, "array<vec4<u32>>");
+    interface.result(View::whole(x.width), Rows::Sequences)?;
+    let walk =
+        |step: &str| format!("//# trips CONTEXT\nfor (var m = first + 1u; m < first + count; m++) {{\n    {step}\n}}");
+    let (kind, slots) = match pool {
+        Pool::Mean => ("mean", Vec::new()),
+        Pool::Max => ("max", vec![("reduce", walk("acc = max(acc, load_x(m, n4));"))]),
+        Pool::First => ("first", vec![("reduce", String::new())]),
+    };
+    let read = match pool {
+        Pool::First => Dim::SEQUENCES,
+        Pool::Mean | Pool::Max => Dim::TOKENS,
+    };
+    Draft {
+        name: format!("pool_{kind}_{}", x.width),
+        source: include_str!("pool/columns.wgsl"),
+        constants: vec![
+            ("T", INVOCATIONS, "invocations"),
+            ("N4", n4, "vec4s of a row"),
+            ("CONTEXT", max_context, "the most rows of a sequence"),
+        ],
+        slots,
+        interface,
+        workgroup: INVOCATIONS,
+        grid: columns_grid(n4, Rows::Sequences),
+        flops: read * i64::from(x.width),
+        bytes: (read + Dim::SEQUENCES) * (4 * i64::from(x.width)),
+    }
+    .finish(target)
+}
+
+/// The fields of [`Operation::Rope`].
+pub(crate) struct Rope {
+    pub(crate) x: View,
+    pub(crate) heads: u32,
+    pub(crate) rotary: u32,
+    pub(crate) interleaved: bool,
+    pub(crate) scale: f32,
+}
+
+/// Writes `rope/rotate.wgsl`.
+pub(crate) fn rope(rope: Rope, target: &Target) -> Result<Composed, KernelError> {
+    let Rope { x, heads, rotary, interleaved, scale } = rope;
+    check_view("x", x)?;
+    let fits = heads > 0 && x.width.is_multiple_of(heads) && rotary.is_multiple_of(2) && rotary <= x.width / heads;
+    if !fits || rotary == 0 {
+        return Err(KernelError::Shape(format!("{rotary} rotating columns of {heads} heads in {x:?}")));
+    }
+    let mut interface = Interface::default();
+    interface.bind(Slot::X, "x", Access::Read, "array<f32>");
+    interface.bind(Slot::Frequencies, "frequencies", Access::Read, "array<f32>");
+    interface.rows_table();
+    interface.output("array<f32>");
+    interface.function(include_str!("lib/cos_sin.wgsl").to_owned());
+    let value = if scale == 1.0 { "turn".to_owned() } else { format!("{} * turn", literal(scale)?) };
+    interface.function(format!("fn scaled(turn: vec2<f32>) -> vec2<f32> {{\n    return {value};\n}}\n"));
+    let mut slots = Vec::new();
+    if interleaved {
+        slots.push(("pair", "let second = d % 2u == 1u;\nlet pair = d / 2u;\nlet distance = 1u;".to_owned()));
+    }
+    Draft {
+        name: format!("rope_{heads}x{}_{rotary}{}", x.width / heads, if interleaved { "_interleaved" } else { "" }),
+        source: include_str!("rope/rotate.wgsl"),
+        constants: vec![
+            ("T", INVOCATIONS, "invocations"),
+            ("N", x.width, "columns of a row"),
+            ("D", x.width / heads, "columns of a head"),
+            ("ROTARY", rotary, "of which rotate"),
+            ("STRIDE", x.stride, "of x"),
+            ("OFFSET", x.offset, "of x"),
+            ("OUT_STRIDE", View::whole(x.width).stride, ""),
+        ],
+        slots,
+        interface,
+        workgroup: INVOCATIONS,
+        grid: columns_grid(x.width, Rows::Tokens),
+        flops: Dim::TOKENS * (4 * i64::from(x.width)),
+        bytes: Dim::TOKENS * (8 * i64::from(x.width)),
+    }
+    .finish(target)
+}

@@ -1,0 +1,124 @@
+//! What a compile aims at: features, limits and rates, read from `targets/*.toml`.
+
+use std::sync::OnceLock;
+
+use serde::Deserialize;
+use warpweft_plan::Tier;
+
+/// A class of adapters.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Target {
+    /// Its name in options and plans.
+    pub name: String,
+    /// Lanes of a subgroup, the same for every dispatch; none where subgroups cannot be used.
+    pub subgroup_size: Option<u32>,
+    /// WGSL extensions that its shaders are written with.
+    pub enable: Vec<String>,
+    /// What a kernel may ask for.
+    pub limits: Limits,
+    /// How fast a typical adapter is.
+    pub rates: Rates,
+}
+
+/// What a kernel may ask for.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Limits {
+    /// Bytes of workgroup memory.
+    pub workgroup_bytes: u32,
+    /// Invocations in one workgroup.
+    pub workgroup_invocations: u32,
+    /// Bytes of one storage binding.
+    pub binding_bytes: u64,
+    /// Storage buffers in one kernel.
+    pub storage_buffers: u32,
+    /// Loop iterations of one invocation: some drivers stop silently beyond.
+    pub loop_trips: u64,
+}
+
+/// How fast a typical adapter is. Only ratios matter for choosing between kernels.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rates {
+    /// Bytes per second from memory.
+    pub bandwidth: f64,
+    /// Fused multiply-adds per second, over all lanes.
+    pub fmas: f64,
+    /// Seconds of one dispatch.
+    pub dispatch: f64,
+    /// Lanes that must be busy to reach `fmas`.
+    pub lanes: u32,
+    /// What one lane's load of 16 bytes costs, in multiply-adds, when its neighbours load the adjacent ones.
+    pub load: f64,
+    /// The same when each lane loads from another row.
+    pub scattered_load: f64,
+    /// What reading 16 bytes from workgroup memory costs, in multiply-adds.
+    pub workgroup_load: f64,
+    /// What handing one f32 from a lane to the others costs, in multiply-adds.
+    pub broadcast: f64,
+    /// f32 values that a lane can keep.
+    pub registers: u32,
+}
+
+impl Target {
+    /// The target of that name.
+    pub fn named(name: &str) -> Option<&'static Target> {
+        Target::all().iter().find(|t| t.name == name)
+    }
+
+    /// All targets, the floor first, then by subgroup size.
+    pub fn all() -> &'static [Target] {
+        static TARGETS: OnceLock<Vec<Target>> = OnceLock::new();
+        TARGETS.get_or_init(|| SOURCES.iter().filter_map(|source| toml::from_str(source).ok()).collect())
+    }
+
+    /// The target with subgroups of `size`.
+    pub fn with_subgroups(size: u32) -> Option<&'static Target> {
+        Target::all().iter().find(|t| t.subgroup_size == Some(size))
+    }
+
+    /// What a program for this target asks of an adapter.
+    pub fn tier(&self) -> Tier {
+        Tier {
+            subgroup_size: self.subgroup_size,
+            workgroup_bytes: self.limits.workgroup_bytes,
+            workgroup_invocations: self.limits.workgroup_invocations,
+            binding_bytes: self.limits.binding_bytes,
+            storage_buffers: self.limits.storage_buffers,
+        }
+    }
+}
+
+const SOURCES: [&str; 6] = [
+    include_str!("../../targets/webgpu.toml"),
+    include_str!("../../targets/subgroup4.toml"),
+    include_str!("../../targets/subgroup8.toml"),
+    include_str!("../../targets/subgroup16.toml"),
+    include_str!("../../targets/subgroup32.toml"),
+    include_str!("../../targets/subgroup64.toml"),
+];
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn every_file_is_a_target() {
+        for source in SOURCES {
+            toml::from_str::<Target>(source).unwrap();
+        }
+        let names: Vec<_> = Target::all().iter().map(|t| t.name.as_str()).collect();
+        assert_eq!(names, ["webgpu", "subgroup4", "subgroup8", "subgroup16", "subgroup32", "subgroup64"]);
+        for target in Target::all() {
+            assert_eq!(Target::named(&target.name), Some(target));
+            assert!(
+                target.subgroup_size.is_none_or(|s| s.is_power_of_two() && Target::with_subgroups(s) == Some(target))
+            );
+            assert_eq!(target.limits, Target::all()[0].limits, "only subgroups are asked for beyond WebGPU's defaults");
+            assert_eq!(target.tier().subgroup_size, target.subgroup_size);
+        }
+        assert_eq!(Target::named("cuda"), None);
+    }
+}
