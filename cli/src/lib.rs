@@ -8,6 +8,7 @@ mod cache;
 mod commands;
 mod compile;
 mod console;
+mod cpu;
 pub mod doctor;
 mod error;
 mod interrupt;

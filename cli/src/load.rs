@@ -56,6 +56,11 @@ pub(crate) fn open_plan(path: &Path) -> Result<PlanFile, CliError> {
     Ok(PlanFile::open(path)?)
 }
 
+/// The plan in a file, or that of a checkpoint folder for one adapter.
+pub(crate) fn plan_for(path: &Path, adapter: &Adapter, console: &mut Console<'_>) -> Result<PlanFile, CliError> {
+    if path.is_dir() { compiled(path, adapter, console) } else { open_plan(path) }
+}
+
 /// The plan of a checkpoint folder for one adapter, from the cache if it is there.
 fn compiled(folder: &Path, adapter: &Adapter, console: &mut Console<'_>) -> Result<PlanFile, CliError> {
     let target = adapter_target(adapter)?;
