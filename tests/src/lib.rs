@@ -3,13 +3,17 @@
 //! The tests themselves are under `tests/`, a file for each ring.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::missing_panics_doc)]
 
+mod compiled;
 mod copy;
 mod reference;
+mod tiers;
 
 use std::path::{Path, PathBuf};
 
+pub use compiled::{compiled, plan_file, targets};
 pub use copy::{Copy, Tensors};
 pub use reference::{Reference, Text};
+pub use tiers::{Runner, runners};
 
 /// The folder of a checkpoint under `tests/fixtures`.
 pub fn fixture(name: &str) -> PathBuf {
