@@ -61,11 +61,7 @@ pub(crate) struct Made {
 }
 
 /// Reads and compiles a checkpoint.
-pub(crate) fn make(
-    folder: &Path,
-    options: &Options,
-    observe: &mut dyn FnMut(&PhaseReport),
-) -> Result<Made, CliError> {
+pub(crate) fn make(folder: &Path, options: &Options, observe: &mut dyn FnMut(&PhaseReport)) -> Result<Made, CliError> {
     let start = Instant::now();
     let imported = import(folder)?;
     let import_time = start.elapsed();

@@ -1,7 +1,6 @@
 //! Where results and messages go.
 
 use std::io::{self, Write};
-use std::time::Duration;
 
 use serde::Serialize;
 
@@ -54,7 +53,7 @@ impl<'c> Console<'c> {
         }
     }
 
-    /// Work whose end can be seen; `done` and `total` are counted in `unit`.
+    /// Work whose end can be seen.
     pub(crate) fn bar(&mut self, label: &'static str) -> Bar<'_> {
         Bar::new(label, &mut *self.err, self.interactive)
     }
@@ -62,11 +61,6 @@ impl<'c> Console<'c> {
     /// The stream of messages, for progress that outlives a call.
     pub(crate) fn messages(&mut self) -> (&mut (dyn Write + Send), bool) {
         (&mut *self.err, self.interactive)
-    }
-
-    /// A line about work that is done.
-    pub(crate) fn done(&mut self, what: &str, time: Duration) {
-        self.note(&format!("{what} ({})", crate::units::seconds(time.as_secs_f64())));
     }
 
     /// Hands everything on.

@@ -14,10 +14,9 @@ const TEXT: usize = 48;
 pub(crate) fn labels(batch: &Batch) -> Vec<String> {
     match batch {
         Batch::Texts(texts) => texts.iter().map(|text| clip(text, TEXT)).collect(),
-        Batch::Ids(ids) => ids
-            .iter()
-            .map(|ids| clip(&ids.iter().map(u32::to_string).collect::<Vec<_>>().join(","), TEXT))
-            .collect(),
+        Batch::Ids(ids) => {
+            ids.iter().map(|ids| clip(&ids.iter().map(u32::to_string).collect::<Vec<_>>().join(","), TEXT)).collect()
+        }
     }
 }
 

@@ -11,7 +11,12 @@ use crate::interrupt::{self, Section};
 
 /// Writes one f32 tensor `[rows, width]` with remarks, to a temporary name first, so that the file is complete
 /// when it appears.
-pub(crate) fn write(path: &Path, name: &str, matrix: &Matrix, remarks: HashMap<String, String>) -> Result<(), CliError> {
+pub(crate) fn write(
+    path: &Path,
+    name: &str,
+    matrix: &Matrix,
+    remarks: HashMap<String, String>,
+) -> Result<(), CliError> {
     let action = || format!("write {}", path.display());
     let other = |error: &dyn std::fmt::Display| CliError::io(action())(std::io::Error::other(error.to_string()));
     if path.is_dir() {

@@ -62,7 +62,8 @@ pub(crate) fn activation_bytes(plan: &Plan, program: &Program, sizes: Sizes) -> 
     let tokens = sizes.tokens.next_multiple_of(ROW_BLOCK);
     let sizes = Sizes { tokens, ..sizes };
     let used: BTreeSet<usize> = program.steps.iter().flat_map(|step| step.buffers.iter().copied()).collect();
-    let written = used.iter().filter_map(|&i| plan.buffers.get(i)).filter(|b| matches!(b.role, Role::Scratch | Role::Output));
+    let written =
+        used.iter().filter_map(|&i| plan.buffers.get(i)).filter(|b| matches!(b.role, Role::Scratch | Role::Output));
     written.filter_map(|buffer| buffer.bytes.eval(sizes)).sum()
 }
 

@@ -101,8 +101,7 @@ struct KernelTime {
 
 pub(crate) fn run(args: &Bench, console: &mut Console<'_>) -> Result<(), CliError> {
     let kind = OutputKind::ALL.into_iter().find(|kind| kind.name() == args.output).unwrap_or(OutputKind::Embedding);
-    let options =
-        Options { output: Some(kind), memory: args.run.memory, profile: args.steps, ..Options::default() };
+    let options = Options { output: Some(kind), memory: args.run.memory, profile: args.steps, ..Options::default() };
     let start = Instant::now();
     let mut engine = open_with(&args.model, &args.run, &options, console)?;
     let open_s = start.elapsed().as_secs_f64();
@@ -145,11 +144,7 @@ fn report(args: &Bench, engine: &Engine, kind: OutputKind, timing: &Timing) -> R
     let flops_of = Flops::new(plan);
     let (mut flops, mut bytes, mut dispatches) = (0.0, 0, 0);
     for submission in engine.submissions() {
-        let sizes = Sizes {
-            tokens: submission.rows,
-            context: args.tokens.into(),
-            sequences: submission.sequences,
-        };
+        let sizes = Sizes { tokens: submission.rows, context: args.tokens.into(), sequences: submission.sequences };
         if let Some(program) = plan.programs.get(submission.program) {
             flops += flops_of.of(program, sizes);
             bytes += work::bytes(program, sizes);

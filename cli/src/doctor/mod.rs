@@ -145,13 +145,7 @@ fn reference(call: &Call, data: &data::Data) -> Result<Vec<f32>, Trouble> {
     Ok(rows)
 }
 
-fn compare(
-    call: &Call,
-    data: &data::Data,
-    found: &[f32],
-    expected: &[f32],
-    check: &mut Check,
-) -> Result<(), Trouble> {
+fn compare(call: &Call, data: &data::Data, found: &[f32], expected: &[f32], check: &mut Check) -> Result<(), Trouble> {
     let (width, stride) = (call.width, call.stride());
     let rows = expected.len() / width.max(1);
     let largest = expected.iter().fold(1f32, |a, v| a.max(v.abs()));
