@@ -4,7 +4,7 @@ use warpweft_compiler::kernels::Slot;
 use warpweft_compiler::kernels::spec::{Binary, Operation, Term, Unary, View};
 
 use crate::data::{Batch, Data};
-use crate::{check, everywhere, kernels};
+use crate::{all_kernels, check, everywhere, kernels};
 
 struct Case {
     dim: u32,
@@ -16,6 +16,7 @@ struct Case {
     /// q, k and v are windows of one matrix.
     merged: bool,
     scale: f32,
+    every_tile: bool,
     cap: Option<f32>,
 }
 
@@ -30,6 +31,7 @@ impl Case {
             after: None,
             merged: true,
             scale: 1.0,
+            every_tile: false,
             cap: None,
         }
     }
@@ -69,7 +71,7 @@ impl Case {
                 data.matrix(slot, view, tokens, 2.0);
             }
         }
-        let term = self.term();
+        let (term, every_tile) = (self.term(), self.every_tile);
         let (d, u) = (dim as usize, 0.5f64.powi(24));
         let mut expected = vec![(0.0, 0.0); tokens * wide as usize];
         for m in 0..tokens {
@@ -110,7 +112,8 @@ impl Case {
         let max_context = self.lengths.iter().max().copied().unwrap();
         let operation = Operation::Attention { q, k, v, heads, kv_heads, term, max_context };
         everywhere(|gpu, target| {
-            for kernel in kernels(&operation, target) {
+            let compose = if every_tile { all_kernels } else { kernels };
+            for kernel in compose(&operation, target) {
                 check(gpu, &kernel, &data, (View::whole(wide), tokens), |m, n| Some(expected[m * wide as usize + n]));
             }
         });
@@ -153,4 +156,9 @@ fn extreme_scores_and_soft_caps() {
     Case { scale: 300.0, ..Case::new(32, &[40, 7]) }.run();
     Case { scale: 1e-4, ..Case::new(32, &[40, 7]) }.run();
     Case { scale: 50.0, cap: Some(5.0), after: Some(0), ..Case::new(16, &[40, 7]) }.run();
+}
+
+#[test]
+fn every_tile() {
+    Case { every_tile: true, heads: 2, kv_heads: 1, before: Some(9), ..Case::new(12, &[40, 3, 1]) }.run();
 }

@@ -5,7 +5,7 @@ use warpweft_compiler::kernels::Slot;
 use warpweft_compiler::kernels::spec::{Binary, Operand, Operation, Rows, Term, Unary, View};
 
 use crate::data::{Batch, Data};
-use crate::{check, everywhere, kernels};
+use crate::{all_kernels, check, everywhere, kernels};
 
 struct Case {
     x: View,
@@ -17,6 +17,7 @@ struct Case {
     operands: Vec<Operand>,
     rows: u32,
     scale: f32,
+    every_tile: bool,
 }
 
 impl Case {
@@ -31,11 +32,12 @@ impl Case {
             operands: Vec::new(),
             rows,
             scale: 1.0,
+            every_tile: false,
         }
     }
 
     fn run(self) {
-        let Case { x, n, out, format, paired, term, operands, rows, scale } = self;
+        let Case { x, n, out, format, paired, term, operands, rows, scale, every_tile } = self;
         let k = x.width as usize;
         let mut data = Data::new(Batch::new(&[rows]), u64::from(n * 31 + rows));
         data.matrix(Slot::X, x, rows as usize, scale);
@@ -64,7 +66,8 @@ impl Case {
         }
         let operation = Operation::Linear { x, n, format, paired, term, operands, out, rows: Rows::Tokens };
         everywhere(|gpu, target| {
-            for kernel in kernels(&operation, target) {
+            let compose = if every_tile { all_kernels } else { kernels };
+            for kernel in compose(&operation, target) {
                 assert_eq!(kernel.slots.len(), 4 + usize::from(paired) + count);
                 check(gpu, &kernel, &data, (out, rows as usize), |m, n| Some(expected[m * out.width as usize + n]));
             }
@@ -130,4 +133,9 @@ fn windows_leave_other_columns_alone() {
     for (n, offset) in [(20, 0), (20, 8), (20, 3), (21, 8), (1, 63)] {
         Case { out: View { width: n, stride: 64, offset }, ..Case::new(24, n, 13) }.run();
     }
+}
+
+#[test]
+fn every_tile() {
+    Case { every_tile: true, ..Case::new(24, 44, 37) }.run();
 }

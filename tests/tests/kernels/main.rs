@@ -6,11 +6,12 @@ mod data;
 mod linear;
 mod rowwise;
 
+use std::hash::{Hash, Hasher};
 use std::process::Command;
 
 use data::{Data, UNTOUCHED, floats};
 use warpweft_compiler::kernels::spec::{Operation, View};
-use warpweft_compiler::kernels::{Composed, RowRange, Slot, candidates, compose};
+use warpweft_compiler::kernels::{Choice, Composed, RowRange, Slot, candidates, compose};
 use warpweft_compiler::target::Target;
 use warpweft_plan::Sizes;
 use warpweft_tests::gpu::Gpu;
@@ -25,8 +26,28 @@ fn everywhere(check: impl Fn(&Gpu, &'static Target)) {
     }
 }
 
-/// Every kernel for the operation, composed; algorithms that the target cannot hold are left out, but not all.
+/// A kernel of each algorithm for the operation; which tile depends on the operation, so that a suite sees them all.
 fn kernels(operation: &Operation, target: &Target) -> Vec<Composed> {
+    let mut hasher = std::hash::DefaultHasher::new();
+    format!("{operation:?}").hash(&mut hasher);
+    let pick = hasher.finish() as usize;
+    let choices = candidates(operation, target, RowRange { min: 1, max: Some(64) }).unwrap();
+    let kind = |choice: &Choice| std::mem::discriminant(&choice.algorithm);
+    let mut kinds: Vec<_> = Vec::new();
+    for choice in &choices {
+        if !kinds.contains(&kind(choice)) {
+            kinds.push(kind(choice));
+        }
+    }
+    let picked = kinds.into_iter().map(|k| {
+        let same: Vec<_> = choices.iter().filter(|c| kind(c) == k).collect();
+        *same[pick % same.len()]
+    });
+    picked.map(|choice| compose(operation, choice, target).unwrap()).collect()
+}
+
+/// Every kernel that there is for the operation.
+fn all_kernels(operation: &Operation, target: &Target) -> Vec<Composed> {
     let choices = candidates(operation, target, RowRange { min: 1, max: Some(64) }).unwrap();
     choices.into_iter().map(|choice| compose(operation, choice, target).unwrap()).collect()
 }
