@@ -1,2 +1,48 @@
-//! tests
+//! What the whole-project tests share: fixtures, their references, and copies of them that can be changed.
+//!
+//! The tests themselves are under `tests/`, a file for each ring.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::missing_panics_doc)]
+
+mod compiled;
+mod copy;
 pub mod gpu;
+mod reference;
+mod tiers;
+
+use std::path::{Path, PathBuf};
+
+pub use compiled::{compiled, plan_file, targets};
+pub use copy::{Copy, Tensors};
+pub use reference::{Reference, Text};
+pub use tiers::{Runner, runners};
+
+/// The folder of a checkpoint under `tests/fixtures`.
+pub fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name)
+}
+
+/// The folder of the published all-MiniLM-L6-v2: `WARPWEFT_MINILM`, or where `make` puts it.
+pub fn minilm() -> PathBuf {
+    let given = std::env::var_os("WARPWEFT_MINILM").map(PathBuf::from);
+    let folder = given.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/models/minilm"));
+    assert!(folder.join("config.json").exists(), "no model in {}: run `make test`, which fetches it", folder.display());
+    folder
+}
+
+/// The greatest absolute difference; infinite where one of them is not a number.
+pub fn worst(found: &[f32], expected: &[f32]) -> f32 {
+    assert_eq!(found.len(), expected.len(), "lengths differ");
+    let difference = |(a, b): (&f32, &f32)| {
+        let d = (a - b).abs();
+        if d.is_nan() { f32::INFINITY } else { d }
+    };
+    found.iter().zip(expected).map(difference).fold(0.0, f32::max)
+}
+
+/// Fails unless `message` holds all `parts`.
+#[track_caller]
+pub fn says(message: &str, parts: &[&str]) {
+    for part in parts {
+        assert!(message.contains(part), "{message:?} does not say {part:?}");
+    }
+}

@@ -2,17 +2,14 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use proptest::prelude::*;
 use serde_json::json;
 use tempfile::TempDir;
 use warpweft_models::Checkpoint;
 use warpweft_models::checkpoint::{HeaderError, read_header};
-
-fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name)
-}
+use warpweft_tests::{fixture, says};
 
 /// A safetensors file of that header and data.
 fn file(header: &str, data: &[u8]) -> Vec<u8> {
@@ -41,14 +38,6 @@ fn refusal(folder: &Path) -> String {
 
 fn header_refusal(header: &str, data: &[u8]) -> String {
     read_header(&file(header, data)).unwrap_err().to_string()
-}
-
-/// Fails unless `message` holds all `parts`.
-#[track_caller]
-fn says(message: &str, parts: &[&str]) {
-    for part in parts {
-        assert!(message.contains(part), "{message:?} does not say {part:?}");
-    }
 }
 
 #[test]

@@ -2,52 +2,11 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::fs;
-use std::path::{Path, PathBuf};
 
-use safetensors::SafeTensors;
 use warpweft_compiler::graph::eval::{SourceInputs, Tensor, evaluate};
 use warpweft_models::{Imported, import};
 use warpweft_plan::OutputKind;
-
-fn tests() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-}
-
-/// `reference.safetensors` of a fixture.
-struct Reference(Vec<u8>);
-
-impl Reference {
-    fn of(fixture: &str) -> Reference {
-        Reference(fs::read(tests().join("fixtures").join(fixture).join("reference.safetensors")).unwrap())
-    }
-
-    fn has(&self, name: &str) -> bool {
-        SafeTensors::deserialize(&self.0).unwrap().tensor(name).is_ok()
-    }
-
-    /// Shape and bytes.
-    fn tensor(&self, name: &str) -> (Vec<usize>, Vec<u8>) {
-        let file = SafeTensors::deserialize(&self.0).unwrap();
-        let tensor = file.tensor(name).unwrap();
-        (tensor.shape().to_vec(), tensor.data().to_vec())
-    }
-
-    fn floats(&self, name: &str) -> Vec<f32> {
-        self.tensor(name).1.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect()
-    }
-
-    fn ids(&self, name: &str) -> Vec<u32> {
-        self.tensor(name).1.as_chunks().0.iter().map(|b| i64::from_le_bytes(*b) as u32).collect()
-    }
-
-    /// The texts of the batch, each with its first row in the padded batch.
-    fn texts(&self) -> Vec<(usize, Vec<u32>)> {
-        let longest = self.tensor("batch_input_ids").0[1];
-        let (ids, mask) = (self.ids("batch_input_ids"), self.ids("batch_attention_mask"));
-        let rows = ids.chunks(longest).zip(mask.chunks(longest)).enumerate();
-        rows.map(|(i, (ids, mask))| (i * longest, ids[..mask.iter().sum::<u32>() as usize].to_vec())).collect()
-    }
-}
+use warpweft_tests::{Copy, Reference, fixture, minilm, worst};
 
 /// What the model computes for one text.
 struct Outputs {
@@ -69,38 +28,32 @@ fn run(model: &Imported, ids: &[u32]) -> Outputs {
 
 #[track_caller]
 fn close(what: &str, found: &[f32], expected: &[f32], tolerance: f32) {
-    assert_eq!(found.len(), expected.len(), "{what}");
-    let worst = found.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0f32, |a, b| if b > a { b } else { a });
-    assert!(found.iter().all(|x| x.is_finite()) && worst <= tolerance, "{what}: off by {worst:e}");
+    let worst = worst(found, expected);
     println!("{what}: {worst:.1e}");
+    assert!(worst <= tolerance, "{what}: off by {worst:e}");
 }
 
 /// The evaluator sums in f64, so what remains is the rounding of transformers' fp32 run.
 const HIDDEN: f32 = 2e-5;
 const LOGITS: f32 = 5e-5;
 
-fn check(fixture: &str) {
-    let model = import(&tests().join("fixtures").join(fixture)).unwrap();
-    let reference = Reference::of(fixture);
+fn check(name: &str) {
+    let model = import(&fixture(name)).unwrap();
+    let reference = Reference::of(name);
     let single = run(&model, &reference.ids("input_ids"));
-    close(&format!("{fixture} hidden"), &single.hidden.data, &reference.floats("last_hidden_state"), HIDDEN);
+    close(&format!("{name} hidden"), &single.hidden.data, &reference.floats("last_hidden_state"), HIDDEN);
     assert_eq!(single.logits.is_some(), reference.has("logits"));
     if let Some(logits) = single.logits {
-        close(&format!("{fixture} logits"), &logits.data, &reference.floats("logits"), LOGITS);
+        close(&format!("{name} logits"), &logits.data, &reference.floats("logits"), LOGITS);
     }
-    let width = single.hidden.shape[1];
-    let (batch, pooled) = (reference.floats("batch_last_hidden_state"), reference.floats("batch_pooled"));
-    for (i, (first, ids)) in reference.texts().into_iter().enumerate() {
-        let alone = run(&model, &ids);
-        let rows = &batch[first * width..][..ids.len() * width];
-        close(&format!("{fixture} text {i} hidden"), &alone.hidden.data, rows, HIDDEN);
-        close(&format!("{fixture} text {i} embedding"), &alone.embedding.data, &pooled[i * width..][..width], HIDDEN);
-        if let Some(logits) = alone.logits {
-            let ((shape, _), expected) = (reference.tensor("batch_logits"), reference.floats("batch_logits"));
-            let columns = shape[2];
-            let found: Vec<f32> =
-                logits.data.chunks(logits.shape[1]).flat_map(|row| &row[..columns]).copied().collect();
-            close(&format!("{fixture} text {i} logits"), &found, &expected[first * columns..][..found.len()], LOGITS);
+    for (i, text) in reference.texts().into_iter().enumerate() {
+        let alone = run(&model, &text.ids);
+        close(&format!("{name} text {i} hidden"), &alone.hidden.data, &text.hidden, HIDDEN);
+        close(&format!("{name} text {i} embedding"), &alone.embedding.data, &text.pooled, HIDDEN);
+        if let (Some(logits), Some(expected)) = (alone.logits, text.logits) {
+            let rows = logits.data.chunks(logits.shape[1]);
+            let found: Vec<f32> = rows.flat_map(|row| &row[..Reference::BATCH_LOGITS]).copied().collect();
+            close(&format!("{name} text {i} logits"), &found, &expected, LOGITS);
         }
     }
 }
@@ -149,31 +102,14 @@ fn a_misread_config_shows() {
         ("modernbert", "global_attn_every_n_layers", 2.into()),
         ("modernbert", "classifier_activation", "relu".into()),
     ];
-    for (fixture, field, value) in fields {
-        let folder = tempfile::tempdir().unwrap();
-        let original = tests().join("fixtures").join(fixture);
-        for file in ["config.json", "model.safetensors"] {
-            fs::copy(original.join(file), folder.path().join(file)).unwrap();
-        }
-        let path = folder.path().join("config.json");
-        let mut config: serde_json::Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
-        config[field] = value;
-        fs::write(&path, config.to_string()).unwrap();
-        let reference = Reference::of(fixture);
-        let found = run(&import(folder.path()).unwrap(), &reference.ids("input_ids")).logits.unwrap();
-        let expected = reference.floats("logits");
-        let worst = found.data.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-        println!("{fixture} {field}: {worst:.1e}");
-        assert!(worst > 1e-3, "{fixture}: another {field} changes the logits by {worst:e} only");
+    for (name, field, value) in fields {
+        let model = Copy::of(name).set(field, value).import();
+        let reference = Reference::of(name);
+        let found = run(&model, &reference.ids("input_ids")).logits.unwrap();
+        let worst = worst(&found.data, &reference.floats("logits"));
+        println!("{name} {field}: {worst:.1e}");
+        assert!(worst > 1e-3, "{name}: another {field} changes the logits by {worst:e} only");
     }
-}
-
-/// The published all-MiniLM-L6-v2, which `make` fetches.
-fn minilm() -> PathBuf {
-    let folder = std::env::var_os("WARPWEFT_MINILM").map(PathBuf::from);
-    let folder = folder.unwrap_or_else(|| tests().join("../target/models/minilm"));
-    assert!(folder.join("config.json").exists(), "no model in {}: run `make models`", folder.display());
-    folder
 }
 
 #[test]
@@ -183,7 +119,7 @@ fn minilm_matches_its_reference() {
     assert_eq!(model.graph.declarations().weights.len(), 101);
     let reference = Reference::of("minilm-reference");
     let expected = reference.floats("embeddings");
-    let text = fs::read_to_string(tests().join("fixtures/minilm-reference/reference.json")).unwrap();
+    let text = fs::read_to_string(fixture("minilm-reference").join("reference.json")).unwrap();
     let rows: serde_json::Value = serde_json::from_str(&text).unwrap();
     for (i, row) in rows["rows"].as_array().unwrap().iter().enumerate() {
         let ids: Vec<u32> = row["ids"].as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect();

@@ -1,99 +1,16 @@
 //! From checkpoint folders to graphs: what is accepted, and what each wrong folder is told.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use safetensors::SafeTensors;
-use safetensors::tensor::{Dtype, TensorView};
+use proptest::prelude::*;
+use safetensors::tensor::Dtype;
 use serde_json::{Value, json};
-use tempfile::TempDir;
 use warpweft_compiler::weights::WeightSource;
 use warpweft_models::{Imported, families, import};
 use warpweft_plan::{DType, OutputKind};
-
-fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name)
-}
-
-/// A copy of a fixture that can be changed.
-struct Copy(TempDir);
-
-/// Type, shape and bytes by name.
-type Tensors = BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)>;
-
-impl Copy {
-    fn of(name: &str) -> Copy {
-        let copy = Copy(tempfile::tempdir().unwrap());
-        copy_folder(&fixture(name), copy.path());
-        copy
-    }
-
-    fn path(&self) -> &Path {
-        self.0.path()
-    }
-
-    /// Changes a JSON file.
-    fn json(self, file: &str, change: impl FnOnce(&mut Value)) -> Copy {
-        let path = self.path().join(file);
-        let mut value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
-        change(&mut value);
-        fs::write(path, value.to_string()).unwrap();
-        self
-    }
-
-    /// Sets a field of config.json.
-    fn set(self, field: &str, value: Value) -> Copy {
-        self.json("config.json", |config| config[field] = value)
-    }
-
-    /// Changes the tensors of model.safetensors.
-    fn tensors(self, change: impl FnOnce(&mut Tensors)) -> Copy {
-        let path = self.path().join("model.safetensors");
-        let bytes = fs::read(&path).unwrap();
-        let mut tensors: Tensors = SafeTensors::deserialize(&bytes)
-            .unwrap()
-            .tensors()
-            .into_iter()
-            .map(|(name, t)| (name, (t.dtype(), t.shape().to_vec(), t.data().to_vec())))
-            .collect();
-        change(&mut tensors);
-        let views = tensors.iter().map(|(n, (d, s, b))| (n, TensorView::new(*d, s.clone(), b).unwrap()));
-        fs::write(path, safetensors::serialize(views, None).unwrap()).unwrap();
-        self
-    }
-
-    fn import(&self) -> Imported {
-        import(self.path()).unwrap()
-    }
-
-    /// The message with which it is refused.
-    fn refusal(&self) -> String {
-        import(self.path()).map(|_| ()).unwrap_err().to_string()
-    }
-}
-
-fn copy_folder(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        if entry.path().is_dir() {
-            copy_folder(&entry.path(), &target);
-        } else {
-            fs::copy(entry.path(), target).unwrap();
-        }
-    }
-}
-
-/// Fails unless `message` holds all `parts`.
-#[track_caller]
-fn says(message: &str, parts: &[&str]) {
-    for part in parts {
-        assert!(message.contains(part), "{message:?} does not say {part:?}");
-    }
-}
+use warpweft_tests::{Copy, Tensors, fixture, says};
 
 const FIXTURES: [(&str, &str, u32, u32, u32, bool); 6] = [
     ("bert", "bert", 3, 512, 64, false),
@@ -367,4 +284,60 @@ fn text_length_is_that_of_sentence_transformers() {
     assert_eq!(lower.import().info.max_text_tokens, 48);
     let cased = lower.json("tokenizer.json", |t| t["normalizer"]["lowercase"] = json!(false));
     says(&cased.refusal(), &[settings, "do_lower_case", "tokenizer.json"]);
+}
+
+#[test]
+fn deeper_models_have_the_same_layers() {
+    for name in ["bert-mlm", "distilbert"] {
+        let (shallow, deep) = (import(&fixture(name)).unwrap(), Copy::of(name).with_layers(24).import());
+        assert_eq!(deep.info.layers, 24);
+        let count =
+            |model: &Imported, layer: u32| model.graph.nodes().iter().filter(|node| node.layer == Some(layer)).count();
+        assert_eq!(count(&deep, 23), count(&shallow, 1));
+    }
+}
+
+/// Imports a folder and reads all its weights.
+fn import_whole(folder: &Path) -> Result<(), String> {
+    let model = import(folder).map_err(|e| e.to_string())?;
+    for weight in &model.graph.declarations().weights {
+        model.weights.get(&weight.name).map_err(|e| e.to_string())?;
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(150))]
+
+    #[test]
+    fn a_changed_byte_is_an_error_or_nothing(
+        file in prop::sample::select(vec!["config.json", "modules.json", "1_Pooling/config.json", "model.safetensors"]),
+        at in any::<prop::sample::Index>(),
+        with in any::<u8>(),
+    ) {
+        let copy = Copy::of("bert");
+        let path = copy.path().join(file);
+        let mut bytes = fs::read(&path).unwrap();
+        // Of the weights, the header.
+        let at = at.index(bytes.len().min(6000));
+        bytes[at] = with;
+        fs::write(&path, bytes).unwrap();
+        if let Err(message) = import_whole(copy.path()) {
+            prop_assert!(!message.is_empty());
+        }
+    }
+
+    #[test]
+    fn any_number_in_a_config_is_an_error_or_nothing(
+        fixture in prop::sample::select(vec!["bert-mlm", "roberta", "distilbert", "modernbert"]),
+        field in any::<prop::sample::Index>(),
+        number in prop_oneof![any::<i64>().prop_map(Value::from), any::<f64>().prop_map(Value::from), (0u64..200).prop_map(Value::from)],
+    ) {
+        let copy = Copy::of(fixture).json("config.json", |config| {
+            let fields = config.as_object_mut().unwrap();
+            let names: Vec<String> = fields.keys().cloned().collect();
+            fields.insert(names[field.index(names.len())].clone(), number);
+        });
+        let _ = import_whole(copy.path());
+    }
 }

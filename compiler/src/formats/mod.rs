@@ -45,6 +45,18 @@ pub enum FormatError {
     },
 }
 
+impl FormatError {
+    /// The same, for rows that are a piece of a matrix from row `first` on.
+    pub fn below(self, first: usize) -> FormatError {
+        match self {
+            FormatError::OutOfRange { value, row, column, format } => {
+                FormatError::OutOfRange { value, row: row + first, column, format }
+            }
+            FormatError::Shape { .. } => self,
+        }
+    }
+}
+
 impl Format {
     /// All formats.
     pub const ALL: [Format; 3] = [Format::F32, Format::F16, Format::Bf16];

@@ -12,6 +12,7 @@ pub mod eval;
 mod fact;
 mod op;
 mod text;
+pub mod verify;
 
 pub use egg::Id;
 use egg::Language;
@@ -176,6 +177,20 @@ impl Graph {
         let node = self.node(id);
         let error = || FactError { op: node.op.name(), problem: format!("needs a tensor, found {}", node.fact) };
         node.fact.tensor().ok_or_else(error)
+    }
+
+    /// The same nodes over other declarations of the same leaves.
+    ///
+    /// # Errors
+    /// When a node does not fit the new declarations.
+    pub fn redeclared(&self, declarations: Declarations) -> Result<Graph, FactError> {
+        let mut graph = Graph::with_declarations(declarations);
+        for node in &self.nodes {
+            graph.layer = node.layer;
+            graph.add(node.op.clone())?;
+        }
+        graph.outputs.clone_from(&self.outputs);
+        Ok(graph)
     }
 
     /// For each node: the outputs depend on it.

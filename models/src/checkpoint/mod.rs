@@ -49,11 +49,6 @@ impl Checkpoint {
         Ok(Checkpoint { folder: folder.to_owned(), files: files::open(folder)? })
     }
 
-    /// The folder.
-    pub fn folder(&self) -> &Path {
-        &self.folder
-    }
-
     /// The file that a missing tensor should have been in: the only one, or the index of all.
     pub fn weights_file(&self) -> PathBuf {
         match self.files.shards.as_slice() {

@@ -23,7 +23,7 @@ pub(super) const UNUSED: &[&str] = &[
 /// BERT.
 pub(super) fn build(config: &Config, net: &mut Net<'_>) -> Result<Parts, CheckpointError> {
     net.find_base(&["", "bert."], "embeddings.word_embeddings.weight");
-    let body = body(config, net, 0, 1e-12)?;
+    let body = body(config, net, 0)?;
     let head = MaskedHead {
         dense: "cls.predictions.transform.dense",
         norm: "cls.predictions.transform.LayerNorm",
@@ -50,12 +50,7 @@ impl Body {
 
 /// Embeddings and layers, under the names of BERT. Row i of a sequence has row `first_position + i` of the position
 /// table.
-pub(super) fn body(
-    config: &Config,
-    net: &mut Net<'_>,
-    first_position: u32,
-    default_eps: f64,
-) -> Result<Body, CheckpointError> {
+pub(super) fn body(config: &Config, net: &mut Net<'_>, first_position: u32) -> Result<Body, CheckpointError> {
     config.only_text("position_embedding_type", "absolute")?;
     config.only_flag("is_decoder", false)?;
     config.only_flag("add_cross_attention", false)?;
@@ -64,7 +59,7 @@ pub(super) fn body(
         width,
         heads: Heads::read(config, "num_attention_heads", width)?,
         inner: config.size("intermediate_size", MAX_WIDTH)?,
-        eps: config.positive_or("layer_norm_eps", default_eps)?,
+        eps: config.positive_or("layer_norm_eps", 1e-12)?,
         activation: activation(config, "hidden_act", Activation::Gelu)?,
     };
     let layers = config.size("num_hidden_layers", MAX_LAYERS)?;

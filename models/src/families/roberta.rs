@@ -22,7 +22,7 @@ pub(super) fn build(config: &Config, net: &mut Net<'_>) -> Result<Parts, Checkpo
     net.find_base(&["", "roberta."], "embeddings.word_embeddings.weight");
     // transformers numbers the rows of a text from pad_token_id + 1.
     let padding = config.index_or("pad_token_id", MAX_ROWS, 1)?;
-    let body = body(config, net, padding + 1, 1e-5)?;
+    let body = body(config, net, padding + 1)?;
     let head = MaskedHead {
         dense: "lm_head.dense",
         norm: "lm_head.layer_norm",

@@ -6,6 +6,8 @@ mod checksum;
 mod header;
 mod reader;
 mod source;
+#[cfg(not(target_arch = "wasm32"))]
+mod staged;
 #[cfg(test)]
 mod tests;
 mod writer;
@@ -15,9 +17,9 @@ use std::collections::BTreeMap;
 pub use header::FORMAT_VERSION;
 pub use reader::PlanFile;
 pub use source::Source;
-pub use writer::PlanWriter;
 #[cfg(not(target_arch = "wasm32"))]
-pub use writer::Staged;
+pub use staged::Staged;
+pub use writer::PlanWriter;
 
 /// Texts that travel with a plan: the tokenizer, a chat template, a license.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -158,15 +158,22 @@ fn a_file_appears_when_it_is_complete() {
     let path = folder.path().join("m.weft");
     let entries = || std::fs::read_dir(folder.path()).unwrap().count();
     let writer = PlanWriter::create(&path, &sample(), &assets()).unwrap();
-    assert_eq!(entries(), 1);
+    assert!(!path.exists());
     assert!(writer.finish().unwrap_err().to_string().contains("0 of 2"));
+    assert_eq!(entries(), 0);
+    drop(PlanWriter::create(&path, &sample(), &assets()).unwrap());
     assert_eq!(entries(), 0);
     let mut writer = PlanWriter::create(&path, &sample(), &assets()).unwrap();
     fill(&mut writer);
     assert!(!path.exists());
+    std::fs::write(&path, "an older file").unwrap();
     writer.finish().unwrap();
     assert_eq!(entries(), 1);
     assert_eq!(PlanFile::open(&path).unwrap().plan(), &sample());
+    let mode = |path: &std::path::Path| std::fs::metadata(path).unwrap().permissions();
+    let ordinary = folder.path().join("ordinary");
+    std::fs::write(&ordinary, "").unwrap();
+    assert_eq!(mode(&path), mode(&ordinary));
     for wrong in [folder.path().to_owned(), folder.path().join("none").join("m.weft")] {
         assert!(matches!(PlanWriter::create(&wrong, &sample(), &assets()), Err(PlanError::Io { .. })));
         let text = PlanFile::open(&wrong).unwrap_err().to_string();
@@ -294,6 +301,16 @@ fn a_header_that_contradicts_the_plan_is_refused() {
         let error = PlanFile::from_bytes(resealed(&text.replacen(from, to, 1))).unwrap_err().to_string();
         assert!(error.contains(expected), "{error:?} does not contain {expected:?}");
     }
+}
+
+/// A build that is killed cannot clean up, so there must be nothing to clean.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_killed_writer_leaves_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let writer = PlanWriter::create(folder.path().join("m.weft"), &sample(), &assets()).unwrap();
+    std::mem::forget(writer);
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
 }
 
 /// A file with the given header text, a right length and a right checksum: what an attacker would write.

@@ -2,6 +2,8 @@
 
 mod adapter;
 mod kernel;
+#[cfg(test)]
+mod tests;
 mod tier;
 mod wait;
 
@@ -30,7 +32,33 @@ pub struct Device {
 #[derive(Debug, Default)]
 struct Trouble {
     lost: Mutex<Option<String>>,
-    error: Mutex<Option<wgpu::Error>>,
+    error: Mutex<Option<Report>>,
+}
+
+/// An error of the device, as text: in browsers the original cannot move between threads.
+#[derive(Debug)]
+enum Report {
+    OutOfMemory(String),
+    Refused(String),
+}
+
+impl From<wgpu::Error> for Report {
+    fn from(error: wgpu::Error) -> Report {
+        match error {
+            wgpu::Error::OutOfMemory { source } => Report::OutOfMemory(source.to_string()),
+            other => Report::Refused(other.to_string()),
+        }
+    }
+}
+
+impl Report {
+    fn into_error(self, doing: &str) -> RuntimeError {
+        let doing = doing.to_owned();
+        match self {
+            Report::OutOfMemory(message) => RuntimeError::OutOfMemory { doing, message },
+            Report::Refused(message) => RuntimeError::Refused { doing, message },
+        }
+    }
 }
 
 impl Device {
@@ -58,7 +86,7 @@ impl Device {
         });
         let error = trouble.clone();
         gpu.on_uncaptured_error(Arc::new(move |e| {
-            error.error.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(e);
+            error.error.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(e.into());
         }));
         tracing::debug!(adapter = adapter.name, driver = adapter.driver, "device open");
         Ok(Device { adapter: adapter.clone(), gpu, queue, trouble })
@@ -78,10 +106,11 @@ impl Device {
         };
         let (validation, internal, memory) = (reports.0.await, reports.1.await, reports.2.await);
         self.healthy(doing)?;
-        match memory.or(validation).or(internal) {
-            Some(error) => Err(error_value(doing, error)),
-            None => Ok(value),
-        }
+        let Some(error) = memory.or(validation).or(internal) else { return Ok(value) };
+        // A loss is told while polling; it explains any other error.
+        let _ = self.gpu.poll(wgpu::PollType::Poll);
+        self.healthy(doing)?;
+        Err(Report::from(error).into_error(doing))
     }
 
     /// Reports a loss or an error that came outside of any call.
@@ -91,7 +120,7 @@ impl Device {
             return Err(RuntimeError::DeviceLost { doing: doing.into(), message: message.clone() });
         }
         match self.trouble.error.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            Some(error) => Err(error_value(doing, error)),
+            Some(report) => Err(report.into_error(doing)),
             None => Ok(()),
         }
     }
@@ -137,13 +166,5 @@ impl Device {
                 Err(RuntimeError::Refused { doing: doing.into(), message: e.to_string() })
             }
         }
-    }
-}
-
-fn error_value(doing: &str, error: wgpu::Error) -> RuntimeError {
-    let doing = doing.to_owned();
-    match error {
-        wgpu::Error::OutOfMemory { source } => RuntimeError::OutOfMemory { doing, message: source.to_string() },
-        other => RuntimeError::Refused { doing, message: other.to_string() },
     }
 }

@@ -1,0 +1,96 @@
+//! What a node costs: time on a target.
+//!
+//! ```text
+//! time = max(bytes / bandwidth, multiply-adds / rate) + one dispatch
+//! ```
+//!
+//! A node that needs no dispatch (attributes, terms, column windows, what is computed when the plan is packed) costs next
+//! to nothing, but never zero, so that of two equal programs the shorter one is taken.
+
+use egg::{Id, Language};
+use rustc_hash::FxHashSet;
+use warpweft_plan::{Dim, Sizes};
+
+use crate::graph::{Fact, Op, TensorFact};
+use crate::rules::EGraph;
+
+/// A target's rates at a number of rows.
+#[derive(Clone, Debug)]
+pub struct CostModel<'w> {
+    /// Bytes per second.
+    pub bandwidth: f64,
+    /// Multiply-adds per second.
+    pub fmas: f64,
+    /// Seconds of a dispatch.
+    pub dispatch: f64,
+    /// Rows of the step that the program is made for.
+    pub tokens: u64,
+    /// Classes of weights that other programs of this body read already; any other pays for its bytes.
+    pub stored: Option<&'w FxHashSet<Id>>,
+}
+
+/// What a node that needs no dispatch costs, in dispatches.
+const FREE: f64 = 1e-6;
+
+impl CostModel<'_> {
+    /// Seconds of this node alone; `None` if no kernel computes it.
+    pub(super) fn node(&self, egraph: &EGraph, class: Id, node: &Op) -> Option<f64> {
+        let fact = |id: Id| egraph[id].data.as_ref().ok();
+        let free = Some(self.dispatch * FREE);
+        let result = match fact(class)? {
+            Fact::Tensor(t) if !t.constant => t,
+            Fact::Tensor(_) | Fact::Term(_) | Fact::Int(_) | Fact::Real(_) | Fact::Size(_) => return free,
+        };
+        let tensors: Vec<(Id, &TensorFact)> =
+            node.children().iter().filter_map(|&c| Some((c, fact(c)?.tensor()?))).collect();
+        let moved: f64 = self.bytes(result) + tensors.iter().map(|(_, t)| self.bytes(t)).sum::<f64>();
+        let second_copy: f64 = tensors
+            .iter()
+            .filter(|(id, t)| t.constant && self.stored.is_some_and(|s| !s.contains(&egraph.find(*id))))
+            .map(|(_, t)| self.bytes(t))
+            .sum();
+        let operands: f64 = node.children().iter().filter_map(|&c| fact(c)).map(|f| self.operand_bytes(f)).sum();
+        let size = |t: &TensorFact| self.elements(&t.shape);
+        let fmas = match node {
+            Op::Ids | Op::Positions | Op::Arg(_) | Op::BandMask(_) => return free,
+            Op::Slice(_) => return free,
+            Op::Add(_) | Op::Sub(_) | Op::Mul(_) | Op::Div(_) => size(result),
+            Op::Gelu(_) | Op::GeluTanh(_) | Op::Silu(_) | Op::Relu(_) | Op::Tanh(_) | Op::Sigmoid(_) => size(result),
+            Op::Gather(_) => return Some(self.dispatch + 2.0 * self.bytes(result) / self.bandwidth),
+            Op::LayerNorm(_) | Op::RmsNorm(_) | Op::L2Norm(_) => 4.0 * size(result),
+            Op::Rope(_) => 4.0 * size(result),
+            Op::MeanPool(_) | Op::FirstRow(_) | Op::MaxPool(_) => tensors.iter().map(|(_, t)| size(t)).sum(),
+            Op::Linear(_) | Op::LinearPair(_) => {
+                let rows = self.elements(&result.shape[..1]);
+                tensors.iter().skip(1).map(|(_, t)| size(t) * rows).sum()
+            }
+            // Each query meets each key twice: for its score and for its value.
+            Op::Attention(_) => 2.0 * size(result) * self.value(Dim::CONTEXT),
+            Op::Int(_) | Op::Real(_) | Op::Weight(_) | Op::Acc | Op::Acc2 | Op::Size(_) => return free,
+            Op::MatMul(_) | Op::Transpose(_) | Op::Concat(_) | Op::SplitHeads(_) | Op::MergeHeads(_) => return None,
+            Op::RepeatHeads(_) | Op::Softmax(_) | Op::Scores(_) => return None,
+        };
+        let bytes = moved + operands + second_copy;
+        Some(self.dispatch + (bytes / self.bandwidth).max(fmas / self.fmas))
+    }
+
+    fn operand_bytes(&self, fact: &Fact) -> f64 {
+        match fact {
+            Fact::Term(t) => t.operands.iter().map(|shape| 4.0 * self.elements(shape)).sum(),
+            Fact::Tensor(_) | Fact::Int(_) | Fact::Real(_) | Fact::Size(_) => 0.0,
+        }
+    }
+
+    fn bytes(&self, t: &TensorFact) -> f64 {
+        t.dtype.bytes() as f64 * self.elements(&t.shape)
+    }
+
+    fn elements(&self, shape: &[Dim]) -> f64 {
+        shape.iter().map(|&d| self.value(d)).product()
+    }
+
+    fn value(&self, dim: Dim) -> f64 {
+        let sizes = Sizes { tokens: self.tokens, context: self.tokens, sequences: self.tokens.div_ceil(128) };
+        dim.eval(sizes).unwrap_or(0) as f64
+    }
+}

@@ -1,0 +1,270 @@
+//! Extraction: the cheapest program in an e-graph, for one target and one range of rows.
+//!
+//! A node that several others use is paid once, so this is a choice over DAGs: a greedy pass (each class takes the node
+//! whose set of needed classes is cheapest) and then a descent by two moves: one class takes another node, or *all* the
+//! classes that could use some class take it up together. The second is what makes merged contractions win: a column
+//! window of a big product is dearer than a small product until all its siblings are windows too.
+
+mod cost;
+
+use egg::{Id, Language};
+use rustc_hash::{FxHashMap, FxHashSet};
+
+use crate::graph::{FactError, Graph, Op};
+use crate::rules::{EGraph, Saturated};
+
+pub use cost::CostModel;
+
+/// A body for which there is no program.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ExtractError {
+    /// Some output needs an operator that no kernel computes.
+    #[error("no kernel computes {op} here: no rule turned it into something that has one")]
+    NoKernel {
+        /// An operator in its class.
+        op: String,
+    },
+    /// A program that does not type-check; a bug.
+    #[error(transparent)]
+    Fact(#[from] FactError),
+}
+
+/// The chosen program of a body.
+#[derive(Clone, Debug)]
+pub struct Extracted {
+    /// The program, outputs in the body's order.
+    pub graph: Graph,
+    /// Its predicted time in seconds.
+    pub cost: f64,
+    /// The classes of weights that its kernels read.
+    pub weights: FxHashSet<Id>,
+}
+
+/// The cheapest program of a saturated body.
+///
+/// # Errors
+/// When an output cannot be computed by kernels.
+pub fn extract(saturated: &Saturated, model: &CostModel<'_>) -> Result<Extracted, ExtractError> {
+    let mut search = Search::new(&saturated.egraph, model);
+    let mut choice = search.greedy();
+    for &root in &saturated.roots {
+        if !choice.contains_key(&root) {
+            return Err(ExtractError::NoKernel { op: search.culprit(root, &choice) });
+        }
+    }
+    let cost = search.descend(&mut choice, &saturated.roots);
+    let mut builder = Builder {
+        egraph: &saturated.egraph,
+        choice: &choice,
+        graph: Graph::with_declarations((*saturated.egraph.analysis.declarations).clone()),
+        built: FxHashMap::default(),
+        weights: FxHashSet::default(),
+    };
+    for (i, &root) in saturated.roots.iter().enumerate() {
+        let id = builder.build(root)?;
+        builder.graph.add_output(format!("out{i}"), id);
+    }
+    Ok(Extracted { graph: builder.graph, cost, weights: builder.weights })
+}
+
+type Choice = FxHashMap<Id, Op>;
+
+struct Search<'e> {
+    egraph: &'e EGraph,
+    /// Classes in order, so that equal costs give equal programs.
+    classes: Vec<Id>,
+    /// Nodes that can be chosen, with their own cost.
+    nodes: FxHashMap<Id, Vec<(Op, f64)>>,
+    /// For each class, the nodes (with their classes) that have it as a child.
+    users: FxHashMap<Id, Vec<(Id, Op)>>,
+    costs: FxHashMap<(Id, Op), f64>,
+}
+
+impl<'e> Search<'e> {
+    fn new(egraph: &'e EGraph, model: &CostModel<'_>) -> Search<'e> {
+        let mut classes: Vec<Id> = egraph.classes().map(|c| c.id).collect();
+        classes.sort_unstable();
+        let mut search = Search {
+            egraph,
+            nodes: FxHashMap::default(),
+            users: FxHashMap::default(),
+            costs: FxHashMap::default(),
+            classes,
+        };
+        for &class in &search.classes {
+            for node in &egraph[class].nodes {
+                let Some(cost) = model.node(egraph, class, node) else { continue };
+                let node = node.clone().map_children(|c| egraph.find(c));
+                for &child in node.children() {
+                    search.users.entry(child).or_default().push((class, node.clone()));
+                }
+                search.costs.insert((class, node.clone()), cost);
+                search.nodes.entry(class).or_default().push((node, cost));
+            }
+        }
+        search
+    }
+
+    /// For each class that can be computed, the node whose set of needed classes is cheapest.
+    fn greedy(&self) -> Choice {
+        let mut sets: FxHashMap<Id, (Op, FxHashMap<Id, f64>, f64)> = FxHashMap::default();
+        loop {
+            let mut changed = false;
+            for &class in &self.classes {
+                for (node, own) in self.nodes.get(&class).into_iter().flatten() {
+                    let mut set: FxHashMap<Id, f64> = FxHashMap::default();
+                    let complete = node.children().iter().all(|c| match sets.get(c) {
+                        Some((_, needed, _)) => {
+                            set.extend(needed);
+                            true
+                        }
+                        None => false,
+                    });
+                    if !complete || set.contains_key(&class) {
+                        continue;
+                    }
+                    set.insert(class, *own);
+                    let total = total(set.values());
+                    if sets.get(&class).is_none_or(|(_, _, best)| total < *best * (1.0 - 1e-9)) {
+                        sets.insert(class, (node.clone(), set, total));
+                        changed = true;
+                    }
+                }
+            }
+            if !changed {
+                return sets.into_iter().map(|(class, (node, _, _))| (class, node)).collect();
+            }
+        }
+    }
+
+    /// Improves a choice until neither move helps; gives the cost of what the roots need.
+    fn descend(&mut self, choice: &mut Choice, roots: &[Id]) -> f64 {
+        let mut best = self.cost(choice, roots).unwrap_or(f64::INFINITY);
+        loop {
+            let before = best;
+            for at in 0..self.classes.len() {
+                let class = self.classes[at];
+                for (node, _) in self.nodes.get(&class).into_iter().flatten() {
+                    best = self.attempt(choice, roots, best, vec![(class, node.clone())]);
+                }
+                let adopters = self.users.get(&class).cloned().unwrap_or_default();
+                best = self.attempt(choice, roots, best, adopters);
+            }
+            if best >= before {
+                return best;
+            }
+        }
+    }
+
+    /// Makes the changes if they lower the cost.
+    fn attempt(&self, choice: &mut Choice, roots: &[Id], best: f64, changes: Vec<(Id, Op)>) -> f64 {
+        let mut old = Vec::new();
+        for (class, node) in changes {
+            if node.children().iter().all(|c| choice.contains_key(c)) && choice.get(&class) != Some(&node) {
+                if let Some(previous) = choice.insert(class, node) {
+                    old.push((class, previous));
+                }
+            }
+        }
+        if old.is_empty() {
+            return best;
+        }
+        match self.cost(choice, roots) {
+            Some(cost) if cost < best * (1.0 - 1e-9) => cost,
+            _ => {
+                choice.extend(old.into_iter().rev());
+                best
+            }
+        }
+    }
+
+    /// The cost of what the roots need, each class once; `None` for a cycle.
+    fn cost(&self, choice: &Choice, roots: &[Id]) -> Option<f64> {
+        #[derive(Clone, Copy, PartialEq)]
+        enum Mark {
+            Open,
+            Done,
+        }
+        let mut marks: FxHashMap<Id, Mark> = FxHashMap::default();
+        let mut costs = Vec::new();
+        let mut stack: Vec<(Id, bool)> = roots.iter().map(|&r| (r, false)).collect();
+        while let Some((class, leaving)) = stack.pop() {
+            if leaving {
+                marks.insert(class, Mark::Done);
+                continue;
+            }
+            match marks.get(&class) {
+                Some(Mark::Done) => continue,
+                Some(Mark::Open) => return None,
+                None => {}
+            }
+            marks.insert(class, Mark::Open);
+            let node = choice.get(&class)?;
+            costs.push(*self.costs.get(&(class, node.clone()))?);
+            stack.push((class, true));
+            for child in node.children() {
+                match marks.get(child) {
+                    Some(Mark::Open) => return None,
+                    Some(Mark::Done) => {}
+                    None => stack.push((*child, false)),
+                }
+            }
+        }
+        Some(total(costs.iter()))
+    }
+
+    /// An operator that stands in the way of computing `class`.
+    fn culprit(&self, class: Id, choice: &Choice) -> String {
+        let mut seen: FxHashSet<Id> = FxHashSet::default();
+        let mut at = class;
+        loop {
+            seen.insert(at);
+            let nodes = &self.egraph[at].nodes;
+            let missing = |n: &Op| {
+                n.children().iter().map(|c| self.egraph.find(*c)).find(|c| !choice.contains_key(c) && !seen.contains(c))
+            };
+            match nodes.iter().find_map(missing) {
+                Some(next) => at = next,
+                None => return nodes.first().map_or_else(String::new, Op::name),
+            }
+        }
+    }
+}
+
+/// A sum that does not depend on the order of a hash map.
+fn total<'c>(costs: impl Iterator<Item = &'c f64>) -> f64 {
+    let mut costs: Vec<f64> = costs.copied().collect();
+    costs.sort_unstable_by(f64::total_cmp);
+    costs.iter().sum()
+}
+
+struct Builder<'e> {
+    egraph: &'e EGraph,
+    choice: &'e Choice,
+    graph: Graph,
+    built: FxHashMap<Id, Id>,
+    weights: FxHashSet<Id>,
+}
+
+impl Builder<'_> {
+    fn build(&mut self, class: Id) -> Result<Id, ExtractError> {
+        let class = self.egraph.find(class);
+        if let Some(&id) = self.built.get(&class) {
+            return Ok(id);
+        }
+        let node = self.choice.get(&class).ok_or_else(|| ExtractError::NoKernel { op: class.to_string() })?;
+        let mut op = node.clone();
+        for child in op.children_mut() {
+            let class = *child;
+            *child = self.build(class)?;
+        }
+        let id = self.graph.add(op)?;
+        if !self.graph.node(id).fact.is_constant() {
+            let constants =
+                node.children().iter().filter(|c| self.egraph[**c].data.as_ref().is_ok_and(|f| f.is_constant()));
+            self.weights.extend(constants);
+        }
+        self.built.insert(class, id);
+        Ok(id)
+    }
+}

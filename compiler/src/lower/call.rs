@@ -1,0 +1,229 @@
+//! One call: its operation, its inputs and its meaning, built side by side.
+
+use egg::{Id, Language};
+use rustc_hash::FxHashMap;
+use warpweft_plan::{DType, Dim};
+
+use super::{Call, Input, Layout, LowerError, Lowering, Value, WeightUse};
+use crate::formats::Format;
+use crate::graph::{ArgDecl, Fact, Graph, Op, WeightDecl};
+use crate::kernels::Slot;
+use crate::kernels::spec::{Binary, Index, Norm, Operand, Operation, Pool, Term, Unary, View};
+
+pub(super) struct CallBuilder<'l> {
+    lowering: &'l Lowering<'l>,
+    pub(super) meaning: Graph,
+    operands: Vec<Operand>,
+    inputs: Vec<(Slot, Input)>,
+    /// Operands by the node that they stand for, with their node in the meaning.
+    known: FxHashMap<Id, (usize, Id)>,
+}
+
+type Built<T> = Result<T, LowerError>;
+
+impl<'l> CallBuilder<'l> {
+    pub(super) fn new(lowering: &'l Lowering<'_>) -> CallBuilder<'l> {
+        CallBuilder {
+            lowering,
+            meaning: Graph::default(),
+            operands: Vec::new(),
+            inputs: Vec::new(),
+            known: FxHashMap::default(),
+        }
+    }
+
+    pub(super) fn finish(mut self, operation: impl FnOnce(Vec<Operand>) -> Operation, meaning: Id) -> Call {
+        self.meaning.add_output("out", meaning);
+        Call { operation: operation(self.operands), inputs: self.inputs, value: 0, meaning: self.meaning }
+    }
+
+    /// Binds an activation; gives its window and its node in the meaning.
+    pub(super) fn activation(&mut self, slot: Slot, id: Id) -> Built<(View, Id)> {
+        let (source, view) = self.lowering.view(id)?;
+        self.inputs.push((slot, Input::Activation(source)));
+        let rows = self.lowering.tensor(id)?.shape[0];
+        let base = self.base_width(id)?;
+        let arg = self.meaning.declare_arg(ArgDecl { shape: vec![rows, base], dtype: DType::F32 });
+        let arg = self.meaning.add(Op::Arg(arg))?;
+        if Dim::constant(view.width.into()) == base {
+            return Ok((view, arg));
+        }
+        Ok((view, self.meaning.slice(arg, 1, view.offset.into(), view.width.into())?))
+    }
+
+    /// The width of the matrix that an activation is a window of.
+    fn base_width(&self, id: Id) -> Built<Dim> {
+        match self.lowering.body.node(id).op {
+            Op::Slice([x, ..]) => self.base_width(x),
+            _ => Ok(self.lowering.tensor(id)?.shape[1]),
+        }
+    }
+
+    /// Binds a matrix of weights.
+    pub(super) fn weight_matrix(&mut self, slot: Slot, name: &str, id: Id) -> Built<(Format, Id)> {
+        let t = self.lowering.tensor(id)?;
+        let (rows, width) = match t.shape[..] {
+            [rows, width] => {
+                (self.lowering.size("a weight's rows", rows)?, self.lowering.size("a weight's width", width)?)
+            }
+            _ => return Err(self.lowering.error(id, "a weight matrix was expected")),
+        };
+        let format = Format::of(t.dtype).ok_or_else(|| self.lowering.error(id, "a weight is a float"))?;
+        let weight = WeightUse { node: id, layout: Layout::Matrix, first: 0, rows: rows.into() };
+        self.inputs.push((slot, Input::Weight(weight)));
+        let decl = WeightDecl { name: name.into(), dtype: t.dtype, shape: vec![rows.into(), width.into()] };
+        let meaning = self.meaning.declare_weight(decl);
+        Ok((format, self.meaning.add(Op::Weight(meaning))?))
+    }
+
+    fn weight_vector(&mut self, slot: Slot, name: &str, id: Id) -> Built<Id> {
+        let t = self.lowering.tensor(id)?;
+        let n = t.shape.last().copied().ok_or_else(|| self.lowering.error(id, "a vector was expected"))?;
+        let n = u64::from(self.lowering.size("a vector's length", n)?);
+        let weight = WeightUse { node: id, layout: Layout::Vector, first: 0, rows: n };
+        self.inputs.push((slot, Input::Weight(weight)));
+        let decl = WeightDecl { name: name.into(), dtype: DType::F32, shape: vec![n] };
+        let meaning = self.meaning.declare_weight(decl);
+        Ok(self.meaning.add(Op::Weight(meaning))?)
+    }
+
+    /// A kernel's term.
+    pub(super) fn term(&mut self, id: Id) -> Built<(Term, Id)> {
+        let node = self.lowering.body.node(id);
+        match node.op {
+            Op::Acc => Ok((Term::Acc, self.meaning.add(Op::Acc)?)),
+            Op::Acc2 => Ok((Term::Acc2, self.meaning.add(Op::Acc2)?)),
+            Op::BandMask([before, after, _]) => self.band_mask(id, before, after),
+            _ if matches!(node.fact, Fact::Term(_)) => self.expression(id),
+            _ => self.operand(id),
+        }
+    }
+
+    fn band_mask(&mut self, id: Id, before: Id, after: Id) -> Built<(Term, Id)> {
+        let body = self.lowering.body;
+        let bound = |id: Id| match body.node(id).fact {
+            Fact::Int(i) => Ok(u32::try_from(i).ok()),
+            _ => Err(self.lowering.error(id, "a bound is an integer")),
+        };
+        let (before, after) = (bound(before)?, bound(after)?);
+        let keys = self.lowering.tensor(id)?.shape[1];
+        Ok((Term::BandMask { before, after }, self.meaning.band_mask(before, after, keys)?))
+    }
+
+    /// A scalar, an expression that only this call uses, or a tensor that it reads.
+    pub(super) fn operand(&mut self, id: Id) -> Built<(Term, Id)> {
+        let node = self.lowering.body.node(id);
+        if let Fact::Real(r) = node.fact {
+            return Ok((Term::Constant(r.value()), self.meaning.real(r.value())?));
+        }
+        if self.lowering.inlined[usize::from(id)] {
+            return self.expression(id);
+        }
+        if let Some(&(at, meaning)) = self.known.get(&id) {
+            return Ok((Term::Operand(at), meaning));
+        }
+        let at = self.operands.len();
+        let slot = Slot::Operand(at);
+        let (operand, meaning) = if node.fact.is_constant() {
+            (Operand::Vector, self.weight_vector(slot, &format!("e{at}"), id)?)
+        } else {
+            let (view, meaning) = self.activation(slot, id)?;
+            (Operand::Matrix(view), meaning)
+        };
+        self.operands.push(operand);
+        self.known.insert(id, (at, meaning));
+        Ok((Term::Operand(at), meaning))
+    }
+
+    /// The node's own expression, its operands read or inlined.
+    pub(super) fn expression(&mut self, id: Id) -> Built<(Term, Id)> {
+        let op = self.lowering.body.node(id).op.clone();
+        if let Op::Gather([table, index]) = op {
+            return self.gather(id, table, index);
+        }
+        let (mut terms, mut meanings) = (Vec::new(), Vec::new());
+        for &child in op.children() {
+            let (term, meaning) = self.term(child)?;
+            terms.push(term);
+            meanings.push(meaning);
+        }
+        let mut at = 0;
+        let meaning = self.meaning.add(op.clone().map_children(|_| {
+            at += 1;
+            meanings[at - 1]
+        }))?;
+        let mut terms = terms.into_iter().map(Box::new);
+        let term = match (operator(&op), terms.next(), terms.next()) {
+            (Some(Operator::Unary(f)), Some(a), None) => Term::Unary(f, a),
+            (Some(Operator::Binary(f)), Some(a), Some(b)) => Term::Binary(f, a, b),
+            _ => return Err(self.lowering.error(id, "a pointwise operator was expected")),
+        };
+        Ok((term, meaning))
+    }
+
+    fn gather(&mut self, id: Id, table: Id, index: Id) -> Built<(Term, Id)> {
+        let (index, index_meaning) = match self.lowering.body.node(index).op {
+            Op::Ids => (Index::Ids, self.meaning.token_ids()?),
+            Op::Positions => (Index::Positions, self.meaning.positions()?),
+            _ => return Err(self.lowering.error(id, "rows are gathered by ids or positions")),
+        };
+        let at = self.operands.len();
+        let (format, table_meaning) = self.weight_matrix(Slot::Operand(at), &format!("e{at}"), table)?;
+        let rows = self.lowering.size("a table's rows", self.lowering.tensor(table)?.shape[0])?;
+        self.operands.push(Operand::Gather { format, first: 0, rows, index });
+        Ok((Term::Operand(at), self.meaning.gather(table_meaning, index_meaning)?))
+    }
+
+    pub(super) fn normalize(
+        mut self,
+        norm: Norm,
+        op: fn([Id; 3]) -> Op,
+        [x, eps, term]: [Id; 3],
+        value: Value,
+    ) -> Built<Call> {
+        let eps = self.lowering.real(eps)?;
+        let (input, mx) = self.operand(x)?;
+        let (term, mt) = self.term(term)?;
+        let me = self.meaning.real(eps)?;
+        let meaning = self.meaning.add(op([mx, me, mt]))?;
+        let Value { width, rows } = value;
+        Ok(self.finish(|operands| Operation::Normalize { norm, eps, width, input, term, operands, rows }, meaning))
+    }
+
+    pub(super) fn pool(mut self, pool: Pool, op: fn([Id; 1]) -> Op, x: Id, max_context: u32) -> Built<Call> {
+        let (x, mx) = self.activation(Slot::X, x)?;
+        let meaning = self.meaning.add(op([mx]))?;
+        Ok(self.finish(|_| Operation::Pool { pool, x, max_context }, meaning))
+    }
+
+    pub(super) fn rope(mut self, x: Id, frequencies: Id, [heads, interleaved]: [u32; 2], scale: f32) -> Built<Call> {
+        let (x, mx) = self.activation(Slot::X, x)?;
+        let pairs = self.lowering.size("a rope's frequencies", self.lowering.tensor(frequencies)?.shape[0])?;
+        let mf = self.weight_vector(Slot::Frequencies, "frequencies", frequencies)?;
+        let interleaved = interleaved == 1;
+        let meaning = self.meaning.rope(mx, mf, heads, interleaved, scale)?;
+        Ok(self.finish(|_| Operation::Rope { x, heads, rotary: 2 * pairs, interleaved, scale }, meaning))
+    }
+}
+
+enum Operator {
+    Unary(Unary),
+    Binary(Binary),
+}
+
+fn operator(op: &Op) -> Option<Operator> {
+    Some(match op {
+        Op::Add(_) => Operator::Binary(Binary::Add),
+        Op::Sub(_) => Operator::Binary(Binary::Sub),
+        Op::Mul(_) => Operator::Binary(Binary::Mul),
+        Op::Div(_) => Operator::Binary(Binary::Div),
+        Op::Gelu(_) => Operator::Unary(Unary::Gelu),
+        Op::GeluTanh(_) => Operator::Unary(Unary::GeluTanh),
+        Op::Silu(_) => Operator::Unary(Unary::Silu),
+        Op::Relu(_) => Operator::Unary(Unary::Relu),
+        Op::Tanh(_) => Operator::Unary(Unary::Tanh),
+        Op::Sigmoid(_) => Operator::Unary(Unary::Sigmoid),
+        other if !other.is_pointwise() => return None,
+        _ => return None,
+    })
+}

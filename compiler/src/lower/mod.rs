@@ -1,0 +1,382 @@
+//! Lowering: an extracted body becomes calls of kernels.
+//!
+//! Each call is an [`Operation`] with the values that it reads. Column windows are views and cost nothing; pointwise
+//! nodes that one call alone uses become part of its term; a weight above the binding limit becomes windows, a call each.
+
+mod call;
+mod windows;
+
+use egg::{Id, Language};
+use rustc_hash::FxHashMap;
+use warpweft_plan::Dim;
+
+use crate::graph::{Fact, FactError, Graph, Op, TensorFact};
+use crate::kernels::Slot;
+use crate::kernels::spec::{Norm, Operand, Operation, Pool, Rows, View};
+use call::CallBuilder;
+
+/// Where an activation comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Source {
+    /// The body's argument.
+    Arg(usize),
+    /// A value that a call of this body writes.
+    Value(usize),
+}
+
+/// How a weight lies in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Layout {
+    /// Rows, each padded; the number of rows padded too.
+    Matrix,
+    /// One padded row of f32.
+    Vector,
+}
+
+/// A weight expression that a call reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct WeightUse {
+    /// A node of the body made of weights alone.
+    pub node: Id,
+    /// How it lies.
+    pub layout: Layout,
+    /// First row (of a vector: element) of the window.
+    pub first: u64,
+    /// Rows (elements) of the window.
+    pub rows: u64,
+}
+
+/// What a binding of a call is bound to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Input {
+    /// An activation, as a whole: the view stands in the operation.
+    Activation(Source),
+    /// A weight.
+    Weight(WeightUse),
+}
+
+/// A kernel call.
+#[derive(Clone, Debug)]
+pub struct Call {
+    /// What to compute.
+    pub operation: Operation,
+    /// What its inputs are; tables, result and step are known by their slots.
+    pub inputs: Vec<(Slot, Input)>,
+    /// The value that it writes, or a part of.
+    pub value: usize,
+    /// What it computes, as a graph: arguments in the order of its activations, weights named like the bindings.
+    pub meaning: Graph,
+}
+
+/// A matrix that calls write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Value {
+    /// Columns.
+    pub width: u32,
+    /// What a row is.
+    pub rows: Rows,
+}
+
+/// A body as calls.
+#[derive(Clone, Debug)]
+pub struct LoweredBody {
+    /// In order.
+    pub calls: Vec<Call>,
+    /// What they write.
+    pub values: Vec<Value>,
+    /// The values of the body's outputs.
+    pub outputs: Vec<usize>,
+}
+
+/// A body that cannot be lowered.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LowerError {
+    /// Found by an extraction that is wrong; a bug.
+    #[error("{op} cannot be lowered: {problem}")]
+    Op {
+        /// The operator.
+        op: String,
+        /// Why.
+        problem: String,
+    },
+    /// A size above what a shader can index.
+    #[error("{what} is {size}, above {limit}")]
+    Size {
+        /// Which.
+        what: String,
+        /// Found.
+        size: i64,
+        /// Expected at the most.
+        limit: i64,
+    },
+    /// A meaning that does not type-check; a bug.
+    #[error(transparent)]
+    Fact(#[from] FactError),
+}
+
+/// What lowering has to know beside the body.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// The longest sequence.
+    pub max_context: u32,
+    /// Bytes of one binding.
+    pub binding_bytes: u64,
+}
+
+/// Lowers an extracted body.
+///
+/// # Errors
+/// When a node has no operation or a size is above what shaders can index.
+pub fn lower(body: &Graph, bounds: Bounds) -> Result<LoweredBody, LowerError> {
+    let mut lowering = Lowering {
+        body,
+        bounds,
+        inlined: inlined(body),
+        calls: Vec::new(),
+        values: Vec::new(),
+        known: FxHashMap::default(),
+    };
+    let live = body.live();
+    for id in body.ids() {
+        if live[usize::from(id)] && lowering.needs_call(id) {
+            lowering.call(id)?;
+        }
+    }
+    let outputs = body.outputs().iter().map(|o| lowering.output(o.id)).collect::<Result<_, _>>()?;
+    Ok(LoweredBody { calls: lowering.calls, values: lowering.values, outputs })
+}
+
+/// For each node: one user alone reads it, and takes it up into its term.
+fn inlined(body: &Graph) -> Vec<bool> {
+    let live = body.live();
+    let mut users: Vec<Vec<Id>> = vec![Vec::new(); body.nodes().len()];
+    for id in body.ids().filter(|&id| live[usize::from(id)]) {
+        body.node(id).op.for_each(|c| users[usize::from(c)].push(id));
+    }
+    let is_output = |id: Id| body.outputs().iter().any(|o| o.id == id);
+    body.ids()
+        .map(|id| {
+            let node = body.node(id);
+            let is_gather = matches!(node.op, Op::Gather(_));
+            let activation = node.fact.tensor().is_some_and(|t| !t.constant);
+            if !activation || !(node.op.is_pointwise() || is_gather) || is_output(id) {
+                return false;
+            }
+            let [user] = users[usize::from(id)].as_slice() else { return false };
+            let user = &body.node(*user);
+            let in_term = user.op.is_pointwise() && (matches!(user.fact, Fact::Tensor(_)) || !is_gather);
+            let normalized = match &user.op {
+                Op::LayerNorm([x, ..]) | Op::RmsNorm([x, ..]) | Op::L2Norm([x, ..]) => *x == id,
+                _ => false,
+            };
+            in_term || normalized
+        })
+        .collect()
+}
+
+struct Lowering<'b> {
+    body: &'b Graph,
+    bounds: Bounds,
+    inlined: Vec<bool>,
+    calls: Vec<Call>,
+    values: Vec<Value>,
+    known: FxHashMap<Id, usize>,
+}
+
+impl Lowering<'_> {
+    fn needs_call(&self, id: Id) -> bool {
+        let node = self.body.node(id);
+        let Some(t) = node.fact.tensor() else { return false };
+        let free = t.constant || self.inlined[usize::from(id)];
+        !free && !matches!(node.op, Op::Arg(_) | Op::Ids | Op::Positions | Op::BandMask(_) | Op::Slice(_))
+    }
+
+    fn tensor(&self, id: Id) -> Result<&TensorFact, LowerError> {
+        Ok(self.body.tensor(id)?)
+    }
+
+    fn error(&self, id: Id, problem: &str) -> LowerError {
+        LowerError::Op { op: self.body.node(id).op.name(), problem: problem.into() }
+    }
+
+    fn int(&self, id: Id) -> Result<u32, LowerError> {
+        match self.body.node(id).fact {
+            Fact::Int(i) => u32::try_from(i).map_err(|_| LowerError::Size {
+                what: "an attribute".into(),
+                size: i,
+                limit: u32::MAX.into(),
+            }),
+            _ => Err(self.error(id, "an integer was expected")),
+        }
+    }
+
+    fn real(&self, id: Id) -> Result<f32, LowerError> {
+        match self.body.node(id).fact {
+            Fact::Real(r) => Ok(r.value()),
+            _ => Err(self.error(id, "a real number was expected")),
+        }
+    }
+
+    /// Rows and width of an activation.
+    fn matrix(&self, id: Id) -> Result<Value, LowerError> {
+        let [rows, width] = self.tensor(id)?.shape[..] else { return Err(self.error(id, "a matrix was expected")) };
+        let rows = match rows {
+            d if d == Dim::TOKENS => Rows::Tokens,
+            d if d == Dim::SEQUENCES => Rows::Sequences,
+            _ => return Err(self.error(id, "its rows are neither tokens nor sequences")),
+        };
+        Ok(Value { width: self.size("a width", width)?, rows })
+    }
+
+    fn size(&self, what: &str, dim: Dim) -> Result<u32, LowerError> {
+        // Element indices are 32-bit in shaders; widths stay far below so that row × width cannot overflow early.
+        const LIMIT: i64 = 1 << 24;
+        let size = dim.as_constant().unwrap_or(-1);
+        match u32::try_from(size) {
+            Ok(n) if size <= LIMIT && n > 0 => Ok(n),
+            _ => Err(LowerError::Size { what: what.into(), size, limit: LIMIT }),
+        }
+    }
+
+    /// The matrix that holds an activation and the window of it.
+    fn view(&self, id: Id) -> Result<(Source, View), LowerError> {
+        let node = self.body.node(id);
+        if let Op::Slice([x, axis, start, _]) = node.op {
+            let (source, base) = self.view(x)?;
+            if self.int(axis)? != 1 {
+                return Err(self.error(id, "only columns can be windowed"));
+            }
+            return Ok((
+                source,
+                View { width: self.matrix(id)?.width, offset: base.offset + self.int(start)?, ..base },
+            ));
+        }
+        let whole = View::whole(self.matrix(id)?.width);
+        match node.op {
+            Op::Arg(a) => Ok((Source::Arg(a.0 as usize), whole)),
+            _ => match self.known.get(&id) {
+                Some(&value) => Ok((Source::Value(value), whole)),
+                None => Err(self.error(id, "it has not been computed")),
+            },
+        }
+    }
+
+    fn output(&mut self, id: Id) -> Result<usize, LowerError> {
+        if let Some(&value) = self.known.get(&id) {
+            return Ok(value);
+        }
+        // A window or an argument handed through: copied, so that whoever comes next finds a whole matrix.
+        let Value { width, rows } = self.matrix(id)?;
+        let mut builder = CallBuilder::new(self);
+        let (term, meaning) = builder.operand(id)?;
+        let call = builder.finish(|operands| Operation::Map { width, term, operands, rows }, meaning);
+        self.push(id, Value { width, rows }, vec![call]);
+        Ok(self.known[&id])
+    }
+
+    fn push(&mut self, id: Id, value: Value, calls: Vec<Call>) {
+        let at = self.values.len();
+        self.values.push(value);
+        self.known.insert(id, at);
+        self.calls.extend(calls.into_iter().map(|call| Call { value: at, ..call }));
+    }
+
+    fn call(&mut self, id: Id) -> Result<(), LowerError> {
+        let value = self.matrix(id)?;
+        let Value { width, rows } = value;
+        let max_context = self.bounds.max_context;
+        let mut b = CallBuilder::new(self);
+        let op = self.body.node(id).op.clone();
+        let call = match op {
+            Op::Linear([x, w, term]) => {
+                let (x, mx) = b.activation(Slot::X, x)?;
+                let (format, mw) = b.weight_matrix(Slot::W, "w", w)?;
+                let (term, mt) = b.term(term)?;
+                let meaning = b.meaning.add(Op::Linear([mx, mw, mt]))?;
+                let out = View::whole(width);
+                b.finish(
+                    |operands| Operation::Linear { x, n: width, format, paired: false, term, operands, out, rows },
+                    meaning,
+                )
+            }
+            Op::LinearPair([x, w, w2, term]) => {
+                let (x, mx) = b.activation(Slot::X, x)?;
+                let (format, mw) = b.weight_matrix(Slot::W, "w", w)?;
+                let (_, mw2) = b.weight_matrix(Slot::W2, "w2", w2)?;
+                let (term, mt) = b.term(term)?;
+                let meaning = b.meaning.add(Op::LinearPair([mx, mw, mw2, mt]))?;
+                let out = View::whole(width);
+                b.finish(
+                    |operands| Operation::Linear { x, n: width, format, paired: true, term, operands, out, rows },
+                    meaning,
+                )
+            }
+            Op::Attention([q, k, v, heads, kv_heads, term]) => {
+                let (h, g) = (self.int(heads)?, self.int(kv_heads)?);
+                let (q, mq) = b.activation(Slot::Q, q)?;
+                let (k, mk) = b.activation(Slot::K, k)?;
+                let (v, mv) = b.activation(Slot::V, v)?;
+                let (term, mt) = b.term(term)?;
+                let (mh, mg) = (b.meaning.int(h.into())?, b.meaning.int(g.into())?);
+                let meaning = b.meaning.add(Op::Attention([mq, mk, mv, mh, mg, mt]))?;
+                b.finish(|_| Operation::Attention { q, k, v, heads: h, kv_heads: g, term, max_context }, meaning)
+            }
+            Op::LayerNorm([x, eps, term]) => b.normalize(Norm::Layer, Op::LayerNorm, [x, eps, term], value)?,
+            Op::RmsNorm([x, eps, term]) => b.normalize(Norm::Rms, Op::RmsNorm, [x, eps, term], value)?,
+            Op::L2Norm([x, eps, term]) => b.normalize(Norm::L2, Op::L2Norm, [x, eps, term], value)?,
+            Op::MeanPool([x]) => b.pool(Pool::Mean, Op::MeanPool, x, max_context)?,
+            Op::FirstRow([x]) => b.pool(Pool::First, Op::FirstRow, x, max_context)?,
+            Op::MaxPool([x]) => b.pool(Pool::Max, Op::MaxPool, x, max_context)?,
+            Op::Rope([x, _, frequencies, heads, interleaved, scale]) => {
+                let attributes = [self.int(heads)?, self.int(interleaved)?];
+                b.rope(x, frequencies, attributes, self.real(scale)?)?
+            }
+            Op::Gather(_)
+            | Op::Add(_)
+            | Op::Sub(_)
+            | Op::Mul(_)
+            | Op::Div(_)
+            | Op::Gelu(_)
+            | Op::GeluTanh(_)
+            | Op::Silu(_)
+            | Op::Relu(_)
+            | Op::Tanh(_)
+            | Op::Sigmoid(_) => {
+                let (term, meaning) = b.expression(id)?;
+                b.finish(|operands| Operation::Map { width, term, operands, rows }, meaning)
+            }
+            Op::Int(_)
+            | Op::Real(_)
+            | Op::Weight(_)
+            | Op::Arg(_)
+            | Op::Ids
+            | Op::Positions
+            | Op::Acc
+            | Op::Acc2
+            | Op::Size(_)
+            | Op::MatMul(_)
+            | Op::Transpose(_)
+            | Op::Slice(_)
+            | Op::Concat(_)
+            | Op::SplitHeads(_)
+            | Op::MergeHeads(_)
+            | Op::RepeatHeads(_)
+            | Op::Softmax(_)
+            | Op::BandMask(_)
+            | Op::Scores(_) => {
+                return Err(self.error(id, "no kernel computes it"));
+            }
+        };
+        let calls = windows::split(call, self.bounds.binding_bytes)?;
+        self.push(id, value, calls);
+        Ok(())
+    }
+}
+
+/// The storage of an operand's table, for those who split it.
+fn gather_rows(operand: &Operand) -> Option<u32> {
+    match operand {
+        Operand::Gather { rows, .. } => Some(*rows),
+        Operand::Vector | Operand::Matrix(_) => None,
+    }
+}

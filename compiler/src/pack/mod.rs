@@ -1,0 +1,165 @@
+//! Packing: the weights that programs read, from those that the checkpoint has.
+//!
+//! Each packed tensor has a recipe, an expression over the checkpoint's weights (mostly just one, or several joined).
+//! Recipes are carried out in pieces of rows, so that no weight is ever in memory twice.
+
+mod choice;
+mod rows;
+
+use rustc_hash::FxHashMap;
+use warpweft_plan::{PAD, Tensor};
+
+use crate::formats::{Format, FormatError};
+use crate::graph::Graph;
+use crate::graph::eval::EvalError;
+use crate::lower::Layout;
+use crate::weights::{WeightError, WeightSource};
+
+pub use choice::{WeightChoice, choose_formats};
+use rows::RowReader;
+
+/// Rows of a packed matrix are padded to a multiple of this.
+const ROW_PAD: u64 = 4;
+/// Bytes of one piece, about.
+const PIECE: u64 = 4 << 20;
+
+/// How to make one packed tensor.
+#[derive(Clone, Debug)]
+pub struct Recipe {
+    /// The tensor in the plan.
+    pub tensor: Tensor,
+    /// One output: the value, over the checkpoint's weights.
+    expression: Graph,
+    layout: Layout,
+    format: Format,
+    /// Logical rows and columns.
+    shape: [u64; 2],
+}
+
+impl Recipe {
+    /// The recipe of an expression with the given logical shape; a vector is one row.
+    pub(crate) fn new(name: String, expression: Graph, layout: Layout, format: Format, shape: [u64; 2]) -> Recipe {
+        let [rows, columns] = shape;
+        let columns = columns.next_multiple_of(PAD);
+        let (format, physical) = match layout {
+            Layout::Matrix => (format, vec![rows.next_multiple_of(ROW_PAD), columns]),
+            Layout::Vector => (Format::F32, vec![columns]),
+        };
+        let tensor = Tensor { name, dtype: format.dtype(), shape: physical };
+        Recipe { tensor, expression, layout, format, shape }
+    }
+
+    /// Bytes from one row to the next.
+    pub(crate) fn row_bytes(&self) -> u64 {
+        self.shape[1].next_multiple_of(PAD) * u64::from(self.format.bytes())
+    }
+
+    /// Byte offset and size of a window of rows (of a vector: of elements).
+    pub(crate) fn window(&self, first: u64, rows: u64) -> (u64, u64) {
+        let (unit, pad) = match self.layout {
+            Layout::Matrix => (self.row_bytes(), ROW_PAD),
+            Layout::Vector => (u64::from(self.format.bytes()), PAD),
+        };
+        (first * unit, rows.next_multiple_of(pad) * unit)
+    }
+}
+
+/// Weights that cannot be packed.
+#[derive(Debug, thiserror::Error)]
+pub enum PackError<E> {
+    /// The source does not give a weight.
+    #[error(transparent)]
+    Weight(#[from] WeightError),
+    /// A value does not fit in its format.
+    #[error("tensor {tensor}: {problem}")]
+    Format {
+        /// The packed tensor.
+        tensor: String,
+        /// Where and what.
+        problem: FormatError,
+    },
+    /// A recipe that cannot be evaluated; a bug.
+    #[error("tensor {tensor}: {problem}")]
+    Recipe {
+        /// The packed tensor.
+        tensor: String,
+        /// Why.
+        problem: EvalError,
+    },
+    /// The sink refused.
+    #[error(transparent)]
+    Sink(E),
+}
+
+/// All recipes of a plan, in the order of its tensors.
+#[derive(Clone, Debug, Default)]
+pub struct Packing {
+    pub(crate) recipes: Vec<Recipe>,
+}
+
+impl Packing {
+    /// Packs everything: for each tensor in order, `sink` gets its index and its bytes piece by piece.
+    ///
+    /// # Errors
+    /// When a weight is missing, not finite or does not fit in its format, and what the sink says.
+    pub fn write<E>(
+        &self,
+        source: &dyn WeightSource,
+        sink: &mut dyn FnMut(usize, &[u8]) -> Result<(), E>,
+    ) -> Result<(), PackError<E>> {
+        for (index, recipe) in self.recipes.iter().enumerate() {
+            recipe.write(source, &mut |bytes| sink(index, bytes))?;
+        }
+        Ok(())
+    }
+
+    /// Bytes of all packed tensors.
+    pub fn bytes(&self) -> u64 {
+        self.recipes.iter().filter_map(|r| r.tensor.bytes()).sum()
+    }
+}
+
+impl Recipe {
+    fn write<E>(
+        &self,
+        source: &dyn WeightSource,
+        sink: &mut dyn FnMut(&[u8]) -> Result<(), E>,
+    ) -> Result<(), PackError<E>> {
+        let name = || self.tensor.name.clone();
+        let mut values = FxHashMap::default();
+        for decl in &self.expression.declarations().weights {
+            values.insert(decl.name.as_str(), source.read(&decl.name)?);
+        }
+        let reader = RowReader::new(&self.expression, &values)
+            .map_err(|problem| PackError::Recipe { tensor: name(), problem })?;
+        let [rows, columns] = self.shape;
+        let step = (PIECE / self.row_bytes().max(1)).max(1);
+        let mut first = 0;
+        while first < rows {
+            let count = step.min(rows - first);
+            let same_bytes = columns.is_multiple_of(PAD).then(|| reader.stored(first, count, columns)).flatten();
+            match same_bytes {
+                Some((dtype, bytes)) if dtype == self.format.dtype() => sink(bytes).map_err(PackError::Sink)?,
+                _ => {
+                    let floats = reader.rows(first, count, columns);
+                    let packed = self.format.pack(&floats, columns as usize).map_err(|problem| PackError::Format {
+                        tensor: name(),
+                        problem: problem.below(first as usize),
+                    })?;
+                    sink(&packed).map_err(PackError::Sink)?;
+                }
+            }
+            first += count;
+        }
+        let padding = self.tensor.shape[0].saturating_sub(rows);
+        if self.layout == Layout::Matrix && padding > 0 {
+            sink(&vec![0; (padding * self.row_bytes()) as usize]).map_err(PackError::Sink)?;
+        }
+        drop(reader);
+        drop(values);
+        for decl in &self.expression.declarations().weights {
+            source.release(&decl.name);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,147 @@
+//! Saturation of one body, in stages with limits that are reported.
+
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use egg::{Id, Language, Runner};
+use rustc_hash::FxHashMap;
+
+use super::{Clash, EGraph, Facts, MERGE_NAME, Rule, Stage, merge_siblings};
+use crate::graph::{Graph, Op};
+
+/// Where saturation of one body stops at the latest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// E-nodes.
+    pub nodes: usize,
+    /// Rounds of one stage.
+    pub iterations: usize,
+    /// Time of one stage.
+    pub time: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits { nodes: 50_000, iterations: 40, time: Duration::from_secs(20) }
+    }
+}
+
+/// Why a stage ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StopReason {
+    /// Nothing is left to find.
+    Saturated,
+    /// [`Limits::nodes`]
+    Nodes,
+    /// [`Limits::iterations`]
+    Iterations,
+    /// [`Limits::time`]
+    Time,
+}
+
+/// What a stage did.
+#[derive(Clone, Debug)]
+pub struct StageReport {
+    /// Which.
+    pub stage: Stage,
+    /// Rounds.
+    pub iterations: usize,
+    /// E-nodes afterwards.
+    pub nodes: usize,
+    /// E-classes afterwards.
+    pub classes: usize,
+    /// Why it ended.
+    pub stop: StopReason,
+    /// How long it took.
+    pub time: Duration,
+    /// How often each rule changed something.
+    pub applied: Vec<(String, usize)>,
+}
+
+/// A body's e-graph.
+pub struct Saturated {
+    /// All programs that the rules find.
+    pub egraph: EGraph,
+    /// The body's outputs.
+    pub roots: Vec<Id>,
+    /// One for each stage.
+    pub stages: Vec<StageReport>,
+}
+
+/// Rules that contradict each other or do not parse; always a bug of ours.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RewriteError {
+    /// A line of the table.
+    #[error("rule {name}: {problem}")]
+    Rule {
+        /// Its name.
+        name: String,
+        /// What is wrong.
+        problem: String,
+    },
+    /// Two facts for one thing.
+    #[error(transparent)]
+    Clash(#[from] Clash),
+}
+
+/// All programs that `rules` find for a body.
+///
+/// # Errors
+/// When a rule contradicts the facts.
+pub fn saturate(body: &Graph, rules: &[Rule], limits: Limits) -> Result<Saturated, RewriteError> {
+    let facts = Facts { declarations: Rc::new(body.declarations().clone()), clashes: Vec::new() };
+    let mut egraph = EGraph::new(facts);
+    let mut classes: FxHashMap<Id, Id> = FxHashMap::default();
+    for id in body.ids() {
+        let op = body.node(id).op.clone().map_children(|c| classes[&c]);
+        classes.insert(id, egraph.add(op));
+    }
+    let roots: Vec<Id> = body.outputs().iter().map(|o| classes[&o.id]).collect();
+    let mut stages = Vec::new();
+    egraph.rebuild();
+    for stage in Stage::ALL {
+        let started = Instant::now();
+        let rewrites = rules.iter().filter(|r| r.stage == stage).map(Rule::rewrite).collect::<Result<Vec<_>, _>>()?;
+        let mut runner = Runner::<Op, Facts>::default()
+            .with_egraph(egraph)
+            .with_node_limit(limits.nodes)
+            .with_iter_limit(limits.iterations)
+            .with_time_limit(limits.time)
+            .with_scheduler(egg::SimpleScheduler)
+            .run(&rewrites);
+        let mut applied: FxHashMap<String, usize> = FxHashMap::default();
+        for (name, n) in runner.iterations.iter().flat_map(|i| &i.applied) {
+            *applied.entry(name.to_string()).or_default() += n;
+        }
+        if stage == Stage::Merge {
+            let merges = merge_siblings(&mut runner.egraph);
+            if merges > 0 {
+                applied.insert(MERGE_NAME.into(), merges);
+            }
+        }
+        let stop = match runner.stop_reason {
+            Some(egg::StopReason::NodeLimit(_)) => StopReason::Nodes,
+            Some(egg::StopReason::IterationLimit(_)) => StopReason::Iterations,
+            Some(egg::StopReason::TimeLimit(_)) => StopReason::Time,
+            Some(egg::StopReason::Saturated | egg::StopReason::Other(_)) | None => StopReason::Saturated,
+        };
+        let iterations = runner.iterations.len();
+        egraph = runner.egraph;
+        if let Some(clash) = egraph.analysis.clashes.first() {
+            return Err(clash.clone().into());
+        }
+        let mut applied: Vec<_> = applied.into_iter().collect();
+        applied.sort();
+        stages.push(StageReport {
+            stage,
+            iterations,
+            nodes: egraph.total_size(),
+            classes: egraph.number_of_classes(),
+            stop,
+            time: started.elapsed(),
+            applied,
+        });
+    }
+    let roots = roots.into_iter().map(|id| egraph.find(id)).collect();
+    Ok(Saturated { egraph, roots, stages })
+}
