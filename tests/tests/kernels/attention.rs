@@ -111,10 +111,12 @@ impl Case {
         }
         let max_context = self.lengths.iter().max().copied().unwrap();
         let operation = Operation::Attention { q, k, v, heads, kv_heads, term, max_context };
-        everywhere(|gpu, target| {
+        everywhere(|device, target| {
             let compose = if every_tile { all_kernels } else { kernels };
             for kernel in compose(&operation, target) {
-                check(gpu, &kernel, &data, (View::whole(wide), tokens), |m, n| Some(expected[m * wide as usize + n]));
+                check(device, &kernel, &data, (View::whole(wide), tokens), |m, n| {
+                    Some(expected[m * wide as usize + n])
+                });
             }
         });
     }

@@ -7,46 +7,46 @@ use warpweft_compiler::kernels::Slot;
 use warpweft_compiler::kernels::spec::{Binary, Index, Operand, Term, Unary, View};
 
 /// What `out` holds before a kernel runs.
-pub const UNTOUCHED: f32 = 12345.0;
+pub(crate) const UNTOUCHED: f32 = 12345.0;
 
 /// Deterministic numbers in (-1, 1).
-pub struct Random(u64);
+pub(crate) struct Random(u64);
 
 impl Random {
-    pub fn new(seed: u64) -> Random {
+    pub(crate) fn new(seed: u64) -> Random {
         Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
     }
 
-    pub fn number(&mut self) -> f32 {
+    pub(crate) fn number(&mut self) -> f32 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
         (self.0 >> 40) as f32 / (1u64 << 23) as f32 - 1.0
     }
 
-    pub fn numbers(&mut self, count: usize, scale: f32) -> Vec<f32> {
+    pub(crate) fn numbers(&mut self, count: usize, scale: f32) -> Vec<f32> {
         (0..count).map(|_| self.number() * scale).collect()
     }
 }
 
-pub fn bytes<T: Copy>(values: &[T], le: impl Fn(T) -> [u8; 4]) -> Vec<u8> {
+pub(crate) fn bytes<T: Copy>(values: &[T], le: impl Fn(T) -> [u8; 4]) -> Vec<u8> {
     values.iter().flat_map(|&v| le(v)).collect()
 }
 
-pub fn floats(bytes: &[u8]) -> Vec<f32> {
+pub(crate) fn floats(bytes: &[u8]) -> Vec<f32> {
     bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect()
 }
 
 /// Sequences of given lengths in one step, one after the other.
-pub struct Batch {
-    pub lengths: Vec<u32>,
+pub(crate) struct Batch {
+    pub(crate) lengths: Vec<u32>,
     /// Row by row: position, first row, rows, sequence.
-    pub rows: Vec<[u32; 4]>,
-    pub ids: Vec<u32>,
+    pub(crate) rows: Vec<[u32; 4]>,
+    pub(crate) ids: Vec<u32>,
 }
 
 impl Batch {
-    pub fn new(lengths: &[u32]) -> Batch {
+    pub(crate) fn new(lengths: &[u32]) -> Batch {
         let mut rows = Vec::new();
         for (s, &length) in lengths.iter().enumerate() {
             let first = rows.len() as u32;
@@ -56,26 +56,26 @@ impl Batch {
         Batch { lengths: lengths.to_vec(), rows, ids }
     }
 
-    pub fn tokens(&self) -> usize {
+    pub(crate) fn tokens(&self) -> usize {
         self.rows.len()
     }
 
     /// Rows that buffers have room for.
-    pub fn capacity(&self) -> usize {
+    pub(crate) fn capacity(&self) -> usize {
         self.tokens().next_multiple_of(64)
     }
 }
 
 /// All that a kernel reads.
-pub struct Data {
-    pub batch: Batch,
+pub(crate) struct Data {
+    pub(crate) batch: Batch,
     bytes: HashMap<Slot, Vec<u8>>,
-    pub matrices: HashMap<Slot, Vec<f32>>,
+    pub(crate) matrices: HashMap<Slot, Vec<f32>>,
     random: Random,
 }
 
 impl Data {
-    pub fn new(batch: Batch, seed: u64) -> Data {
+    pub(crate) fn new(batch: Batch, seed: u64) -> Data {
         let mut bytes_of = HashMap::new();
         let mut rows: Vec<u32> = batch.rows.iter().flatten().copied().collect();
         rows.resize(batch.capacity() * 4, 0);
@@ -95,12 +95,12 @@ impl Data {
         Data { batch, bytes: bytes_of, matrices: HashMap::new(), random: Random::new(seed) }
     }
 
-    pub fn bytes(&self, slot: Slot) -> Vec<u8> {
+    pub(crate) fn bytes(&self, slot: Slot) -> Vec<u8> {
         self.bytes[&slot].clone()
     }
 
     /// A matrix of activations: numbers up to `scale`, and larger ones outside the view.
-    pub fn matrix(&mut self, slot: Slot, view: View, rows: usize, scale: f32) {
+    pub(crate) fn matrix(&mut self, slot: Slot, view: View, rows: usize, scale: f32) {
         let (stride, first, end) = (view.stride as usize, view.offset as usize, (view.offset + view.width) as usize);
         let mut values = self.random.numbers(rows.next_multiple_of(64) * stride, scale);
         for row in values.chunks_exact_mut(stride) {
@@ -115,13 +115,13 @@ impl Data {
     }
 
     /// A matrix of given values.
-    pub fn exactly(&mut self, slot: Slot, values: Vec<f32>) {
+    pub(crate) fn exactly(&mut self, slot: Slot, values: Vec<f32>) {
         self.bytes.insert(slot, bytes(&values, f32::to_le_bytes));
         self.matrices.insert(slot, values);
     }
 
     /// A weight of `n` rows, padded as the contract says.
-    pub fn weight(&mut self, slot: Slot, n: usize, k: usize, format: Format, scale: f32) {
+    pub(crate) fn weight(&mut self, slot: Slot, n: usize, k: usize, format: Format, scale: f32) {
         let values = self.random.numbers(n * k, scale);
         let mut packed = format.pack(&values, k).unwrap();
         self.matrices.insert(slot, format.unpack(&packed, k));
@@ -130,7 +130,7 @@ impl Data {
     }
 
     /// The tensors of a term.
-    pub fn operands(&mut self, operands: &[Operand], width: usize, rows: usize, scale: f32) {
+    pub(crate) fn operands(&mut self, operands: &[Operand], width: usize, rows: usize, scale: f32) {
         for (i, operand) in operands.iter().enumerate() {
             let slot = Slot::Operand(i);
             match *operand {
@@ -146,12 +146,12 @@ impl Data {
     }
 
     /// Element of a view.
-    pub fn at(&self, slot: Slot, view: View, m: usize, n: usize) -> f64 {
+    pub(crate) fn at(&self, slot: Slot, view: View, m: usize, n: usize) -> f64 {
         f64::from(self.matrices[&slot][m * view.stride as usize + view.offset as usize + n])
     }
 
     /// Element of a weight with rows of `k`.
-    pub fn weight_at(&self, slot: Slot, k: usize, n: usize, column: usize) -> f64 {
+    pub(crate) fn weight_at(&self, slot: Slot, k: usize, n: usize, column: usize) -> f64 {
         f64::from(self.matrices[&slot][n * k + column])
     }
 
@@ -166,12 +166,19 @@ impl Data {
     }
 
     /// Whether all gathers have row m.
-    pub fn kept(&self, operands: &[Operand], m: usize) -> bool {
+    pub(crate) fn kept(&self, operands: &[Operand], m: usize) -> bool {
         operands.iter().all(|o| self.gathered(o, m).is_some())
     }
 
     /// The value of a term.
-    pub fn term(&self, term: &Term, operands: &[Operand], width: usize, (m, n): (usize, usize), acc: [f64; 2]) -> f64 {
+    pub(crate) fn term(
+        &self,
+        term: &Term,
+        operands: &[Operand],
+        width: usize,
+        (m, n): (usize, usize),
+        acc: [f64; 2],
+    ) -> f64 {
         let eval = |t: &Term| self.term(t, operands, width, (m, n), acc);
         match term {
             Term::Acc => acc[0],
@@ -211,7 +218,7 @@ fn unary(function: Unary, x: f64) -> f64 {
 }
 
 /// The error function, by its power series; exact to 1e-13 where |x| < 5, and ±1 beyond.
-pub fn erf(x: f64) -> f64 {
+pub(crate) fn erf(x: f64) -> f64 {
     if x.abs() > 5.0 {
         return x.signum();
     }

@@ -65,11 +65,11 @@ impl Case {
             }
         }
         let operation = Operation::Linear { x, n, format, paired, term, operands, out, rows: Rows::Tokens };
-        everywhere(|gpu, target| {
+        everywhere(|device, target| {
             let compose = if every_tile { all_kernels } else { kernels };
             for kernel in compose(&operation, target) {
                 assert_eq!(kernel.slots.len(), 4 + usize::from(paired) + count);
-                check(gpu, &kernel, &data, (out, rows as usize), |m, n| Some(expected[m * out.width as usize + n]));
+                check(device, &kernel, &data, (out, rows as usize), |m, n| Some(expected[m * out.width as usize + n]));
             }
         });
     }

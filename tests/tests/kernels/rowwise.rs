@@ -47,9 +47,9 @@ fn normalize(norm: Norm, width: u32, lengths: &[u32], rows: Rows, operands: Vec<
         })
         .collect();
     let operation = Operation::Normalize { norm, eps, width, input, term, operands: operands.clone(), rows };
-    everywhere(|gpu, target| {
+    everywhere(|device, target| {
         for kernel in kernels(&operation, target) {
-            check(gpu, &kernel, &data, (View::whole(width), count), |m, n| {
+            check(device, &kernel, &data, (View::whole(width), count), |m, n| {
                 data.kept(&operands, m).then(|| expected[m][n])
             });
         }
@@ -111,9 +111,9 @@ fn maps() {
         let gated = binary(Binary::Mul, Term::Unary(Unary::Gelu, Box::new(Term::Operand(0))), Term::Operand(1));
         let term = binary(Binary::Sub, gated, Term::Operand(2));
         let operation = Operation::Map { width, term: term.clone(), operands: operands.clone(), rows };
-        everywhere(|gpu, target| {
+        everywhere(|device, target| {
             for kernel in kernels(&operation, target) {
-                check(gpu, &kernel, &data, (View::whole(width), count), |m, n| {
+                check(device, &kernel, &data, (View::whole(width), count), |m, n| {
                     Some((data.term(&term, &operands, width as usize, (m, n), [0.0; 2]), 5e-6))
                 });
             }
@@ -129,9 +129,9 @@ fn pools() {
             let tokens = data.batch.tokens();
             data.matrix(Slot::X, x, tokens, 1.0);
             let operation = Operation::Pool { pool, x, max_context: 512 };
-            everywhere(|gpu, target| {
+            everywhere(|device, target| {
                 for kernel in kernels(&operation, target) {
-                    check(gpu, &kernel, &data, (View::whole(x.width), 4), |s, n| {
+                    check(device, &kernel, &data, (View::whole(x.width), 4), |s, n| {
                         let rows = (0..tokens).filter(|&m| data.batch.rows[m][3] as usize == s);
                         let values: Vec<f64> = rows.map(|m| data.at(Slot::X, x, m, n)).collect();
                         let value = match pool {
@@ -164,9 +164,9 @@ fn ropes() {
             data.exactly(Slot::Frequencies, padded);
             let operation = Operation::Rope { x, heads, rotary, interleaved, scale };
             let (dim, rotary) = (dim as usize, rotary as usize);
-            everywhere(|gpu, target| {
+            everywhere(|device, target| {
                 for kernel in kernels(&operation, target) {
-                    check(gpu, &kernel, &data, (View::whole(width), tokens), |m, n| {
+                    check(device, &kernel, &data, (View::whole(width), tokens), |m, n| {
                         let d = n % dim;
                         let value = data.at(Slot::X, x, m, n);
                         if d >= rotary {
