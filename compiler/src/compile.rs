@@ -115,8 +115,9 @@ pub fn compile(
     check(graph, Form::Imported, Phase::Import)?;
     log.end(Phase::Import, 0, vec![format!("{} nodes", graph.nodes().len())], || graph.to_string());
 
-    let graph = choose_formats(graph, options.weights)?;
-    let rolled = roll(&graph)?;
+    // Node for node the same graph; recipes read the checkpoint's own types from the first.
+    let chosen = choose_formats(graph, options.weights)?;
+    let rolled = roll(&chosen)?;
     let notes = vec![format!("{} regions, {} distinct", rolled.regions.len(), rolled.bodies.len())];
     log.end(Phase::Canonical, 0, notes, || bodies_text(&rolled.bodies));
 
@@ -134,7 +135,7 @@ pub fn compile(
     let count = composed.iter().flatten().map(|b| b.kernels.len()).sum::<usize>();
     log.end(Phase::Kernels, 0, vec![format!("{count} kernels composed and validated")], || kernels_text(&composed));
 
-    let (plan, packing) = schedule_all(&graph, model, &rolled, &variants, &composed)?;
+    let (plan, packing) = schedule_all(graph, model, &rolled, &variants, &composed)?;
     let notes = vec![format!(
         "{} programs, {} distinct kernels, {} packed tensors",
         plan.programs.len(),

@@ -176,7 +176,7 @@ fn describe(graph: &Graph, id: Id) -> String {
     let node = graph.node(id);
     match (&node.op, &node.fact) {
         (Op::Weight(w), _) => graph.declarations().weights[w.0 as usize].name.clone(),
-        (op, Fact::Int(_) | Fact::Real(_) | Fact::Size(_)) => op.name(),
+        (op, Fact::Int(_) | Fact::Real(_) | Fact::Size(_) | Fact::Cache(_)) => op.name(),
         (op, Fact::Tensor(_) | Fact::Term(_)) => {
             let parts: Vec<_> = egg::Language::children(op).iter().map(|c| describe(graph, *c)).collect();
             format!("({} {})", op.name(), parts.join(" "))
