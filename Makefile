@@ -1,8 +1,8 @@
 # `make` lists what there is to make.
 
 CARGO ?= cargo
-# Where the demo model is; scripts/minilm.sh fetches it.
-MINILM := target/models/minilm
+# Where the demo model is; scripts/minilm.sh fetches it. The tests look there too.
+MINILM := $(or $(WARPWEFT_MINILM),target/models/minilm)
 COMPILE_MODEL = $(CARGO) run --quiet --release --package compile-model --
 # Mesa's layer that chooses devices complains where there is no desktop; it is not needed here.
 export NODEVICE_SELECT = 1

@@ -16,6 +16,11 @@ if is_right "$folder"; then
     exit 0
 fi
 
+if [ -e "$folder" ]; then
+    echo "$folder is there, but its model.safetensors is not the published one; remove the folder to fetch it again." >&2
+    exit 1
+fi
+
 . "$(dirname "$0")/install.sh"
 work=$folder.part
 rm -rf "$work"
@@ -38,6 +43,5 @@ if ! is_right "$model"; then
     echo "The file that was fetched is not the published one: its SHA-256 is not $sha256." >&2
     exit 1
 fi
-rm -rf "$folder"
 mkdir -p "$(dirname "$folder")"
 mv "$model" "$folder"

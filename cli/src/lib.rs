@@ -10,6 +10,7 @@ mod compile;
 mod console;
 mod cpu;
 pub mod doctor;
+mod document;
 mod error;
 mod interrupt;
 mod load;
@@ -76,6 +77,11 @@ fn run_with<A: Into<OsString> + Clone>(
         }
     }
 }
+
+/// The program in the README compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;
 
 /// Help and version go to stdout, complaints to stderr.
 fn show_usage(message: &clap::Error, out: &mut dyn Write, err: &mut (dyn Write + Send), interactive: bool) -> u8 {

@@ -11,6 +11,7 @@ use warpweft_runtime::{Engine, Matrix, block_on};
 use crate::CliError;
 use crate::args::RunOptions;
 use crate::console::Console;
+use crate::document::Document;
 use crate::load::open_model;
 use crate::plot;
 use crate::tensors;
@@ -62,7 +63,7 @@ pub(crate) fn run(args: &Embed, console: &mut Console<'_>) -> Result<(), CliErro
         }
     }
     if console.json {
-        return console.print_json(&json!({ name: results.nested(args.hidden), "tokens": results.tokens }));
+        return console.print_json(&results.document(name));
     }
     if args.output.is_none() {
         let labels = plot::labels(&batch);
@@ -82,13 +83,9 @@ pub(super) struct Results {
 }
 
 impl Results {
-    /// The rows as JSON; one more level, a list for each sequence, if a row is a token.
-    pub(super) fn nested(&self, by_token: bool) -> serde_json::Value {
-        let mut rows = self.values.iter();
-        if !by_token {
-            return json!(rows.collect::<Vec<_>>());
-        }
-        json!(self.tokens.iter().map(|&n| rows.by_ref().take(n).collect::<Vec<_>>()).collect::<Vec<_>>())
+    /// The rows as JSON.
+    pub(super) fn document<'d>(&'d self, name: &'d str) -> Document<'d> {
+        Document { name, rows: &self.values, tokens: &self.tokens }
     }
 }
 

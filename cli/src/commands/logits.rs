@@ -52,7 +52,7 @@ pub(crate) fn run(args: &Logits, console: &mut Console<'_>) -> Result<(), CliErr
     match (console.json, args.output.is_some()) {
         // Scores of a vocabulary are many; a file holds them better than a line of JSON.
         (true, true) => console.print_json(&json!({ "output": args.output, "tokens": results.tokens })),
-        (true, false) => console.print_json(&json!({ "logits": results.nested(true), "tokens": results.tokens })),
+        (true, false) => console.print_json(&results.document("logits")),
         (false, true) => Ok(()),
         (false, false) => console.print(&plot::scores(&results.tokens, &results.values)),
     }

@@ -137,8 +137,12 @@ fn groups(step: &Step, sizes: Sizes) -> Option<[u32; 3]> {
 fn reference(call: &Call, data: &data::Data) -> Result<Vec<f32>, Trouble> {
     let mut rows = Vec::new();
     for sequence in 0..data.batch.lengths.len() {
-        let values =
-            Values { weights: data.weights.clone(), args: data.args(call, sequence), ids: data.batch.ids_of(sequence) };
+        let values = Values {
+            weights: data.weights.clone(),
+            args: data.args(call, sequence),
+            ids: data.batch.ids_of(sequence),
+            ..Values::default()
+        };
         let outputs = evaluate(&call.graph, &values).map_err(|e| Trouble::Kernel(format!("the reference: {e}")))?;
         rows.extend(outputs.into_iter().next().map(|tensor| tensor.data).unwrap_or_default());
     }
