@@ -4,11 +4,17 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::missing_panics_doc)]
 
 mod copy;
+mod exact;
+mod graphs;
+mod random;
 mod reference;
 
 use std::path::{Path, PathBuf};
 
 pub use copy::{Copy, Tensors};
+pub use exact::{Exact, cheapest};
+pub use graphs::{Case, cost_models, graphs, program, random_values, saturated};
+pub use random::{Magnitudes, Random};
 pub use reference::{Reference, Text};
 
 /// The folder of a checkpoint under `tests/fixtures`.

@@ -219,7 +219,7 @@ impl<'a, F: Fn(Id) -> &'a Fact> Infer<'_, F> {
                     _ => None,
                 };
                 let pairs = pairs.ok_or(format!("frequencies must be a vector, found {}", show(&f.shape)))?;
-                if width % heads != 0 || 2 * pairs > width / heads || pairs == 0 {
+                if width % heads != 0 || pairs > width / heads / 2 || pairs == 0 {
                     return Err(format!("{heads} heads and {pairs} frequencies do not fit {width} columns"));
                 }
                 if p.shape != [rows] || p.dtype != DType::U32 {
@@ -269,7 +269,7 @@ impl<'a, F: Fn(Id) -> &'a Fact> Infer<'_, F> {
                 let [rows, width] = matrix(v)?;
                 let width = width.as_constant().filter(|w| w % g == 0);
                 match width {
-                    Some(width) if rows == keys => tensor(vec![queries, (width / g * h).into()], DType::F32, false),
+                    Some(width) if rows == keys => tensor(vec![queries, Dim::from(width / g) * h], DType::F32, false),
                     _ => Err(format!("values {} do not fit {g} heads and {keys} keys", show(&v.shape))),
                 }
             }

@@ -172,6 +172,7 @@ fn row_kind(graph: &Graph, kinds: &[RowKind], op: &Op) -> Result<RowKind, &'stat
                 _ => Ok(RowKind::None),
             }
         }
+        Op::Attention([.., term]) if kind(term) != RowKind::None => Err("the scores' term depends on the sequence"),
         Op::Attention([q, k, v, ..]) => token(&[*q, *k, *v]).map(|()| RowKind::Token),
         Op::MeanPool([x]) | Op::FirstRow([x]) | Op::MaxPool([x]) => token(&[*x]).map(|()| RowKind::Sequence),
         Op::Slice([x, a, ..]) => columns_only(kind(x), axis(a), kind(x)),
