@@ -3,17 +3,21 @@
 //! The tests themselves are under `tests/`, a file for each ring.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::missing_panics_doc)]
 
+mod bound;
 mod copy;
 mod exact;
 mod graphs;
+mod instance;
 mod random;
 mod reference;
 
 use std::path::{Path, PathBuf};
 
+pub use bound::rounding_error;
 pub use copy::{Copy, Tensors};
 pub use exact::{Exact, cheapest};
 pub use graphs::{Case, cost_models, graphs, program, random_values, saturated};
+pub use instance::{Instance, instance};
 pub use random::{Magnitudes, Random};
 pub use reference::{Reference, Text};
 
