@@ -1,5 +1,6 @@
 //! From a transformer's graph to a plan: rewriting by equality saturation, kernels in WGSL, scheduling.
 
+mod compile;
 pub mod extract;
 pub mod formats;
 pub mod graph;
@@ -9,5 +10,10 @@ pub mod pack;
 pub mod phases;
 pub mod roll;
 pub mod rules;
+pub mod schedule;
 pub mod target;
 pub mod weights;
+
+pub use compile::{CompileError, Compiled, Options, ROW_RANGES, compile};
+pub use pack::{PackError, Packing, WeightChoice};
+pub use phases::{Phase, PhaseReport, UnknownName};

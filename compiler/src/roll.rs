@@ -7,7 +7,7 @@
 use egg::{Id, Language};
 use rustc_hash::FxHashMap;
 
-use crate::graph::{ArgDecl, Fact, FactError, Graph, Op, WeightDecl, WeightId};
+use crate::graph::{ArgDecl, CacheId, Fact, FactError, Graph, Op, WeightDecl, WeightId};
 
 /// Part of a model: an instance of a body.
 #[derive(Clone, Debug)]
@@ -20,6 +20,8 @@ pub struct Region {
     pub args: Vec<Id>,
     /// What the body's weights are.
     pub weights: Vec<WeightId>,
+    /// What the body's caches are.
+    pub caches: Vec<CacheId>,
     /// What the body's outputs are: nodes of the model's graph.
     pub outputs: Vec<Id>,
 }
@@ -100,7 +102,8 @@ fn places(graph: &Graph) -> Vec<Place> {
     let mut places: Vec<Place> = Vec::with_capacity(graph.nodes().len());
     for node in graph.nodes() {
         let latest = node.op.children().iter().map(|c| places[usize::from(*c)]).max().unwrap_or(Place::Anywhere);
-        let depends_on_input = matches!(node.op, Op::Ids | Op::Positions | Op::Arg(_)) || latest != Place::Anywhere;
+        let depends_on_input =
+            matches!(node.op, Op::Ids | Op::Positions | Op::Arg(_) | Op::Cache(_)) || latest != Place::Anywhere;
         places.push(match (depends_on_input, node.layer) {
             (false, _) => Place::Anywhere,
             (true, Some(layer)) => Place::Layer(layer),
@@ -141,7 +144,8 @@ impl Cutter<'_> {
             Place::Layer(n) => Some(n),
             Place::Anywhere | Place::Before | Place::After => None,
         };
-        let mut region = Region { body: 0, layer, args: Vec::new(), weights: Vec::new(), outputs: Vec::new() };
+        let mut region =
+            Region { body: 0, layer, args: Vec::new(), weights: Vec::new(), caches: Vec::new(), outputs: Vec::new() };
         let mut copies: FxHashMap<Id, Id> = FxHashMap::default();
         for id in self.graph.ids() {
             if self.live[usize::from(id)]
@@ -173,7 +177,7 @@ impl Cutter<'_> {
         }
         let node = self.graph.node(id);
         let place = self.places[usize::from(id)];
-        let is_input = matches!(node.op, Op::Ids | Op::Positions);
+        let is_input = matches!(node.op, Op::Ids | Op::Positions | Op::Cache(_));
         let op = if place != Place::Anywhere && place != self.place && !is_input {
             if place > self.place {
                 return Err(RollError::Order { user: self.place.name(), used: place.name() });
@@ -188,6 +192,9 @@ impl Cutter<'_> {
             let name = format!("w{}", region.weights.len());
             region.weights.push(w);
             Op::Weight(body.declare_weight(WeightDecl { name, ..decl.clone() }))
+        } else if let Op::Cache(c) = node.op {
+            region.caches.push(c);
+            Op::Cache(body.declare_cache(self.graph.declarations().caches[c.0 as usize].clone()))
         } else {
             let mut op = node.op.clone();
             for child in op.children_mut() {

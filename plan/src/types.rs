@@ -101,7 +101,7 @@ pub enum Role {
 pub enum Input {
     /// `u32` per row: its token id.
     Ids,
-    /// `vec4<u32>` per row: position in its sequence, first row of its sequence, rows of its sequence, index of its sequence.
+    /// `vec4<u32>` per row: position in its sequence, first row of its sequence, rows of its sequence in this step, index of its sequence.
     Rows,
     /// `vec4<u32>` per sequence: first row, rows, 0, 0.
     Sequences,
@@ -261,11 +261,17 @@ pub enum OutputKind {
     Embedding,
     /// Scores over the vocabulary, a row per token.
     Logits,
+    /// Scores over the vocabulary for the token after each sequence, a row per sequence.
+    Next,
+    /// A row per sequence: the logarithm of the sum of exponentials of its [`OutputKind::Next`] row, then its greatest
+    /// scores in descending order, then their ids as floats.
+    Candidates,
 }
 
 impl OutputKind {
     /// All kinds.
-    pub const ALL: [OutputKind; 3] = [OutputKind::Hidden, OutputKind::Embedding, OutputKind::Logits];
+    pub const ALL: [OutputKind; 5] =
+        [OutputKind::Hidden, OutputKind::Embedding, OutputKind::Logits, OutputKind::Next, OutputKind::Candidates];
 
     /// The name in text forms and reports.
     pub fn name(self) -> &'static str {
@@ -273,6 +279,8 @@ impl OutputKind {
             OutputKind::Hidden => "hidden",
             OutputKind::Embedding => "embedding",
             OutputKind::Logits => "logits",
+            OutputKind::Next => "next",
+            OutputKind::Candidates => "candidates",
         }
     }
 }

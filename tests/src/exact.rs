@@ -79,7 +79,7 @@ pub fn cheapest(saturated: &Saturated, model: &CostModel<'_>, known: f64, limit:
     let runs = |id: Id| match fact(id) {
         Some(Fact::Tensor(t)) => !t.constant,
         Some(Fact::Term(_)) => true,
-        Some(Fact::Int(_) | Fact::Real(_) | Fact::Size(_)) | None => false,
+        Some(Fact::Int(_) | Fact::Real(_) | Fact::Size(_) | Fact::Cache(_)) | None => false,
     };
     let classes: Vec<Id> = egraph.classes().map(|c| c.id).filter(|&id| runs(id)).collect();
     let index: BTreeMap<Id, usize> = classes.iter().enumerate().map(|(i, &id)| (id, i)).collect();
@@ -92,7 +92,8 @@ pub fn cheapest(saturated: &Saturated, model: &CostModel<'_>, known: f64, limit:
         egraph[class].nodes.iter().filter_map(node).collect()
     });
     let mut search = Search::new(nodes.collect(), known, limit);
-    let pending: BTreeSet<usize> = saturated.roots.iter().filter_map(|r| index.get(&egraph.find(*r)).copied()).collect();
+    let pending: BTreeSet<usize> =
+        saturated.roots.iter().filter_map(|r| index.get(&egraph.find(*r)).copied()).collect();
     let needed = pending.iter().fold(Set::empty(classes.len()), |mut set, &c| {
         set.insert(c);
         set
@@ -133,7 +134,8 @@ impl Search {
             return Some(());
         };
         pending.remove(&class);
-        let mut states: Vec<_> = self.nodes[class].iter().map(|node| self.choose(node, &pending, &needed, paid)).collect();
+        let mut states: Vec<_> =
+            self.nodes[class].iter().map(|node| self.choose(node, &pending, &needed, paid)).collect();
         states.sort_by(|a, b| a.0.total_cmp(&b.0));
         for (bound, pending, needed, paid) in states {
             if bound < self.best * (1.0 - 1e-9) {
@@ -143,7 +145,13 @@ impl Search {
         Some(())
     }
 
-    fn choose(&self, node: &Node, pending: &BTreeSet<usize>, needed: &Set, paid: f64) -> (f64, BTreeSet<usize>, Set, f64) {
+    fn choose(
+        &self,
+        node: &Node,
+        pending: &BTreeSet<usize>,
+        needed: &Set,
+        paid: f64,
+    ) -> (f64, BTreeSet<usize>, Set, f64) {
         let (mut pending, mut needed) = (pending.clone(), needed.clone());
         for &child in &node.needs {
             if !needed.has(child) {

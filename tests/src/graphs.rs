@@ -57,9 +57,13 @@ pub fn cost_models() -> Vec<(&'static str, CostModel<'static>)> {
     ]
 }
 
+/// Rows that caches hold before the step.
+const CACHED: usize = 3;
+
 /// Random values for what a graph declares, at `tokens` rows of one sequence.
 pub fn random_values(graph: &Graph, tokens: usize, magnitudes: Magnitudes, random: &mut Random) -> Values {
-    let sizes = Sizes { tokens: tokens as u64, context: tokens as u64, sequences: 1 };
+    let cached = if graph.declarations().caches.is_empty() { 0 } else { CACHED };
+    let sizes = Sizes { tokens: tokens as u64, context: (cached + tokens) as u64, sequences: 1 };
     let mut tensor = |shape: &Shape, dtype: DType| {
         let shape: Vec<usize> = shape.iter().map(|d| d.eval(sizes).unwrap() as usize).collect();
         let element = |_| match dtype {
@@ -73,5 +77,7 @@ pub fn random_values(graph: &Graph, tokens: usize, magnitudes: Magnitudes, rando
     let constant = |shape: &[u64]| shape.iter().map(|&n| Dim::constant(n as i64)).collect::<Shape>();
     let weights = declarations.weights.iter().map(|w| tensor(&constant(&w.shape), w.dtype)).collect();
     let args = declarations.args.iter().map(|a| tensor(&a.shape, a.dtype)).collect();
-    Values { weights, args, ids: (0..tokens as u32).map(|i| i * 7 % 13).collect() }
+    let cache = |width: u32| vec![Dim::constant(CACHED as i64), i64::from(width).into()];
+    let caches = declarations.caches.iter().map(|c| tensor(&cache(c.width), DType::F32));
+    Values { weights, args, caches: caches.collect(), ids: (0..tokens as u32).map(|i| i * 7 % 13).collect() }
 }

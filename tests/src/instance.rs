@@ -300,4 +300,3 @@ impl Instantiation<'_> {
         self.graph.add(op).unwrap()
     }
 }
-

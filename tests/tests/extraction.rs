@@ -11,9 +11,7 @@ use warpweft_compiler::roll::roll;
 use warpweft_compiler::rules::{Saturated, StopReason};
 use warpweft_models::import;
 use warpweft_plan::{DType, Dim};
-use warpweft_tests::{
-    Copy, Magnitudes, Random, cheapest, cost_models, fixture, graphs, random_values, saturated,
-};
+use warpweft_tests::{Copy, Magnitudes, Random, cheapest, cost_models, fixture, graphs, random_values, saturated};
 
 const FIXTURES: [&str; 6] = ["bert", "bert-mlm", "roberta", "xlm-roberta", "distilbert", "modernbert"];
 
@@ -52,7 +50,10 @@ fn near_the_cheapest_program() {
             optimal += usize::from(ratio <= 1.0 + 1e-4);
         }
     }
-    println!("{programs} programs, {optimal} of them the cheapest, the worst {worst:.4} of it, {:?}", started.elapsed());
+    println!(
+        "{programs} programs, {optimal} of them the cheapest, the worst {worst:.4} of it, {:?}",
+        started.elapsed()
+    );
 }
 
 /// What saturation makes of a model.
@@ -185,6 +186,7 @@ fn regions_compute_what_the_model_says() {
                 weights: region.weights.iter().map(|w| model.weights[w.0 as usize].clone()).collect(),
                 args: region.args.iter().map(|id| known[id].clone()).collect(),
                 ids: ids.clone(),
+                caches: region.caches.iter().map(|c| model.caches[c.0 as usize].clone()).collect(),
             };
             let outputs = evaluate(&found.bodies[region.body], &inputs).unwrap();
             known.extend(region.outputs.iter().copied().zip(outputs));
@@ -235,7 +237,11 @@ fn narrow_weights_stay_narrow() {
             let program = extract(&saturated(&case.graph), &model).unwrap().graph;
             for (node, live) in program.nodes().iter().zip(program.live()) {
                 let fact = node.fact.tensor().filter(|t| t.constant && live && t.shape.len() == 2);
-                assert!(fact.is_none_or(|t| t.dtype != DType::F32 || t.shape[0] == Dim::from(1)), "{}, {rates}\n{program}", case.name);
+                assert!(
+                    fact.is_none_or(|t| t.dtype != DType::F32 || t.shape[0] == Dim::from(1)),
+                    "{}, {rates}\n{program}",
+                    case.name
+                );
             }
         }
     }

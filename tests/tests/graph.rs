@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use warpweft_compiler::graph::eval::{Tensor, Values, evaluate};
 use warpweft_compiler::graph::verify::{Form, VerifyError, verify};
-use warpweft_compiler::graph::{ArgDecl, Fact, Graph, Id, Op, Real, SizeLeaf, WeightDecl};
+use warpweft_compiler::graph::{ArgDecl, CacheDecl, Fact, Graph, Id, Op, Real, SizeLeaf, WeightDecl};
 use warpweft_models::import;
 use warpweft_plan::{DType, Dim};
 use warpweft_tests::{Magnitudes, Random, cost_models, fixture, graphs, program, random_values};
@@ -28,10 +28,13 @@ fn built(names: &[String], choices: &[[u8; 6]]) -> Graph {
         let dtype = DTYPES[usize::from(choice[4] % 3)];
         let weight = graph.declare_weight(WeightDecl { name: name.clone(), dtype, shape });
         graph.add(Op::Weight(weight)).unwrap();
-        let rows = [Dim::TOKENS, Dim::SEQUENCES, Dim::CONTEXT, Dim::TOKENS * 2 + Dim::from(3)][usize::from(choice[5] % 4)];
+        let rows =
+            [Dim::TOKENS, Dim::SEQUENCES, Dim::CONTEXT, Dim::TOKENS * 2 + Dim::from(3)][usize::from(choice[5] % 4)];
         let dtype = DTYPES[usize::from(choice[4] % 4)];
         let arg = graph.declare_arg(ArgDecl { shape: vec![rows, size(choice[3]).into()], dtype });
         graph.add(Op::Arg(arg)).unwrap();
+        let cache = graph.declare_cache(CacheDecl { width: size(choice[3]) as u32 });
+        graph.add(Op::Cache(cache)).unwrap();
     }
     for leaf in [-1, 0, 1, 2, 3].map(Op::Int) {
         graph.add(leaf).unwrap();
@@ -106,14 +109,23 @@ impl Operands<'_> {
     fn operator(&self) -> Option<Op> {
         let number = |slot: usize| f32::from(self.choice[slot]);
         let exponent = i32::from(self.choice[2] % 60) - 30;
-        Some(match self.choice[0] % 37 {
+        Some(match self.choice[0] % 40 {
             0 => Op::Int(i64::from(self.choice[1]) % 9 - 2),
             1 => Op::Real(Real::new((number(1) - 100.0) * 10f32.powi(exponent))),
             2 => Op::Ids,
             3 => Op::Positions,
             4 => Op::BandMask([self.int(1)?, self.int(2)?, self.size(3)?]),
-            5 => Op::Rope([self.ranked(1)?, self.vector(2)?, self.vector(3)?, self.int(4)?, self.int(5)?, self.real(1)?]),
-            6 => Op::Attention([self.ranked(1)?, self.ranked(2)?, self.ranked(2)?, self.int(3)?, self.int(4)?, self.term(5)?]),
+            5 => {
+                Op::Rope([self.ranked(1)?, self.vector(2)?, self.vector(3)?, self.int(4)?, self.int(5)?, self.real(1)?])
+            }
+            6 => Op::Attention([
+                self.ranked(1)?,
+                self.ranked(2)?,
+                self.ranked(2)?,
+                self.int(3)?,
+                self.int(4)?,
+                self.term(5)?,
+            ]),
             7 => Op::Add([self.any(1)?, self.any(2)?]),
             8 => Op::Sub([self.any(1)?, self.any(2)?]),
             9 => Op::Mul([self.any(1)?, self.any(2)?]),
@@ -139,6 +151,9 @@ impl Operands<'_> {
             30 => Op::MeanPool([self.ranked(1)?]),
             31 => Op::FirstRow([self.ranked(1)?]),
             32 => Op::MaxPool([self.ranked(1)?]),
+            36 => Op::LastRow([self.ranked(1)?]),
+            37 => Op::Append([self.of(1, |f| matches!(f, Fact::Cache(_)))?, self.ranked(2)?]),
+            38 => Op::Candidates([self.ranked(1)?, self.int(2)?]),
             33 | 34 => Op::Linear([self.ranked(1)?, self.ranked(2)?, self.term(3)?]),
             35 => Op::LinearPair([self.ranked(1)?, self.ranked(2)?, self.ranked(2)?, self.term(3)?]),
             _ => Op::Scores([self.ranked(1)?, self.ranked(2)?, self.int(3)?, self.int(4)?, self.term(5)?]),
@@ -180,7 +195,7 @@ fn random_graphs_print_and_parse() {
         })
         .unwrap();
     println!("{:?}", operators.borrow());
-    assert!(operators.borrow().len() == 31, "only {operators:?} occur");
+    assert!(operators.borrow().len() == 34, "only {operators:?} occur");
 }
 
 /// A graph that was parsed has its nodes in the order of the text, so that it comes back as it is.
@@ -202,10 +217,54 @@ fn files_print_and_parse() {
 fn hostile_texts_are_refused() {
     let texts: Vec<String> = graphs().iter().map(|c| c.graph.to_string()).collect();
     let words = [
-        "9223372036854775807", "-9223372036854775808", "18446744073709551615", "-1", "0", "tokens", "1e38", "nan", "inf",
-        "acc", "acc2", "$0", "@0", "@4294967295", "%0", "%99999999999999999999", "(", ")", "((((", "[", "]", "\"", "\\", "#",
-        "é", "\u{0}", "slice", "rope", "attention", "scores", "concat", "repeat-heads", "4611686018427387904*tokens", "u32[]",
-        "f32[9223372036854775807]", "weight", "arg $1 f32[]", "output", "layer", "layer -1", "\n", "=", "%0 =",
+        "9223372036854775807",
+        "-9223372036854775808",
+        "18446744073709551615",
+        "-1",
+        "0",
+        "tokens",
+        "1e38",
+        "nan",
+        "inf",
+        "acc",
+        "acc2",
+        "&0",
+        "cache",
+        "cache &1 4294967295",
+        "append",
+        "candidates",
+        "$0",
+        "@0",
+        "@4294967295",
+        "%0",
+        "%99999999999999999999",
+        "(",
+        ")",
+        "((((",
+        "[",
+        "]",
+        "\"",
+        "\\",
+        "#",
+        "é",
+        "\u{0}",
+        "slice",
+        "rope",
+        "attention",
+        "scores",
+        "concat",
+        "repeat-heads",
+        "4611686018427387904*tokens",
+        "u32[]",
+        "f32[9223372036854775807]",
+        "weight",
+        "arg $1 f32[]",
+        "output",
+        "layer",
+        "layer -1",
+        "\n",
+        "=",
+        "%0 =",
     ];
     let refused = Cell::new(0);
     let edit = (any::<u32>(), any::<u32>(), 0..3u8);
@@ -246,15 +305,51 @@ fn graph(text: &str) -> Graph {
 fn illegal_graphs_are_refused() {
     let heads = "arg $0 f32[tokens, 8]\n%0 = (split-heads $0 2)\n";
     let cases = [
-        (Form::Imported, "weight @0 \"w\" f32[4, 8]\narg $0 f32[tokens, 8]\n%0 = (linear $0 @0 acc)\noutput y %0\n", "linear is not legal in an imported"),
-        (Form::Imported, "arg $0 f32[tokens, 8]\n%0 = (attention $0 $0 $0 2 2 acc)\noutput y %0\n", "attention is not legal in an imported"),
-        (Form::Extracted, "arg $0 f32[tokens, 8]\n%0 = (gelu $0)\n%1 = (scores $0 $0 2 2 acc)\noutput y %1\n", "node 4: scores is not legal in an extracted"),
-        (Form::Extracted, "weight @0 \"w\" f32[8, 4]\narg $0 f32[tokens, 8]\n%0 = (matmul $0 @0)\noutput y %0\n", "matmul is not legal in an extracted"),
-        (Form::Extracted, &format!("{heads}%1 = (merge-heads %0)\noutput y %1\n"), "split-heads is not legal in an extracted"),
-        (Form::Extracted, "arg $0 f32[tokens, 8]\n%0 = (softmax $0)\noutput y %0\n", "softmax is not legal in an extracted"),
-        (Form::Extracted, "arg $0 f32[8, 4]\n%0 = (slice $0 0 1 2)\noutput y %0\n", "mixes rows: an argument has neither"),
-        (Form::Extracted, "arg $0 f32[tokens, 8]\narg $1 f32[tokens, tokens]\n%0 = (attention $0 $0 $0 2 2 (add acc $1))\noutput y %0\n", "attention mixes rows: the scores' term"),
-        (Form::Extracted, "arg $0 f32[sequences, 8]\n%0 = (attention $0 $0 $0 2 2 acc)\noutput y %0\n", "attention mixes rows: an operand is not a row per token"),
+        (
+            Form::Imported,
+            "weight @0 \"w\" f32[4, 8]\narg $0 f32[tokens, 8]\n%0 = (linear $0 @0 acc)\noutput y %0\n",
+            "linear is not legal in an imported",
+        ),
+        (
+            Form::Imported,
+            "arg $0 f32[tokens, 8]\n%0 = (attention $0 $0 $0 2 2 acc)\noutput y %0\n",
+            "attention is not legal in an imported",
+        ),
+        (
+            Form::Extracted,
+            "arg $0 f32[tokens, 8]\n%0 = (gelu $0)\n%1 = (scores $0 $0 2 2 acc)\noutput y %1\n",
+            "node 4: scores is not legal in an extracted",
+        ),
+        (
+            Form::Extracted,
+            "weight @0 \"w\" f32[8, 4]\narg $0 f32[tokens, 8]\n%0 = (matmul $0 @0)\noutput y %0\n",
+            "matmul is not legal in an extracted",
+        ),
+        (
+            Form::Extracted,
+            &format!("{heads}%1 = (merge-heads %0)\noutput y %1\n"),
+            "split-heads is not legal in an extracted",
+        ),
+        (
+            Form::Extracted,
+            "arg $0 f32[tokens, 8]\n%0 = (softmax $0)\noutput y %0\n",
+            "softmax is not legal in an extracted",
+        ),
+        (
+            Form::Extracted,
+            "arg $0 f32[8, 4]\n%0 = (slice $0 0 1 2)\noutput y %0\n",
+            "mixes rows: an argument's rows are of no known kind",
+        ),
+        (
+            Form::Extracted,
+            "arg $0 f32[tokens, 8]\narg $1 f32[tokens, tokens]\n%0 = (attention $0 $0 $0 2 2 (add acc $1))\noutput y %0\n",
+            "attention mixes rows: the scores' term",
+        ),
+        (
+            Form::Extracted,
+            "arg $0 f32[sequences, 8]\n%0 = (attention $0 $0 $0 2 2 acc)\noutput y %0\n",
+            "attention mixes rows: keys and values are neither",
+        ),
     ];
     for (form, text, message) in cases {
         let error = verify(&graph(text), form).expect_err(text).to_string();
@@ -271,7 +366,9 @@ fn rows_of_different_kinds_do_not_meet() {
         assert!(error.starts_with("line 5"), "{error}");
     }
     let twice = "arg $0 f32[tokens, 8]\n%0 = (mean-pool $0)\n%1 = (mean-pool %0)\n";
-    assert!(twice.parse::<Graph>().unwrap_err().to_string().contains("pools the rows of a sequence, found [sequences, 8]"));
+    assert!(
+        twice.parse::<Graph>().unwrap_err().to_string().contains("pools the rows of a sequence, found [sequences, 8]")
+    );
 }
 
 /// A recorded fact that does not follow from the operands: here the declarations change under a graph.
@@ -297,7 +394,9 @@ fn rows_are_independent() {
     for case in graphs() {
         let program = program(&case.graph, &cost_models()[1].1);
         verify(&program, Form::Extracted).unwrap();
-        let looks = |op: &Op| matches!(op, Op::Attention(_) | Op::MeanPool(_) | Op::FirstRow(_) | Op::MaxPool(_));
+        let looks = |op: &Op| {
+            matches!(op, Op::Attention(_) | Op::MeanPool(_) | Op::FirstRow(_) | Op::MaxPool(_) | Op::LastRow(_))
+        };
         if program.nodes().iter().any(|n| looks(&n.op)) {
             continue;
         }

@@ -109,7 +109,8 @@ fn check(rule: &Rule, instance: &Instance, random: &mut Random, tally: &mut Tall
 /// Rules that are almost right are told from right ones, or the test above proves nothing.
 #[test]
 fn almost_right_rules_are_caught() {
-    let is = |left, right, class| Rule { class, ..wrong(left, right, vec![Condition::Activation("?x".parse().unwrap())]) };
+    let is =
+        |left, right, class| Rule { class, ..wrong(left, right, vec![Condition::Activation("?x".parse().unwrap())]) };
     let rules = [
         is("(gelu (linear ?x ?w ?e))", "(linear ?x ?w (gelu-tanh ?e))", Class::Exact),
         is("(sub ?r (linear ?x ?w ?e))", "(linear ?x ?w (sub ?e ?r))", Class::Exact),
@@ -243,7 +244,9 @@ fn graph(text: &str) -> Graph {
 /// Two facts for one thing stop the compile, whichever of them came first.
 #[test]
 fn a_rule_with_two_facts_is_reported() {
-    let square = graph("weight @0 \"w\" f32[6, 8]\narg $0 f32[tokens, 8]\n%0 = (transpose @0)\n%1 = (matmul $0 %0)\noutput y %1\n");
+    let square = graph(
+        "weight @0 \"w\" f32[6, 8]\narg $0 f32[tokens, 8]\n%0 = (transpose @0)\n%1 = (matmul $0 %0)\noutput y %1\n",
+    );
     for (right, found) in [
         ("?x", "f32[tokens, 8]"),
         ("?w", "f32[8, 6]"),

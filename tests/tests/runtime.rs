@@ -114,7 +114,8 @@ fn adapters_are_found_by_index_and_name() {
     }
     let name = AdapterChoice::from(all[0].name.to_uppercase().as_str());
     assert_eq!(block_on(choose(&name)).unwrap().index, 0);
-    for wrong in [AdapterChoice::from("no such device"), AdapterChoice::Index(99)] {
+    assert_eq!(AdapterChoice::from("4090"), AdapterChoice::Name("4090".into()));
+    for wrong in [AdapterChoice::from("no such device"), AdapterChoice::from("99")] {
         let error = refusal(&tiny::plan(), &Options { adapter: wrong, ..Options::default() });
         assert!(error.to_string().contains(&all[0].name), "{error}");
         assert_eq!(error.fault(), Fault::Input);
@@ -224,4 +225,17 @@ fn kernels_run_alone() {
     let mut bad = kernel.clone();
     bad.wgsl = "@compute".into();
     assert!(matches!(block_on(device.run_kernel(&bad, [1; 3], &buffers)), Err(RuntimeError::Shader { .. })));
+}
+
+#[test]
+fn a_model_and_its_calls_can_move_between_threads() {
+    fn movable<T: Send>(value: T) -> T {
+        value
+    }
+    let mut model = movable(model(&Options::default()));
+    let ids = [[1u32, 2]];
+    let found = block_on(movable(model.engine_mut().run(OutputKind::Embedding, &ids))).unwrap();
+    assert_close(&found.values, &tiny::embedding(&ids[0]));
+    let texts = ["a b"];
+    assert_eq!(block_on(movable(model.engine_mut().embed(&texts))).unwrap().tokens, [4]);
 }

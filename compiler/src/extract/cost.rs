@@ -39,7 +39,9 @@ impl CostModel<'_> {
         let free = Some(self.dispatch * FREE);
         let result = match fact(class)? {
             Fact::Tensor(t) if !t.constant => t,
-            Fact::Tensor(_) | Fact::Term(_) | Fact::Int(_) | Fact::Real(_) | Fact::Size(_) => return free,
+            Fact::Tensor(_) | Fact::Term(_) | Fact::Int(_) | Fact::Real(_) | Fact::Size(_) | Fact::Cache(_) => {
+                return free;
+            }
         };
         let tensors: Vec<(Id, &TensorFact)> =
             node.children().iter().filter_map(|&c| Some((c, fact(c)?.tensor()?))).collect();
@@ -52,13 +54,19 @@ impl CostModel<'_> {
         let operands: f64 = node.children().iter().filter_map(|&c| fact(c)).map(|f| self.operand_bytes(f)).sum();
         let size = |t: &TensorFact| self.elements(&t.shape);
         let fmas = match node {
-            Op::Ids | Op::Positions | Op::Arg(_) | Op::BandMask(_) => return free,
+            Op::Ids | Op::Positions | Op::Arg(_) | Op::Cache(_) | Op::BandMask(_) => return free,
             Op::Slice(_) => return free,
             Op::Add(_) | Op::Sub(_) | Op::Mul(_) | Op::Div(_) => size(result),
             Op::Gelu(_) | Op::GeluTanh(_) | Op::Silu(_) | Op::Relu(_) | Op::Tanh(_) | Op::Sigmoid(_) => size(result),
             Op::Gather(_) => return Some(self.dispatch + 2.0 * self.bytes(result) / self.bandwidth),
             Op::LayerNorm(_) | Op::RmsNorm(_) | Op::L2Norm(_) => 4.0 * size(result),
             Op::Rope(_) => 4.0 * size(result),
+            // Only the new rows are written.
+            Op::Append([_, x]) => {
+                return Some(self.dispatch + 2.0 * fact(*x)?.tensor().map_or(0.0, |t| self.bytes(t)) / self.bandwidth);
+            }
+            Op::Candidates(_) => tensors.iter().map(|(_, t)| size(t)).sum(),
+            Op::LastRow(_) => return Some(self.dispatch + 2.0 * self.bytes(result) / self.bandwidth),
             Op::MeanPool(_) | Op::FirstRow(_) | Op::MaxPool(_) => tensors.iter().map(|(_, t)| size(t)).sum(),
             Op::Linear(_) | Op::LinearPair(_) => {
                 let rows = self.elements(&result.shape[..1]);
@@ -77,7 +85,7 @@ impl CostModel<'_> {
     fn operand_bytes(&self, fact: &Fact) -> f64 {
         match fact {
             Fact::Term(t) => t.operands.iter().map(|shape| 4.0 * self.elements(shape)).sum(),
-            Fact::Tensor(_) | Fact::Int(_) | Fact::Real(_) | Fact::Size(_) => 0.0,
+            Fact::Tensor(_) | Fact::Int(_) | Fact::Real(_) | Fact::Size(_) | Fact::Cache(_) => 0.0,
         }
     }
 

@@ -3,7 +3,7 @@
 use egg::Id;
 use warpweft_plan::{DType, Dim};
 
-use super::{FactError, Graph, Op, Real, SizeLeaf, WeightDecl};
+use super::{CacheDecl, FactError, Graph, Op, Real, SizeLeaf, WeightDecl};
 
 type Built = Result<Id, FactError>;
 
@@ -60,6 +60,8 @@ operators! {
     first_row(x) => FirstRow;
     /// The greatest value of each column over the sequence's rows.
     max_pool(x) => MaxPool;
+    /// The sequence's last row.
+    last_row(x) => LastRow;
 }
 
 impl Graph {
@@ -206,6 +208,29 @@ impl Graph {
         let (before, after) = (self.int(bound(before))?, self.int(bound(after))?);
         let keys = self.add(Op::Size(SizeLeaf(keys)))?;
         self.add(Op::BandMask([before, after, keys]))
+    }
+
+    /// Appends the new rows to a new cache of the sequence and gives all its rows: `[tokens, width] → [context, width]`.
+    /// Whoever reads the result reads what was just written, so no order but the data's has to be kept.
+    ///
+    /// # Errors
+    /// When `x` is no matrix of tokens.
+    pub fn append(&mut self, x: Id) -> Built {
+        let t = self.tensor(x)?;
+        let width = t.shape.last().and_then(|d| d.as_constant()).and_then(|w| u32::try_from(w).ok()).unwrap_or(0);
+        let cache = self.declare_cache(CacheDecl { width });
+        let cache = self.add(Op::Cache(cache))?;
+        self.add(Op::Append([cache, x]))
+    }
+
+    /// For each row: the logarithm of the sum of its exponentials, its `n` greatest values in descending order (of equal
+    /// ones the first comes first), and their columns: `[rows, width] → [rows, 1 + 2n]`.
+    ///
+    /// # Errors
+    /// When there are fewer than `n` columns.
+    pub fn candidates(&mut self, x: Id, n: u32) -> Built {
+        let n = self.int(n.into())?;
+        self.add(Op::Candidates([x, n]))
     }
 
     /// Rotary position embedding of `[tokens, heads · width]`: in each head, the first `2 · frequencies` columns are

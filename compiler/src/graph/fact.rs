@@ -25,6 +25,8 @@ pub enum Fact {
     Real(Real),
     /// A symbolic size.
     Size(Dim),
+    /// A cache of that many columns.
+    Cache(u32),
 }
 
 /// What is known of a tensor.
@@ -52,7 +54,7 @@ impl Fact {
     pub fn tensor(&self) -> Option<&TensorFact> {
         match self {
             Fact::Tensor(t) => Some(t),
-            Fact::Term(_) | Fact::Int(_) | Fact::Real(_) | Fact::Size(_) => None,
+            Fact::Term(_) | Fact::Int(_) | Fact::Real(_) | Fact::Size(_) | Fact::Cache(_) => None,
         }
     }
 
@@ -72,6 +74,7 @@ impl fmt::Display for Fact {
             Fact::Int(i) => write!(f, "{i}"),
             Fact::Real(r) => write!(f, "{r}"),
             Fact::Size(d) => write!(f, "{d}"),
+            Fact::Cache(width) => write!(f, "cache of {width} columns"),
         }
     }
 }
@@ -122,6 +125,10 @@ impl<'a, F: Fn(Id) -> &'a Fact> Infer<'_, F> {
                 let ArgDecl { shape, dtype } =
                     self.declarations.args.get(id.0 as usize).ok_or(format!("{id} is not declared"))?;
                 Ok(Fact::Tensor(TensorFact { shape: shape.clone(), dtype: *dtype, constant: false }))
+            }
+            Op::Cache(id) => {
+                let cache = self.declarations.caches.get(id.0 as usize).ok_or(format!("{id} is not declared"))?;
+                Ok(Fact::Cache(cache.width))
             }
             Op::Ids | Op::Positions => tensor(vec![Dim::TOKENS], DType::U32, false),
             Op::Acc => Ok(Fact::Term(TermFact::default())),
@@ -230,7 +237,26 @@ impl<'a, F: Fn(Id) -> &'a Fact> Infer<'_, F> {
                 }
                 tensor(t.shape.clone(), DType::F32, false)
             }
-            Op::MeanPool([x]) | Op::FirstRow([x]) | Op::MaxPool([x]) => {
+            Op::Append([cache, x]) => {
+                let t = self.tensor(*x)?;
+                let Fact::Cache(columns) = *(self.child)(*cache) else {
+                    return Err("appends to a cache".into());
+                };
+                let [rows, width] = matrix(t)?;
+                if rows != Dim::TOKENS || width != Dim::constant(columns.into()) {
+                    return Err(format!("{} does not fit a cache of {columns} columns", show(&t.shape)));
+                }
+                tensor(vec![Dim::CONTEXT, width], DType::F32, false)
+            }
+            Op::Candidates([x, n]) => {
+                let (t, n) = (self.tensor(*x)?, self.positive(*n)?);
+                let [rows, width] = matrix(t)?;
+                if width.as_constant().is_none_or(|w| n > w) {
+                    return Err(format!("there are no {n} greatest values in {}", show(&t.shape)));
+                }
+                tensor(vec![rows, Dim::from(n) * 2 + Dim::constant(1)], DType::F32, false)
+            }
+            Op::MeanPool([x]) | Op::FirstRow([x]) | Op::MaxPool([x]) | Op::LastRow([x]) => {
                 let t = self.tensor(*x)?;
                 let [rows, width] = matrix(t)?;
                 if rows != Dim::TOKENS {
@@ -314,7 +340,9 @@ impl<'a, F: Fn(Id) -> &'a Fact> Infer<'_, F> {
                         term.operands.insert(t.shape.clone());
                     }
                     Fact::Real(_) => {}
-                    Fact::Int(_) | Fact::Size(_) => return Err(format!("needs numbers, found {fact}")),
+                    Fact::Int(_) | Fact::Size(_) | Fact::Cache(_) => {
+                        return Err(format!("needs numbers, found {fact}"));
+                    }
                 }
             }
             return Ok(Fact::Term(term));
@@ -334,7 +362,9 @@ impl<'a, F: Fn(Id) -> &'a Fact> Infer<'_, F> {
                     dtype = Some(DType::F32);
                 }
                 Fact::Real(_) => {}
-                Fact::Int(_) | Fact::Size(_) | Fact::Term(_) => return Err(format!("needs numbers, found {fact}")),
+                Fact::Int(_) | Fact::Size(_) | Fact::Term(_) | Fact::Cache(_) => {
+                    return Err(format!("needs numbers, found {fact}"));
+                }
             }
         }
         tensor(shape, dtype.ok_or("needs a tensor")?, constant)

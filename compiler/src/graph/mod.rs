@@ -20,7 +20,7 @@ use rustc_hash::FxHashMap;
 use warpweft_plan::{DType, OutputKind};
 
 pub use fact::{Fact, FactError, Shape, TensorFact, TermFact, broadcast, infer, show};
-pub use op::{ArgId, NotALeaf, Op, Real, SizeLeaf, WeightId};
+pub use op::{ArgId, CacheId, NotALeaf, Op, Real, SizeLeaf, WeightId};
 pub use text::TextError;
 
 /// A weight that a graph reads.
@@ -43,6 +43,13 @@ pub struct ArgDecl {
     pub dtype: DType,
 }
 
+/// Rows of one sequence that outlive the step: `[context, width]`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct CacheDecl {
+    /// Columns.
+    pub width: u32,
+}
+
 /// What leaves refer to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Declarations {
@@ -50,6 +57,8 @@ pub struct Declarations {
     pub weights: Vec<WeightDecl>,
     /// Activations from outside, by [`ArgId`].
     pub args: Vec<ArgDecl>,
+    /// Caches, by [`CacheId`].
+    pub caches: Vec<CacheDecl>,
 }
 
 /// A node with what is known of it.
@@ -138,6 +147,12 @@ impl Graph {
     pub fn declare_arg(&mut self, arg: ArgDecl) -> ArgId {
         self.declarations.args.push(arg);
         ArgId(self.declarations.args.len() as u32 - 1)
+    }
+
+    /// Declares a cache.
+    pub fn declare_cache(&mut self, cache: CacheDecl) -> CacheId {
+        self.declarations.caches.push(cache);
+        CacheId(self.declarations.caches.len() as u32 - 1)
     }
 
     /// Says which layer the nodes that follow belong to.

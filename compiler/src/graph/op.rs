@@ -83,6 +83,12 @@ numbered_leaf!(
     "$"
 );
 
+numbered_leaf!(
+    /// A cache, by its place in [`Declarations::caches`](super::Declarations::caches); prints as `&0`.
+    CacheId,
+    "&"
+);
+
 /// A size that depends on a symbol, as a leaf: `tokens`, `context`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SizeLeaf(pub Dim);
@@ -117,6 +123,8 @@ define_language! {
         Weight(WeightId),
         // An activation from outside the graph.
         Arg(ArgId),
+        // Rows of one sequence that outlive the step.
+        Cache(CacheId),
         "ids" = Ids,
         "positions" = Positions,
         "acc" = Acc,
@@ -156,6 +164,9 @@ define_language! {
         "mean-pool" = MeanPool([Id; 1]),
         "first-row" = FirstRow([Id; 1]),
         "max-pool" = MaxPool([Id; 1]),
+        "last-row" = LastRow([Id; 1]),
+        "append" = Append([Id; 2]),
+        "candidates" = Candidates([Id; 2]),
 
         // Found by rules
         "linear" = Linear([Id; 3]),
@@ -176,11 +187,12 @@ impl Op {
         match self {
             Op::Add(_) | Op::Sub(_) | Op::Mul(_) | Op::Div(_) => true,
             Op::Gelu(_) | Op::GeluTanh(_) | Op::Silu(_) | Op::Relu(_) | Op::Tanh(_) | Op::Sigmoid(_) => true,
-            Op::Int(_) | Op::Real(_) | Op::Weight(_) | Op::Arg(_) | Op::Ids | Op::Positions => false,
+            Op::Int(_) | Op::Real(_) | Op::Weight(_) | Op::Arg(_) | Op::Cache(_) | Op::Ids | Op::Positions => false,
             Op::Acc | Op::Acc2 | Op::Size(_) | Op::MatMul(_) | Op::Transpose(_) | Op::Slice(_) => false,
             Op::Concat(_) | Op::Gather(_) | Op::SplitHeads(_) | Op::MergeHeads(_) | Op::RepeatHeads(_) => false,
             Op::Softmax(_) | Op::LayerNorm(_) | Op::RmsNorm(_) | Op::L2Norm(_) | Op::BandMask(_) => false,
             Op::Rope(_) | Op::MeanPool(_) | Op::FirstRow(_) | Op::MaxPool(_) => false,
+            Op::LastRow(_) | Op::Append(_) | Op::Candidates(_) => false,
             Op::Linear(_) | Op::LinearPair(_) | Op::Scores(_) | Op::Attention(_) => false,
         }
     }
@@ -193,10 +205,11 @@ impl Op {
             Op::Scores(_) => Some(4),
             Op::Attention(_) => Some(5),
             _ if self.is_pointwise() => None,
-            Op::Int(_) | Op::Real(_) | Op::Weight(_) | Op::Arg(_) | Op::Ids | Op::Positions => None,
+            Op::Int(_) | Op::Real(_) | Op::Weight(_) | Op::Arg(_) | Op::Cache(_) | Op::Ids | Op::Positions => None,
             Op::Acc | Op::Acc2 | Op::Size(_) | Op::MatMul(_) | Op::Transpose(_) | Op::Slice(_) => None,
             Op::Concat(_) | Op::Gather(_) | Op::SplitHeads(_) | Op::MergeHeads(_) | Op::RepeatHeads(_) => None,
             Op::Softmax(_) | Op::BandMask(_) | Op::Rope(_) | Op::MeanPool(_) | Op::FirstRow(_) => None,
+            Op::LastRow(_) | Op::Append(_) | Op::Candidates(_) => None,
             Op::MaxPool(_) | Op::Add(_) | Op::Sub(_) | Op::Mul(_) | Op::Div(_) | Op::Gelu(_) => None,
             Op::GeluTanh(_) | Op::Silu(_) | Op::Relu(_) | Op::Tanh(_) | Op::Sigmoid(_) => None,
         }

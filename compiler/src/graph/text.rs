@@ -18,7 +18,7 @@ use std::fmt::{self, Write};
 use egg::{FromOp, Id, Language};
 use warpweft_plan::{DType, Dim};
 
-use super::{ArgDecl, Fact, FactError, Graph, Op, WeightDecl, show};
+use super::{ArgDecl, CacheDecl, Fact, FactError, Graph, Op, WeightDecl, show};
 
 /// A text that is no graph.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -39,6 +39,9 @@ impl fmt::Display for Graph {
         }
         for (i, a) in d.args.iter().enumerate() {
             writeln!(f, "arg ${i} {}{}", a.dtype, show(&a.shape))?;
+        }
+        for (i, c) in d.caches.iter().enumerate() {
+            writeln!(f, "cache &{i} {}", c.width)?;
         }
         let mut names = Vec::with_capacity(self.nodes().len());
         let (mut lines, mut layer) = (0, None);
@@ -117,6 +120,7 @@ impl Parser {
         match word {
             "weight" => self.weight(rest),
             "arg" => self.arg(rest),
+            "cache" => self.cache(rest),
             "layer" => {
                 let layer = match rest {
                     "none" => None,
@@ -131,7 +135,7 @@ impl Parser {
                 self.graph.add_output(name, id);
                 Ok(())
             }
-            other => Err(format!("expected weight, arg, layer, output or %n, found {other:?}")),
+            other => Err(format!("expected weight, arg, cache, layer, output or %n, found {other:?}")),
         }
     }
 
@@ -153,6 +157,16 @@ impl Parser {
         let (sigil, kind) = rest.split_once(' ').ok_or("expected arg $n dtype[shape]")?;
         let (dtype, shape) = parse_kind(kind.trim())?;
         let id = self.graph.declare_arg(ArgDecl { shape, dtype });
+        if sigil != id.to_string() {
+            return Err(format!("expected {id}, found {sigil}"));
+        }
+        Ok(())
+    }
+
+    fn cache(&mut self, rest: &str) -> Result<(), String> {
+        let (sigil, width) = rest.split_once(' ').ok_or("expected cache &n width")?;
+        let width = width.trim().parse().map_err(|_| format!("expected a width, found {width:?}"))?;
+        let id = self.graph.declare_cache(CacheDecl { width });
         if sigil != id.to_string() {
             return Err(format!("expected {id}, found {sigil}"));
         }

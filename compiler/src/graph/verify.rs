@@ -127,6 +127,10 @@ fn legal(op: &Op, fact: &Fact, form: Form) -> bool {
         | Op::Rope(_)
         | Op::MeanPool(_)
         | Op::FirstRow(_)
+        | Op::LastRow(_)
+        | Op::Append(_)
+        | Op::Cache(_)
+        | Op::Candidates(_)
         | Op::MaxPool(_) => true,
     }
 }
@@ -140,6 +144,8 @@ enum RowKind {
     Token,
     /// One row for the sequence.
     Sequence,
+    /// The rows of the sequence's cache, new ones included.
+    Context,
 }
 
 fn prove_rows(graph: &Graph, live: &[bool]) -> Result<(), VerifyError> {
@@ -162,19 +168,34 @@ fn row_kind(graph: &Graph, kinds: &[RowKind], op: &Op) -> Result<RowKind, &'stat
     };
     let axis = |id: &Id| match graph.node(*id).fact {
         Fact::Int(i) => i,
-        Fact::Tensor(_) | Fact::Term(_) | Fact::Real(_) | Fact::Size(_) => -1,
+        Fact::Tensor(_) | Fact::Term(_) | Fact::Real(_) | Fact::Size(_) | Fact::Cache(_) => -1,
     };
     match op {
         Op::Ids | Op::Positions => Ok(RowKind::Token),
-        Op::Arg(_) | Op::Weight(_) | Op::Int(_) | Op::Real(_) | Op::Acc | Op::Acc2 | Op::Size(_) | Op::BandMask(_) => {
-            match op {
-                Op::Arg(a) => rows_of_arg(graph, a.0 as usize),
-                _ => Ok(RowKind::None),
-            }
-        }
+        Op::Arg(_)
+        | Op::Cache(_)
+        | Op::Weight(_)
+        | Op::Int(_)
+        | Op::Real(_)
+        | Op::Acc
+        | Op::Acc2
+        | Op::Size(_)
+        | Op::BandMask(_) => match op {
+            Op::Arg(a) => rows_of_arg(graph, a.0 as usize),
+            _ => Ok(RowKind::None),
+        },
         Op::Attention([.., term]) if kind(term) != RowKind::None => Err("the scores' term depends on the sequence"),
-        Op::Attention([q, k, v, ..]) => token(&[*q, *k, *v]).map(|()| RowKind::Token),
-        Op::MeanPool([x]) | Op::FirstRow([x]) | Op::MaxPool([x]) => token(&[*x]).map(|()| RowKind::Sequence),
+        Op::Attention([q, k, v, ..]) => match (kind(k), kind(v)) {
+            (RowKind::Token, RowKind::Token) | (RowKind::Context, RowKind::Context) => {
+                token(&[*q]).map(|()| RowKind::Token)
+            }
+            _ => Err("keys and values are neither both new nor both cached"),
+        },
+        Op::Append([_, x]) => token(&[*x]).map(|()| RowKind::Context),
+        Op::Candidates([x, _]) => Ok(kind(x)),
+        Op::MeanPool([x]) | Op::FirstRow([x]) | Op::MaxPool([x]) | Op::LastRow([x]) => {
+            token(&[*x]).map(|()| RowKind::Sequence)
+        }
         Op::Slice([x, a, ..]) => columns_only(kind(x), axis(a), kind(x)),
         Op::Concat([a, x, y]) => columns_only(combine(&[kind(x), kind(y)])?, axis(a), kind(x)),
         Op::MatMul([x, w]) | Op::Gather([w, x]) => match (kind(x), kind(w)) {
@@ -183,7 +204,7 @@ fn row_kind(graph: &Graph, kinds: &[RowKind], op: &Op) -> Result<RowKind, &'stat
         },
         Op::Transpose([x]) | Op::SplitHeads([x, _]) | Op::MergeHeads([x]) | Op::RepeatHeads([x, _]) => match kind(x) {
             RowKind::None => Ok(RowKind::None),
-            RowKind::Token | RowKind::Sequence => Err("the rows are no longer the first axis"),
+            RowKind::Token | RowKind::Sequence | RowKind::Context => Err("the rows are no longer the first axis"),
         },
         Op::Scores(_) => Err("scores relate rows to rows"),
         Op::Add(_)
@@ -210,15 +231,16 @@ fn rows_of_arg(graph: &Graph, arg: usize) -> Result<RowKind, &'static str> {
     match graph.declarations().args[arg].shape.first() {
         Some(d) if *d == Dim::TOKENS => Ok(RowKind::Token),
         Some(d) if *d == Dim::SEQUENCES => Ok(RowKind::Sequence),
-        _ => Err("an argument has neither a row per token nor one per sequence"),
+        Some(d) if *d == Dim::CONTEXT => Ok(RowKind::Context),
+        _ => Err("an argument's rows are of no known kind"),
     }
 }
 
 fn columns_only(kind: RowKind, axis: i64, first: RowKind) -> Result<RowKind, &'static str> {
     match kind {
         RowKind::None => Ok(RowKind::None),
-        RowKind::Token | RowKind::Sequence if axis > 0 && first == kind => Ok(kind),
-        RowKind::Token | RowKind::Sequence => Err("rows are cut or joined"),
+        RowKind::Token | RowKind::Sequence | RowKind::Context if axis > 0 && first == kind => Ok(kind),
+        RowKind::Token | RowKind::Sequence | RowKind::Context => Err("rows are cut or joined"),
     }
 }
 
@@ -229,7 +251,7 @@ fn combine(kinds: &[RowKind]) -> Result<RowKind, &'static str> {
             (_, RowKind::None) => {}
             (RowKind::None, _) => all = kind,
             (a, b) if a == b => {}
-            _ => return Err("rows of tokens meet rows of sequences"),
+            _ => return Err("rows of different kinds meet"),
         }
     }
     Ok(all)

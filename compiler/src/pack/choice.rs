@@ -73,5 +73,5 @@ pub fn choose_formats(graph: &Graph, choice: WeightChoice) -> Result<Graph, Fact
         WeightDecl { dtype, ..w.clone() }
     };
     let weights = graph.declarations().weights.iter().map(decl).collect();
-    graph.redeclared(Declarations { weights, args: graph.declarations().args.clone() })
+    graph.redeclared(Declarations { weights, ..graph.declarations().clone() })
 }

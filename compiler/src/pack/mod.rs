@@ -7,7 +7,7 @@ mod choice;
 mod rows;
 
 use rustc_hash::FxHashMap;
-use warpweft_plan::{DType, PAD, Tensor};
+use warpweft_plan::{PAD, Tensor};
 
 use crate::formats::{Format, FormatError};
 use crate::graph::Graph;

@@ -108,7 +108,7 @@ impl Plan {
 fn plan(graph: &Graph, id: Id) -> Option<Plan> {
     let int = |id: Id| match graph.node(id).fact {
         Fact::Int(i) => u64::try_from(i).ok(),
-        Fact::Tensor(_) | Fact::Term(_) | Fact::Real(_) | Fact::Size(_) => None,
+        Fact::Tensor(_) | Fact::Term(_) | Fact::Real(_) | Fact::Size(_) | Fact::Cache(_) => None,
     };
     let shape = &graph.node(id).fact.tensor()?.shape;
     // A vector is one row of a matrix, so joining or cutting vectors is no matter of rows.

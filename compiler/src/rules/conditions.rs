@@ -104,7 +104,7 @@ fn reads_at_element(operand: &Fact, width: Dim) -> bool {
     match operand {
         Fact::Real(_) => true,
         Fact::Tensor(t) => per_column(t) || one_row(t, width) || per_element(t),
-        Fact::Term(_) | Fact::Int(_) | Fact::Size(_) => false,
+        Fact::Term(_) | Fact::Int(_) | Fact::Size(_) | Fact::Cache(_) => false,
     }
 }
 

@@ -45,7 +45,7 @@ fn check_output(at: &str, plan: &Plan, program: &Program) -> Result<(), PlanErro
     }
     let rows = match output.kind {
         OutputKind::Hidden | OutputKind::Logits => Dim::TOKENS,
-        OutputKind::Embedding => Dim::SEQUENCES,
+        OutputKind::Embedding | OutputKind::Next | OutputKind::Candidates => Dim::SEQUENCES,
     };
     if output.rows != rows {
         return Err(invalid(format!("{at}: rows"), output.rows, rows));

@@ -40,9 +40,12 @@ pub enum AdapterChoice {
 }
 
 impl From<&str> for AdapterChoice {
-    /// A number is an index, anything else a name.
+    /// A number below 100 is an index, anything else a name, such as `4090`.
     fn from(text: &str) -> AdapterChoice {
-        text.parse().map_or_else(|_| AdapterChoice::Name(text.into()), AdapterChoice::Index)
+        match text.parse() {
+            Ok(index @ 0..100) => AdapterChoice::Index(index),
+            _ => AdapterChoice::Name(text.into()),
+        }
     }
 }
 

@@ -144,7 +144,7 @@ impl Engine {
             Some((_, arena)) => arena,
             None => {
                 // Sizes double, so that growing texts don't allocate each time.
-                let rows = rows.next_power_of_two().clamp(rows, *capacity);
+                let rows = rows.next_power_of_two().min(*capacity).max(rows);
                 Arena::new(device, plan, job, &self.weights, &self.pipelines, rows).await?
             }
         };

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use warpweft_plan::{Plan, Program, Sizes};
+use warpweft_plan::{Plan, Program, Sizes, Step};
 
 use super::arena::Arena;
 use super::batch::Tables;
@@ -11,7 +11,10 @@ use crate::RuntimeError;
 use crate::device::{Device, Pipeline};
 use crate::load::job::Job;
 
-/// What one submission did.
+/// Floating-point operations that the driver gets at once: a second of a slow GPU.
+const WORK: u64 = 50_000_000_000;
+
+/// What one batch of rows did on its way through a program.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Submission {
     /// Rows in it.
@@ -62,8 +65,10 @@ impl Ready<'_> {
         let (width, stride) = (program.output.width as usize, program.output.stride as usize);
         self.device
             .read(&self.arena.copy, bytes, |result| {
-                let result: &[f32] = bytemuck::cast_slice(result);
-                result.chunks_exact(stride).for_each(|row| values.extend(&row[..width]));
+                for row in result.chunks_exact(stride * 4) {
+                    let (words, _) = row[..width * 4].as_chunks();
+                    values.extend(words.iter().map(|word| f32::from_le_bytes(*word)));
+                }
             })
             .await?;
         let steps = match timer {
@@ -77,27 +82,27 @@ impl Ready<'_> {
 
     /// Submits the commands; returns the bytes of the result.
     fn encode(&self, program: &Program, position: usize, sizes: Sizes, timer: Option<&Timer>) -> u64 {
+        let groups = self.arena.groups(position);
         let mut encoder = self.device.gpu.create_command_encoder(&Default::default());
-        let mut pass = None;
-        for (i, (step, group)) in program.steps.iter().zip(self.arena.groups(position)).enumerate() {
-            if timer.is_some() {
-                pass = None;
+        let mut next = 0;
+        while next < program.steps.len() {
+            let end = match timer {
+                Some(_) => next + 1,
+                None => cut(&program.steps, next, sizes),
+            };
+            let timestamp_writes = timer.map(|t| t.writes(next as u32));
+            let descriptor = wgpu::ComputePassDescriptor { label: None, timestamp_writes };
+            let mut pass = encoder.begin_compute_pass(&descriptor);
+            for (step, group) in program.steps[next..end].iter().zip(&groups[next..end]) {
+                self.dispatch(&mut pass, step, group, sizes);
             }
-            let pass = pass.get_or_insert_with(|| {
-                let timestamp_writes = timer.map(|t| t.writes(i as u32));
-                encoder
-                    .begin_compute_pass(&wgpu::ComputePassDescriptor { label: None, timestamp_writes })
-                    .forget_lifetime()
-            });
-            // The capacity was chosen so that every count is in range.
-            let [x, y, z] = step.grid.map(|g| g.count(sizes).and_then(|n| u32::try_from(n).ok()).unwrap_or(0));
-            if let Some(pipeline) = self.pipelines.get(&step.kernel) {
-                pass.set_pipeline(&pipeline.pipeline);
-                pass.set_bind_group(0, group, &[]);
-                pass.dispatch_workgroups(x, y, z);
+            drop(pass);
+            next = end;
+            if timer.is_none() && next < program.steps.len() {
+                self.device.queue.submit([encoder.finish()]);
+                encoder = self.device.gpu.create_command_encoder(&Default::default());
             }
         }
-        drop(pass);
         let bytes = program.output.rows.eval(sizes).unwrap_or(0) * u64::from(program.output.stride) * 4;
         if let Some(output) = self.arena.buffer(program.output.buffer) {
             encoder.copy_buffer_to_buffer(output, 0, &self.arena.copy, 0, bytes);
@@ -108,6 +113,27 @@ impl Ready<'_> {
         self.device.queue.submit([encoder.finish()]);
         bytes
     }
+
+    fn dispatch(&self, pass: &mut wgpu::ComputePass<'_>, step: &Step, group: &wgpu::BindGroup, sizes: Sizes) {
+        // The capacity was chosen so that every count is in range, and arenas are made with all pipelines there.
+        let [x, y, z] = step.grid.map(|g| g.count(sizes).and_then(|n| u32::try_from(n).ok()).unwrap_or(0));
+        if let Some(pipeline) = self.pipelines.get(&step.kernel) {
+            pass.set_pipeline(&pipeline.pipeline);
+            pass.set_bind_group(0, group, &[]);
+            pass.dispatch_workgroups(x, y, z);
+        }
+    }
+}
+
+/// The end of the steps from `first` on that the driver gets as one piece of work: at least one, and no more than
+/// [`WORK`]. One long sequence cannot be cut by rows, and watchdogs count from submission to submission.
+fn cut(steps: &[Step], first: usize, sizes: Sizes) -> usize {
+    let mut work = 0u64;
+    let fits = |step: &&Step| {
+        work = work.saturating_add(step.flops.eval(sizes).unwrap_or(0));
+        work <= WORK
+    };
+    first + steps[first..].iter().take_while(fits).count().max(1)
 }
 
 /// Timestamps around each step. Each step is a pass of its own then, which costs some microseconds.
@@ -161,5 +187,28 @@ impl Timer {
             times.chunks_exact(2).map(|t| t[1].saturating_sub(t[0]) as f64 * unit).collect()
         };
         device.read(&self.copy, self.copy.size(), seconds).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use warpweft_plan::{Dim, Groups};
+
+    use super::*;
+
+    #[test]
+    fn long_work_is_cut_between_steps() {
+        let step = |flops| Step {
+            kernel: 0,
+            buffers: Vec::new(),
+            grid: [Groups::ONE; 3],
+            layer: None,
+            bytes: Dim::constant(0),
+            flops: Dim::TOKENS * flops,
+        };
+        let steps = [step(2), step(2), step(9), step(1), step(-1), step(1)];
+        let sizes = Sizes { tokens: WORK / 4, ..Sizes::default() };
+        let ends: Vec<_> = (0..steps.len()).map(|first| cut(&steps, first, sizes)).collect();
+        assert_eq!(ends, [2, 2, 3, 6, 6, 6]);
     }
 }

@@ -70,6 +70,11 @@ pub trait Inputs {
 
     /// The token ids; their number is `tokens`.
     fn ids(&self) -> &[u32];
+
+    /// Rows that a cache holds before this step: `[cached, width]`, the same number in all caches. `None` is no row.
+    fn cache(&self, _index: usize) -> Option<&Tensor> {
+        None
+    }
 }
 
 /// Values held in memory.
@@ -81,6 +86,8 @@ pub struct Values {
     pub args: Vec<Tensor>,
     /// Token ids.
     pub ids: Vec<u32>,
+    /// By cache index: the rows before this step. Empty: none in any.
+    pub caches: Vec<Tensor>,
 }
 
 impl Inputs for Values {
@@ -94,6 +101,10 @@ impl Inputs for Values {
 
     fn ids(&self) -> &[u32] {
         &self.ids
+    }
+
+    fn cache(&self, index: usize) -> Option<&Tensor> {
+        self.caches.get(index)
     }
 }
 
@@ -176,6 +187,7 @@ struct Evaluator<'g> {
     graph: &'g Graph,
     inputs: &'g dyn Inputs,
     tokens: usize,
+    cached: usize,
     values: Vec<Option<Tensor>>,
 }
 
@@ -188,11 +200,12 @@ struct Accumulators<'t> {
 
 impl<'g> Evaluator<'g> {
     fn new(graph: &'g Graph, inputs: &'g dyn Inputs, tokens: usize) -> Self {
-        Evaluator { graph, inputs, tokens, values: vec![None; graph.nodes().len()] }
+        let cached = inputs.cache(0).map_or(0, |t| t.shape.first().copied().unwrap_or(0));
+        Evaluator { graph, inputs, tokens, cached, values: vec![None; graph.nodes().len()] }
     }
 
     fn sizes(&self) -> Sizes {
-        Sizes { tokens: self.tokens as u64, context: self.tokens as u64, sequences: 1 }
+        Sizes { tokens: self.tokens as u64, context: (self.cached + self.tokens) as u64, sequences: 1 }
     }
 
     fn value(&mut self, id: Id) -> Result<Tensor, EvalError> {
@@ -238,7 +251,7 @@ impl<'g> Evaluator<'g> {
             Op::Weight(w) => self.inputs.weight(w.0 as usize, self.graph.declarations())?.into_owned(),
             Op::Arg(a) => self.inputs.arg(a.0 as usize)?.into_owned(),
             Op::Ids => Tensor::filled(vec![self.tokens], |i| self.inputs.ids().get(i).map_or(0.0, |&x| x as f32)),
-            Op::Positions => Tensor::filled(vec![self.tokens], |i| i as f32),
+            Op::Positions => Tensor::filled(vec![self.tokens], |i| (self.cached + i) as f32),
             Op::Add(_)
             | Op::Sub(_)
             | Op::Mul(_)
@@ -275,6 +288,19 @@ impl<'g> Evaluator<'g> {
                 self.real(*scale),
             ),
             Op::MeanPool([x]) => reduce::mean_pool(self.get(*x)?),
+            Op::LastRow([x]) => reduce::last_row(self.get(*x)?),
+            Op::Candidates([x, n]) => reduce::candidates(self.get(*x)?, self.int(*n)),
+            Op::Append([cache, x]) => {
+                let new = self.get(*x)?;
+                match (&self.graph.node(*cache).op, self.cached) {
+                    (Op::Cache(c), 1..) => {
+                        let old = self.inputs.cache(c.0 as usize);
+                        let old = old.ok_or_else(|| EvalError::Value(format!("cache {c} holds nothing")))?;
+                        reorder::concat(old, new, 0)
+                    }
+                    _ => new.clone(),
+                }
+            }
             Op::FirstRow([x]) => reduce::first_row(self.get(*x)?),
             Op::MaxPool([x]) => reduce::max_pool(self.get(*x)?),
             Op::Linear([x, w, term]) => self.term(*term, &contract::linear(self.get(*x)?, self.get(*w)?), None)?,
@@ -293,7 +319,7 @@ impl<'g> Evaluator<'g> {
                 let v = reorder::repeat_heads(&reorder::split_heads(self.get(*v)?, kv_heads), heads / kv_heads);
                 reorder::merge_heads(&contract::matmul(&weights, &v))
             }
-            Op::Int(_) | Op::Real(_) | Op::Size(_) | Op::Acc | Op::Acc2 => {
+            Op::Int(_) | Op::Real(_) | Op::Size(_) | Op::Cache(_) | Op::Acc | Op::Acc2 => {
                 return Err(EvalError::Value(format!("{} has no value of its own", node.op)));
             }
         };

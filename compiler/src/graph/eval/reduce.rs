@@ -87,3 +87,22 @@ pub(super) fn first_row(x: &Tensor) -> Tensor {
 pub(super) fn max_pool(x: &Tensor) -> Tensor {
     columns(x, |column| column.fold(f64::NEG_INFINITY, f64::max))
 }
+
+pub(super) fn last_row(x: &Tensor) -> Tensor {
+    columns(x, |column| column.last().unwrap_or(0.0))
+}
+
+pub(super) fn candidates(x: &Tensor, n: usize) -> Tensor {
+    let width = x.last();
+    let mut data = Vec::new();
+    for row in x.data.chunks_exact(width) {
+        let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let sum: f64 = row.iter().map(|&v| (f64::from(v) - f64::from(max)).exp()).sum();
+        let mut order: Vec<usize> = (0..width).collect();
+        order.sort_by(|&a, &b| row[b].total_cmp(&row[a]).then(a.cmp(&b)));
+        data.push((f64::from(max) + sum.ln()) as f32);
+        data.extend(order[..n].iter().map(|&i| row[i]));
+        data.extend(order[..n].iter().map(|&i| i as f32));
+    }
+    Tensor { shape: vec![x.shape[0], 1 + 2 * n], data }
+}

@@ -1,0 +1,355 @@
+//! The compiler: one function that reads as the list of its phases.
+
+use std::fmt::Write as _;
+use std::time::Instant;
+
+use rustc_hash::FxHashSet;
+use warpweft_plan::{Model, OutputKind, Plan};
+
+use crate::extract::{CostModel, ExtractError, Extracted, extract};
+use crate::graph::verify::{Form, VerifyError, verify};
+use crate::graph::{FactError, Graph};
+use crate::kernels::{self, KernelError, RowRange};
+use crate::lower::{Bounds, LowerError, lower};
+use crate::pack::{Packing, WeightChoice, choose_formats};
+use crate::phases::{Phase, PhaseReport};
+use crate::roll::{RollError, Rolled, roll};
+use crate::rules::{Limits, RewriteError, Rule, Saturated, StopReason, saturate, table};
+use crate::schedule::{BodyProgram, ComposedBody, Part, ScheduleError, Shared, assemble};
+use crate::target::Target;
+
+/// Programs are made for one row, for a few, and for any greater number.
+pub const ROW_RANGES: [RowRange; 3] =
+    [RowRange { min: 1, max: Some(1) }, RowRange { min: 2, max: Some(16) }, RowRange { min: 17, max: None }];
+
+/// What to compile for.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// A program of each output is made for each.
+    pub targets: Vec<&'static Target>,
+    /// The format of weights.
+    pub weights: WeightChoice,
+    /// The phase whose result is wanted as text.
+    pub dump: Option<Phase>,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options { targets: Target::all().iter().collect(), weights: WeightChoice::Keep, dump: None }
+    }
+}
+
+/// A compiled model.
+#[derive(Debug)]
+pub struct Compiled {
+    /// The plan.
+    pub plan: Plan,
+    /// How to pack its weights.
+    pub packing: Packing,
+    /// What each phase did.
+    pub phases: Vec<PhaseReport>,
+    /// The text of the phase that [`Options::dump`] names.
+    pub dump: Option<String>,
+}
+
+/// A model that cannot be compiled.
+#[derive(Debug, thiserror::Error)]
+pub enum CompileError {
+    /// The options name no target.
+    #[error("no target to compile for")]
+    NoTarget,
+    /// The graph has none of the outputs that programs are made for.
+    #[error("the graph has none of the outputs hidden, embedding, logits")]
+    NoOutput,
+    /// The graph does not type-check.
+    #[error(transparent)]
+    Fact(#[from] FactError),
+    /// A phase was handed something that is not legal there.
+    #[error("after {phase}: {error}")]
+    Verify {
+        /// The phase before.
+        phase: Phase,
+        /// What is wrong.
+        error: VerifyError,
+    },
+    /// Layers out of order.
+    #[error(transparent)]
+    Roll(#[from] RollError),
+    /// Rules that contradict each other; a bug.
+    #[error(transparent)]
+    Rewrite(#[from] RewriteError),
+    /// No program.
+    #[error(transparent)]
+    Extract(#[from] ExtractError),
+    /// No operation.
+    #[error(transparent)]
+    Lower(#[from] LowerError),
+    /// No kernel.
+    #[error("on {target}: {error}")]
+    Kernel {
+        /// The target.
+        target: String,
+        /// Why.
+        error: KernelError,
+    },
+    /// No schedule; a bug.
+    #[error(transparent)]
+    Schedule(#[from] ScheduleError),
+}
+
+/// Compiles a model's graph; `observe` is told of each phase as it ends.
+///
+/// # Errors
+/// When the graph is wrong or some part of it has no kernel on some target.
+pub fn compile(
+    graph: &Graph,
+    model: &Model,
+    options: &Options,
+    observe: &mut dyn FnMut(&PhaseReport),
+) -> Result<Compiled, CompileError> {
+    let mut log = Log { phases: Vec::new(), dump: None, wanted: options.dump, observe, started: Instant::now() };
+    if options.targets.is_empty() {
+        return Err(CompileError::NoTarget);
+    }
+
+    check(graph, Form::Imported, Phase::Import)?;
+    log.end(Phase::Import, 0, vec![format!("{} nodes", graph.nodes().len())], || graph.to_string());
+
+    // Node for node the same graph; recipes read the checkpoint's own types from the first.
+    let chosen = choose_formats(graph, options.weights)?;
+    let rolled = roll(&chosen)?;
+    let notes = vec![format!("{} regions, {} distinct", rolled.regions.len(), rolled.bodies.len())];
+    log.end(Phase::Canonical, 0, notes, || bodies_text(&rolled.bodies));
+
+    let rules = table()?;
+    let saturated = rewrite(&rolled, &rules)?;
+    let nodes = saturated.iter().map(|s| s.egraph.total_size()).sum();
+    log.end(Phase::Rewritten, nodes, rewrite_notes(&saturated), || e_graphs_text(&saturated));
+
+    let variants = extract_all(&saturated, &options.targets)?;
+    let notes = vec![format!("{} programs of {} bodies", variants.len(), rolled.bodies.len())];
+    log.end(Phase::Extracted, 0, notes, || variants_text(&variants));
+
+    let bounds = Bounds { max_context: model.max_positions, binding_bytes: 0 };
+    let composed = compose_all(&variants, bounds)?;
+    let count = composed.iter().flatten().map(|b| b.kernels.len()).sum::<usize>();
+    log.end(Phase::Kernels, 0, vec![format!("{count} kernels composed and validated")], || kernels_text(&composed));
+
+    let (plan, packing) = schedule_all(graph, model, &rolled, &variants, &composed)?;
+    let notes = vec![format!(
+        "{} programs, {} distinct kernels, {} packed tensors",
+        plan.programs.len(),
+        plan.kernels.len(),
+        plan.tensors.len()
+    )];
+    log.end(Phase::Scheduled, 0, notes, || programs_text(&plan));
+    Ok(Compiled { plan, packing, phases: log.phases, dump: log.dump })
+}
+
+/// One target's and range's programs of all bodies.
+struct Variant {
+    target: &'static Target,
+    rows: RowRange,
+    bodies: Vec<Extracted>,
+}
+
+fn check(graph: &Graph, form: Form, phase: Phase) -> Result<(), CompileError> {
+    verify(graph, form).map_err(|error| CompileError::Verify { phase, error })
+}
+
+fn rewrite(rolled: &Rolled, rules: &[Rule]) -> Result<Vec<Saturated>, CompileError> {
+    rolled.bodies.iter().map(|body| Ok(saturate(body, rules, Limits::default())?)).collect()
+}
+
+/// The cheapest programs. The first one of a body decides how its weights are stored; for the others, a weight in
+/// another form pays for its bytes.
+fn extract_all(saturated: &[Saturated], targets: &[&'static Target]) -> Result<Vec<Variant>, CompileError> {
+    let mut stored: Vec<FxHashSet<egg::Id>> = vec![FxHashSet::default(); saturated.len()];
+    let mut variants = Vec::new();
+    for &target in targets {
+        for rows in ROW_RANGES.into_iter().rev() {
+            let mut bodies = Vec::new();
+            for (i, body) in saturated.iter().enumerate() {
+                let extracted = extract(body, &cost_model(target, rows, &stored[i]))?;
+                check(&extracted.graph, Form::Extracted, Phase::Extracted)?;
+                stored[i].extend(&extracted.weights);
+                bodies.push(extracted);
+            }
+            variants.push(Variant { target, rows, bodies });
+        }
+    }
+    Ok(variants)
+}
+
+fn cost_model<'w>(target: &Target, rows: RowRange, stored: &'w FxHashSet<egg::Id>) -> CostModel<'w> {
+    let rates = &target.rates;
+    CostModel {
+        bandwidth: rates.bandwidth,
+        fmas: rates.fmas,
+        dispatch: rates.dispatch,
+        tokens: rows.typical().into(),
+        stored: (!stored.is_empty()).then_some(stored),
+    }
+}
+
+fn compose_all(variants: &[Variant], bounds: Bounds) -> Result<Vec<Vec<ComposedBody>>, CompileError> {
+    let compose = |variant: &Variant, body: &Extracted| {
+        let bounds = Bounds { binding_bytes: variant.target.limits.binding_bytes, ..bounds };
+        let lowered = lower(&body.graph, bounds)?;
+        let kernel = |call: &crate::lower::Call| {
+            let error = |error| CompileError::Kernel { target: variant.target.name.clone(), error };
+            kernels::lower(&call.operation, variant.target, variant.rows).map_err(error)
+        };
+        let kernels = lowered.calls.iter().map(kernel).collect::<Result<_, _>>()?;
+        Ok(ComposedBody { lowered, kernels })
+    };
+    variants.iter().map(|v| v.bodies.iter().map(|b| compose(v, b)).collect()).collect()
+}
+
+fn schedule_all(
+    graph: &Graph,
+    model: &Model,
+    rolled: &Rolled,
+    variants: &[Variant],
+    composed: &[Vec<ComposedBody>],
+) -> Result<(Plan, Packing), CompileError> {
+    let outputs: Vec<OutputKind> = OutputKind::ALL.into_iter().filter(|k| graph.output(*k).is_some()).collect();
+    if outputs.is_empty() {
+        return Err(CompileError::NoOutput);
+    }
+    let mut shared = Shared::default();
+    let mut programs = Vec::new();
+    for (variant, composed) in variants.iter().zip(composed) {
+        let bodies: Vec<BodyProgram<'_>> = variant
+            .bodies
+            .iter()
+            .zip(composed)
+            .map(|(b, composed)| BodyProgram { graph: &b.graph, composed })
+            .collect();
+        for &output in &outputs {
+            let part = Part { target: variant.target, rows: variant.rows, output };
+            programs.push(assemble(graph, rolled, &bodies, part, &mut shared)?);
+        }
+    }
+    Ok(shared.finish(model.clone(), programs))
+}
+
+/// Phases as they end, and the one that is wanted as text.
+struct Log<'o> {
+    phases: Vec<PhaseReport>,
+    dump: Option<String>,
+    wanted: Option<Phase>,
+    observe: &'o mut dyn FnMut(&PhaseReport),
+    started: Instant,
+}
+
+impl Log<'_> {
+    fn end(&mut self, phase: Phase, e_nodes: usize, notes: Vec<String>, text: impl FnOnce() -> String) {
+        let report = PhaseReport { phase, time: self.started.elapsed(), e_nodes, notes };
+        (self.observe)(&report);
+        self.phases.push(report);
+        if self.wanted == Some(phase) {
+            self.dump = Some(text());
+        }
+        self.started = Instant::now();
+    }
+}
+
+fn rewrite_notes(saturated: &[Saturated]) -> Vec<String> {
+    let mut notes = Vec::new();
+    for (i, body) in saturated.iter().enumerate() {
+        for stage in &body.stages {
+            let limit = match stage.stop {
+                StopReason::Saturated => continue,
+                StopReason::Nodes => "node",
+                StopReason::Iterations => "iteration",
+                StopReason::Time => "time",
+            };
+            notes.push(format!("body {i}: stage {} stopped at its {limit} limit", stage.stage.name()));
+        }
+    }
+    notes
+}
+
+fn bodies_text(bodies: &[Graph]) -> String {
+    let mut text = String::new();
+    for (i, body) in bodies.iter().enumerate() {
+        let _ = writeln!(text, "# body {i}\n{body}");
+    }
+    text
+}
+
+fn e_graphs_text(saturated: &[Saturated]) -> String {
+    let mut text = String::new();
+    for (i, body) in saturated.iter().enumerate() {
+        let _ = writeln!(text, "# body {i}, outputs {:?}", body.roots);
+        for stage in &body.stages {
+            let _ = writeln!(
+                text,
+                "# stage {}: {} rounds, {} e-nodes, {} classes",
+                stage.stage.name(),
+                stage.iterations,
+                stage.nodes,
+                stage.classes
+            );
+            for (rule, n) in &stage.applied {
+                let _ = writeln!(text, "#   {rule} × {n}");
+            }
+        }
+        let mut classes: Vec<_> = body.egraph.classes().collect();
+        classes.sort_by_key(|c| c.id);
+        for class in classes {
+            let nodes: Vec<String> = class
+                .nodes
+                .iter()
+                .map(|n| {
+                    let children: String = egg::Language::children(n).iter().map(|c| format!(" {c}")).collect();
+                    format!("({n}{children})")
+                })
+                .collect();
+            let _ = writeln!(text, "{} = {}", class.id, nodes.join(" | "));
+        }
+    }
+    text
+}
+
+fn variants_text(variants: &[Variant]) -> String {
+    let mut text = String::new();
+    for v in variants {
+        for (i, body) in v.bodies.iter().enumerate() {
+            let rows = v.rows.max.map_or("any".into(), |m| m.to_string());
+            let (target, min, cost) = (&v.target.name, v.rows.min, body.cost * 1e6);
+            let _ =
+                writeln!(text, "# body {i}, {target}, {min} to {rows} rows, {cost:.1} µs predicted\n{}", body.graph);
+        }
+    }
+    text
+}
+
+fn kernels_text(composed: &[Vec<ComposedBody>]) -> String {
+    let mut seen = FxHashSet::default();
+    let mut text = String::new();
+    for body in composed.iter().flatten() {
+        for (call, kernel) in body.lowered.calls.iter().zip(&body.kernels) {
+            if seen.insert(&kernel.wgsl) {
+                let meaning: String = call.meaning.to_string().lines().map(|l| format!("// {l}\n")).collect();
+                let _ = writeln!(text, "// {}\n{meaning}{}", kernel.name, kernel.wgsl);
+            }
+        }
+    }
+    text
+}
+
+fn programs_text(plan: &Plan) -> String {
+    let mut text = String::new();
+    for p in &plan.programs {
+        let rows = p.max_rows.map_or("any".into(), |m| m.to_string());
+        let _ = writeln!(text, "# {}, {} to {rows} rows, {}", p.target, p.min_rows, p.output.kind.name());
+        for step in &p.steps {
+            let buffers: Vec<_> = step.buffers.iter().map(|&b| plan.buffers[b].name.as_str()).collect();
+            let layer = step.layer.map_or("-".into(), |l| l.to_string());
+            let _ = writeln!(text, "{layer:>3} {} ({})", plan.kernels[step.kernel].name, buffers.join(", "));
+        }
+    }
+    text
+}

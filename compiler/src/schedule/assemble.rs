@@ -1,0 +1,201 @@
+//! One program: the calls that an output needs, over slots.
+
+use rustc_hash::{FxHashMap, FxHashSet};
+use warpweft_plan::{Dim, Input as Table, OutputKind, PAD, Program, Step};
+
+use super::slots::Slots;
+use super::{ComposedBody, Shared};
+use crate::graph::{FactError, Graph};
+use crate::kernels::{RowRange, Slot};
+use crate::lower::{Call, Input, Source, Value};
+use crate::roll::{Region, Rolled};
+use crate::target::Target;
+
+/// A body as a program of one target and range of rows has it.
+#[derive(Clone, Copy, Debug)]
+pub struct BodyProgram<'b> {
+    /// The extracted graph.
+    pub graph: &'b Graph,
+    /// Its calls and kernels.
+    pub composed: &'b ComposedBody,
+}
+
+/// What distinguishes a program.
+#[derive(Clone, Copy, Debug)]
+pub struct Part<'t> {
+    /// Its target.
+    pub target: &'t Target,
+    /// Its range of rows.
+    pub rows: RowRange,
+    /// What it computes.
+    pub output: OutputKind,
+}
+
+/// A program that cannot be put together.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ScheduleError {
+    /// A value that no region computes; a bug.
+    #[error("nothing computes {0}")]
+    Missing(String),
+    /// A weight expression that does not type-check; a bug.
+    #[error(transparent)]
+    Fact(#[from] FactError),
+}
+
+/// A value of a region.
+type Key = (usize, usize);
+
+/// A call of a region.
+struct Flat<'b> {
+    region: usize,
+    call: &'b Call,
+    kernel: usize,
+    reads: Vec<Key>,
+}
+
+/// Puts the regions' calls together into the program of one output.
+///
+/// # Errors
+/// When a region's argument is nothing that an earlier region computes.
+pub fn assemble(
+    model: &Graph,
+    rolled: &Rolled,
+    bodies: &[BodyProgram<'_>],
+    part: Part<'_>,
+    shared: &mut Shared,
+) -> Result<Program, ScheduleError> {
+    let missing = || ScheduleError::Missing(part.output.name().into());
+    let wanted = model.output(part.output).ok_or_else(missing)?;
+    let homes = homes(rolled, bodies);
+    let result = *homes.get(&wanted).ok_or_else(missing)?;
+    let flat = needed(flatten(rolled, bodies, &homes)?, result);
+    let value = |(region, at): Key| bodies[rolled.regions[region].body].composed.lowered.values[at];
+
+    let mut last: FxHashMap<Key, usize> = FxHashMap::default();
+    for (i, step) in flat.iter().enumerate() {
+        for &key in &step.reads {
+            last.insert(key, i);
+        }
+    }
+    let mut slots = Slots::default();
+    let mut places: FxHashMap<Key, usize> = FxHashMap::default();
+    for (i, step) in flat.iter().enumerate() {
+        let key = (step.region, step.call.value);
+        if key != result && !places.contains_key(&key) {
+            places.insert(key, slots.take(bytes(value(key))));
+        }
+        let done: FxHashSet<Key> = step.reads.iter().copied().filter(|k| last[k] == i).collect();
+        for key in done {
+            if let Some(&slot) = places.get(&key) {
+                slots.give_back(slot);
+            }
+        }
+    }
+
+    let (sizes, order) = slots.ordered();
+    let scratch: Vec<usize> = sizes.iter().enumerate().map(|(i, &b)| shared.scratch(i, b)).collect();
+    let Value { width, rows } = value(result);
+    let output = shared.output(part.output, rows.dim(), width);
+    let mut steps = Vec::new();
+    for step in &flat {
+        let region = &rolled.regions[step.region];
+        let body = &bodies[region.body];
+        let composed = &body.composed.kernels[step.kernel];
+        let place = |key: Key| match places.get(&key) {
+            Some(&slot) if key != result => scratch[order[slot]],
+            _ => output.buffer,
+        };
+        let mut buffers = Vec::new();
+        for slot in &composed.slots {
+            buffers.push(match slot {
+                Slot::Out => place((step.region, step.call.value)),
+                Slot::Ids => shared.table(Table::Ids),
+                Slot::Rows => shared.table(Table::Rows),
+                Slot::Sequences => shared.table(Table::Sequences),
+                Slot::Step => shared.table(Table::Step),
+                Slot::X | Slot::W | Slot::W2 | Slot::Q | Slot::K | Slot::V | Slot::Operand(_) | Slot::Frequencies => {
+                    let input = step.call.inputs.iter().find(|(s, _)| s == slot).map(|(_, input)| input);
+                    match input.ok_or_else(|| ScheduleError::Missing(format!("{slot:?} of {}", composed.name)))? {
+                        Input::Weight(weight) => shared.weight(model, region, body.graph, *weight)?,
+                        Input::Activation(source) => place(resolve(region, step.region, *source, &homes)?),
+                    }
+                }
+            });
+        }
+        steps.push(Step {
+            kernel: shared.kernel(composed, &step.call.meaning),
+            buffers,
+            grid: composed.grid,
+            layer: region.layer,
+            bytes: composed.bytes,
+            flops: composed.flops,
+        });
+    }
+    Ok(Program {
+        target: part.target.name.clone(),
+        tier: part.target.tier(),
+        min_rows: part.rows.min,
+        max_rows: part.rows.max,
+        output,
+        steps,
+    })
+}
+
+fn bytes(value: Value) -> Dim {
+    value.rows.dim() * (i64::from(value.width.next_multiple_of(PAD as u32)) * 4)
+}
+
+/// Where each node that crosses regions is computed.
+fn homes(rolled: &Rolled, bodies: &[BodyProgram<'_>]) -> FxHashMap<egg::Id, Key> {
+    let mut homes = FxHashMap::default();
+    for (at, region) in rolled.regions.iter().enumerate() {
+        let outputs = &bodies[region.body].composed.lowered.outputs;
+        homes.extend(region.outputs.iter().zip(outputs).map(|(&node, &value)| (node, (at, value))));
+    }
+    homes
+}
+
+fn resolve(region: &Region, at: usize, source: Source, homes: &FxHashMap<egg::Id, Key>) -> Result<Key, ScheduleError> {
+    match source {
+        Source::Value(value) => Ok((at, value)),
+        Source::Arg(arg) => {
+            let node = region.args.get(arg).and_then(|node| homes.get(node));
+            node.copied().ok_or_else(|| ScheduleError::Missing(format!("argument {arg} of region {at}")))
+        }
+    }
+}
+
+fn flatten<'b>(
+    rolled: &Rolled,
+    bodies: &[BodyProgram<'b>],
+    homes: &FxHashMap<egg::Id, Key>,
+) -> Result<Vec<Flat<'b>>, ScheduleError> {
+    let mut flat = Vec::new();
+    for (at, region) in rolled.regions.iter().enumerate() {
+        for (kernel, call) in bodies[region.body].composed.lowered.calls.iter().enumerate() {
+            let mut reads = Vec::new();
+            for (_, input) in &call.inputs {
+                if let Input::Activation(source) = input {
+                    reads.push(resolve(region, at, *source, homes)?);
+                }
+            }
+            flat.push(Flat { region: at, call, kernel, reads });
+        }
+    }
+    Ok(flat)
+}
+
+/// Only the calls that the result depends on.
+fn needed<'b>(mut flat: Vec<Flat<'b>>, result: Key) -> Vec<Flat<'b>> {
+    let mut wanted: FxHashSet<Key> = FxHashSet::from_iter([result]);
+    let mut keep = vec![false; flat.len()];
+    for (i, step) in flat.iter().enumerate().rev() {
+        if wanted.contains(&(step.region, step.call.value)) {
+            keep[i] = true;
+            wanted.extend(step.reads.iter().copied());
+        }
+    }
+    let mut keep = keep.into_iter();
+    flat.retain(|_| keep.next().unwrap_or(false));
+    flat
+}

@@ -1,0 +1,185 @@
+//! Scheduling: calls of all regions become the steps of a program over buffers.
+
+mod assemble;
+mod slots;
+
+use egg::Id;
+use rustc_hash::FxHashMap;
+use warpweft_plan::{Buffer, Dim, Input as Table, Kernel, Output, OutputKind, PAD, Plan, Program, Role};
+
+use crate::formats::Format;
+use crate::graph::{Fact, FactError, Graph, Op};
+use crate::kernels::Composed;
+use crate::lower::{Layout, LoweredBody, WeightUse};
+use crate::pack::{Packing, Recipe};
+use crate::roll::Region;
+
+pub use assemble::{BodyProgram, Part, ScheduleError, assemble};
+
+/// A call with its kernel.
+#[derive(Clone, Debug)]
+pub struct ComposedBody {
+    /// The calls.
+    pub lowered: LoweredBody,
+    /// The kernel of each.
+    pub kernels: Vec<Composed>,
+}
+
+/// What all programs of a plan share: kernels, buffers, packed weights.
+#[derive(Debug, Default)]
+pub struct Shared {
+    kernels: Vec<Kernel>,
+    kernel_index: FxHashMap<String, usize>,
+    buffers: Vec<Buffer>,
+    buffer_index: FxHashMap<(Role, Dim), usize>,
+    scratch: Vec<usize>,
+    recipes: Vec<Recipe>,
+    recipe_index: FxHashMap<(String, Layout), usize>,
+}
+
+impl Shared {
+    /// The plan of the given programs, and how to pack its weights.
+    pub fn finish(self, model: warpweft_plan::Model, programs: Vec<Program>) -> (Plan, Packing) {
+        let tensors = self.recipes.iter().map(|r| r.tensor.clone()).collect();
+        let plan = Plan { model, tensors, buffers: self.buffers, kernels: self.kernels, programs };
+        (plan, Packing { recipes: self.recipes })
+    }
+
+    /// The kernel's index; equal kernels are one.
+    fn kernel(&mut self, composed: &Composed, meaning: &Graph) -> usize {
+        if let Some(&at) = self.kernel_index.get(&composed.wgsl) {
+            return at;
+        }
+        let taken = |name: &str| self.kernels.iter().any(|k| k.name == name);
+        let mut name = composed.name.clone();
+        let mut number = 2;
+        while taken(&name) {
+            name = format!("{}.{number}", composed.name);
+            number += 1;
+        }
+        self.kernels.push(Kernel {
+            name,
+            wgsl: composed.wgsl.clone(),
+            workgroup: composed.workgroup,
+            bindings: composed.bindings.clone(),
+            loop_trips: composed.loop_trips,
+            meaning: meaning.to_string(),
+        });
+        self.kernel_index.insert(composed.wgsl.clone(), self.kernels.len() - 1);
+        self.kernels.len() - 1
+    }
+
+    fn buffer(&mut self, role: Role, bytes: Dim, name: impl FnOnce() -> String) -> usize {
+        let buffers = &mut self.buffers;
+        *self.buffer_index.entry((role, bytes)).or_insert_with(|| {
+            buffers.push(Buffer { name: name(), role, bytes });
+            buffers.len() - 1
+        })
+    }
+
+    fn table(&mut self, table: Table) -> usize {
+        let name = || {
+            match table {
+                Table::Ids => "ids",
+                Table::Rows => "rows",
+                Table::Sequences => "sequences",
+                Table::Step => "step",
+            }
+            .to_owned()
+        };
+        self.buffer(Role::Input(table), table.bytes(), name)
+    }
+
+    /// The `at`-th scratch buffer, made to have room for `bytes` (a multiple of tokens and of sequences).
+    fn scratch(&mut self, at: usize, bytes: Dim) -> usize {
+        while self.scratch.len() <= at {
+            self.scratch.push(self.buffers.len());
+            let name = format!("scratch{}", self.scratch.len() - 1);
+            self.buffers.push(Buffer { name, role: Role::Scratch, bytes });
+        }
+        let buffer = &mut self.buffers[self.scratch[at]];
+        buffer.bytes.tokens = buffer.bytes.tokens.max(bytes.tokens);
+        buffer.bytes.sequences = buffer.bytes.sequences.max(bytes.sequences);
+        self.scratch[at]
+    }
+
+    /// The result of that kind; all programs write it to the same place.
+    fn output(&mut self, kind: OutputKind, rows: Dim, width: u32) -> Output {
+        let stride = width.next_multiple_of(PAD as u32);
+        let bytes = rows * i64::from(stride) * 4;
+        let known = self.buffers.iter().position(|b| b.role == Role::Output && b.name == kind.name());
+        let buffer = known.unwrap_or_else(|| {
+            self.buffers.push(Buffer { name: kind.name().into(), role: Role::Output, bytes });
+            self.buffers.len() - 1
+        });
+        Output { kind, buffer, rows, width, stride }
+    }
+
+    /// The buffer of a window of a packed weight.
+    fn weight(&mut self, model: &Graph, region: &Region, body: &Graph, weight: WeightUse) -> Result<usize, FactError> {
+        let mut expression = Graph::default();
+        let value = copy(model, region, body, weight.node, &mut expression)?;
+        expression.add_output("value", value);
+        let key = (expression.to_string(), weight.layout);
+        let at = match self.recipe_index.get(&key) {
+            Some(&at) => at,
+            None => {
+                let t = body.tensor(weight.node)?;
+                let size =
+                    |d: Option<&Dim>| d.and_then(|d| d.as_constant()).and_then(|n| u64::try_from(n).ok()).unwrap_or(0);
+                let shape = match weight.layout {
+                    Layout::Matrix => [size(t.shape.first()), size(t.shape.last())],
+                    Layout::Vector => [1, size(t.shape.last())],
+                };
+                let problem = || FactError { op: "weight".into(), problem: format!("{} is no float", t.dtype) };
+                let format = Format::of(t.dtype).ok_or_else(problem)?;
+                let name = self.tensor_name(&describe(&expression, value), weight.layout);
+                self.recipes.push(Recipe::new(name, expression, weight.layout, format, shape));
+                self.recipe_index.insert(key, self.recipes.len() - 1);
+                self.recipes.len() - 1
+            }
+        };
+        let (offset, bytes) = self.recipes[at].window(weight.first, weight.rows);
+        let name = match weight.first {
+            0 => self.recipes[at].tensor.name.clone(),
+            first => format!("{} from {first}", self.recipes[at].tensor.name),
+        };
+        Ok(self.buffer(Role::Weight { tensor: at, offset }, Dim::constant(bytes as i64), || name))
+    }
+
+    fn tensor_name(&self, description: &str, layout: Layout) -> String {
+        let taken = self.recipes.iter().any(|r| r.tensor.name == description);
+        match layout {
+            _ if !taken => description.to_owned(),
+            Layout::Matrix => format!("{description} (matrix)"),
+            Layout::Vector => format!("{description} (vector)"),
+        }
+    }
+}
+
+/// Copies a body's weight expression, with the weights that the region's layer has.
+fn copy(model: &Graph, region: &Region, body: &Graph, id: Id, into: &mut Graph) -> Result<Id, FactError> {
+    let mut op = body.node(id).op.clone();
+    if let Op::Weight(w) = op {
+        let decl = &model.declarations().weights[region.weights[w.0 as usize].0 as usize];
+        let at = into.declare_weight(decl.clone());
+        return into.add(Op::Weight(at));
+    }
+    for child in egg::Language::children_mut(&mut op) {
+        *child = copy(model, region, body, *child, into)?;
+    }
+    into.add(op)
+}
+
+/// The expression with the weights' names: what a packed tensor is called.
+fn describe(graph: &Graph, id: Id) -> String {
+    let node = graph.node(id);
+    match (&node.op, &node.fact) {
+        (Op::Weight(w), _) => graph.declarations().weights[w.0 as usize].name.clone(),
+        (op, Fact::Int(_) | Fact::Real(_) | Fact::Size(_) | Fact::Cache(_)) => op.name(),
+        (op, Fact::Tensor(_) | Fact::Term(_)) => {
+            let parts: Vec<_> = egg::Language::children(op).iter().map(|c| describe(graph, *c)).collect();
+            format!("({} {})", op.name(), parts.join(" "))
+        }
+    }
+}

@@ -1,0 +1,45 @@
+//! From an imported checkpoint to a plan in memory.
+
+use warpweft_compiler::target::Target;
+use warpweft_compiler::{Compiled, Options, WeightChoice, compile};
+use warpweft_models::Imported;
+use warpweft_plan::{Assets, Plan, PlanError, PlanFile, PlanWriter};
+
+/// Compiles for the named targets; all of them if none is named.
+pub fn compiled(model: &Imported, targets: &[&str], weights: WeightChoice) -> Compiled {
+    let targets = match targets {
+        [] => Target::all().iter().collect(),
+        names => names.iter().map(|name| Target::named(name).unwrap()).collect(),
+    };
+    compile(&model.graph, &model.info, &Options { targets, weights, dump: None }, &mut |_| ()).unwrap()
+}
+
+/// The plan file of a compiled model.
+pub fn plan_file(model: &Imported, compiled: &Compiled) -> PlanFile {
+    let mut assets = Assets::default();
+    if let Some(tokenizer) = &model.tokenizer {
+        assets.insert(Assets::TOKENIZER, tokenizer);
+    }
+    PlanFile::from_bytes(packed(model, compiled, &assets)).unwrap()
+}
+
+fn packed(model: &Imported, compiled: &Compiled, assets: &Assets) -> Vec<u8> {
+    let mut writer = PlanWriter::new(Vec::new(), &compiled.plan, assets).unwrap();
+    let mut begun = None;
+    let mut sink = |tensor: usize, bytes: &[u8]| -> Result<(), PlanError> {
+        if begun != Some(tensor) {
+            writer.tensor(tensor)?;
+            begun = Some(tensor);
+        }
+        writer.write(bytes)
+    };
+    compiled.packing.write(&model.weights, &mut sink).unwrap();
+    writer.into_inner().unwrap()
+}
+
+/// The targets of a plan.
+pub fn targets(plan: &Plan) -> Vec<&str> {
+    let mut targets: Vec<&str> = plan.programs.iter().map(|p| p.target.as_str()).collect();
+    targets.dedup();
+    targets
+}

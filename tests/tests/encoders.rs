@@ -1,0 +1,80 @@
+//! Every encoder, compiled and run on an adapter, on every target that the adapter can run, against Hugging Face
+//! transformers.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use warpweft_compiler::WeightChoice;
+use warpweft_models::import;
+use warpweft_tests::{Reference, compiled, fixture, plan_file, runners, worst};
+
+/// fp32 arithmetic; a wrong GELU or epsilon costs more than that.
+const HIDDEN: f32 = 2e-4;
+const LOGITS: f32 = 5e-4;
+/// Of embeddings: unit vectors, or means of hidden states.
+const EMBEDDING: f32 = 2e-4;
+
+#[track_caller]
+fn close(what: &str, found: &[f32], expected: &[f32], tolerance: f32) {
+    let worst = worst(found, expected);
+    println!("{what}: {worst:.1e}");
+    assert!(worst <= tolerance, "{what}: off by {worst:e}");
+}
+
+fn check(name: &str) {
+    let imported = import(&fixture(name)).unwrap();
+    let reference = Reference::of(name);
+    for target in runners() {
+        let compiled = compiled(&imported, &[&target.target.name], WeightChoice::Keep);
+        let mut model = target.open(plan_file(&imported, &compiled));
+        let ids = reference.ids("input_ids");
+        let hidden = model.hidden_ids(&[&ids]).unwrap();
+        close(&format!("{name} {target} hidden"), &hidden.values, &reference.floats("last_hidden_state"), HIDDEN);
+        if reference.has("logits") {
+            let logits = model.logits_ids(&[&ids]).unwrap();
+            close(&format!("{name} {target} logits"), &logits.values, &reference.floats("logits"), LOGITS);
+        }
+        let texts = reference.texts();
+        let all: Vec<&[u32]> = texts.iter().map(|t| t.ids.as_slice()).collect();
+        let together = model.hidden_ids(&all).unwrap();
+        let expected: Vec<f32> = texts.iter().flat_map(|t| t.hidden.iter().copied()).collect();
+        close(&format!("{name} {target} batch hidden"), &together.values, &expected, HIDDEN);
+        let pooled = model.embed_ids(&all).unwrap();
+        let expected: Vec<f32> = texts.iter().flat_map(|t| t.pooled.iter().copied()).collect();
+        close(&format!("{name} {target} batch embedding"), &pooled.values, &expected, EMBEDDING);
+        for text in &texts {
+            let one = model.hidden_ids(&[&text.ids[..1]]).unwrap();
+            assert_eq!(one.rows, 1, "a single token");
+            let alone = model.embed_ids(&[&text.ids]).unwrap();
+            close(&format!("{name} {target} alone"), &alone.values, &text.pooled, EMBEDDING);
+        }
+    }
+}
+
+#[test]
+fn bert() {
+    check("bert");
+}
+
+#[test]
+fn bert_with_odd_sizes_and_a_head() {
+    check("bert-mlm");
+}
+
+#[test]
+fn distilbert() {
+    check("distilbert");
+}
+
+#[test]
+fn roberta() {
+    check("roberta");
+}
+
+#[test]
+fn xlm_roberta() {
+    check("xlm-roberta");
+}
+
+#[test]
+fn modernbert() {
+    check("modernbert");
+}
