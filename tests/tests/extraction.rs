@@ -112,7 +112,7 @@ fn bert(layers: u32, width: u64, heads: u32) -> Graph {
     let mut x = graph.add(Op::Arg(arg)).unwrap();
     for layer in 0..layers {
         graph.set_layer(Some(layer));
-        let mut linear = |graph: &mut Graph, name: &str, x, inputs, outputs| {
+        let linear = |graph: &mut Graph, name: &str, x, inputs, outputs| {
             let w = graph.weight(format!("{layer}.{name}.weight"), DType::F16, &[outputs, inputs]).unwrap();
             let b = graph.weight(format!("{layer}.{name}.bias"), DType::F32, &[outputs]).unwrap();
             graph.linear(x, w, Some(b)).unwrap()
