@@ -7,6 +7,7 @@ mod bound;
 mod compiled;
 mod copy;
 mod exact;
+pub mod gpu;
 mod graphs;
 mod instance;
 mod random;
