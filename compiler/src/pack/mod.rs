@@ -19,7 +19,7 @@ pub use choice::{WeightChoice, choose_formats};
 use rows::RowReader;
 
 /// Rows of a packed matrix are padded to a multiple of this.
-const ROW_PAD: u64 = 4;
+pub(crate) const ROW_PAD: u64 = 4;
 /// Bytes of one piece, about.
 const PIECE: u64 = 4 << 20;
 
