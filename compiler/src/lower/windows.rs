@@ -109,10 +109,10 @@ fn columns(meaning: &Graph, first: u64, rows: u64) -> Result<Graph, FactError> {
         if read_by_term(Id::from(at)) && !windowed(Id::from(at)) {
             copy = graph.slice(copy?, 1, first, rows);
         }
-        if let Op::Slice([x, _, start, _]) = node.op {
-            if let (true, Fact::Int(start)) = (read_by_term(x), &meaning.node(start).fact) {
-                copy = graph.slice(copies[usize::from(x)], 1, first + start.unsigned_abs(), rows);
-            }
+        if let Op::Slice([x, _, start, _]) = node.op
+            && let (true, Fact::Int(start)) = (read_by_term(x), &meaning.node(start).fact)
+        {
+            copy = graph.slice(copies[usize::from(x)], 1, first + start.unsigned_abs(), rows);
         }
         copies.push(copy?);
     }
@@ -124,10 +124,10 @@ fn columns(meaning: &Graph, first: u64, rows: u64) -> Result<Graph, FactError> {
 
 fn gather_window(call: &Call, at: usize, start: u64, count: u64) -> Result<Call, LowerError> {
     let mut call = call.clone();
-    if let Operation::Map { operands, .. } | Operation::Normalize { operands, .. } = &mut call.operation {
-        if let Operand::Gather { first, rows, .. } = &mut operands[at] {
-            (*first, *rows) = (start as u32, count as u32);
-        }
+    if let Operation::Map { operands, .. } | Operation::Normalize { operands, .. } = &mut call.operation
+        && let Operand::Gather { first, rows, .. } = &mut operands[at]
+    {
+        (*first, *rows) = (start as u32, count as u32);
     }
     for (slot, input) in &mut call.inputs {
         if let (true, Input::Weight(weight)) = (*slot == Slot::Operand(at), input) {
