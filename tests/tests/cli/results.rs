@@ -184,7 +184,8 @@ fn adapters_are_listed() {
 #[test]
 fn speed_is_measured() {
     let built = Built::of_fixture("bert");
-    let arguments = ["bench", text(&built.plan()), "--batch", "3", "--tokens", "20", "--repeat", "3"];
+    let plan = built.plan();
+    let arguments = ["bench", text(&plan), "--batch", "3", "--tokens", "20", "--repeat", "3"];
     let report = run(&[&arguments[..], &["--json"]].concat()).json();
     for key in ["median_ms", "min_ms", "max_ms", "sequences_per_s", "rows_per_s", "gflop_per_s", "gb_per_s"] {
         assert!(report[key].as_f64().unwrap() > 0.0, "{key}: {report}");
@@ -195,7 +196,7 @@ fn speed_is_measured() {
     assert_eq!(report["cpu_share"].is_null(), report["cpu_gflop_per_s"].is_null());
     let people = run(&arguments);
     warpweft_tests::says(&people.out, &["median", "sequences/s", "GFLOP/s", "3 × 20 tokens"]);
-    run(&["bench", text(&built.plan()), "--tokens", "9999"]).refuses(1, &["9999 rows", "positions"]);
+    run(&["bench", text(&plan), "--tokens", "9999"]).refuses(1, &["9999 rows", "positions"]);
 }
 
 #[test]
