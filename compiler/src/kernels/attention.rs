@@ -118,7 +118,7 @@ impl Attention {
         interface.rows_table();
         interface.function(self.key_range());
         let mut functions = BTreeSet::new();
-        let value = expression(&self.logit, 0, &mut functions)?;
+        let value = expression(&self.logit, &[], &mut functions)?;
         interface.library(functions);
         interface.function(format!("fn logit(acc: vec4<f32>) -> vec4<f32> {{\n    return {value};\n}}\n"));
         let dim = self.value_dim();
