@@ -24,6 +24,7 @@ adapter: build
 	@scripts/adapter.sh $(COMPILE_MODEL)
 
 model:
+	@mkdir -p target
 	@scripts/minilm.sh $(MINILM)
 
 demo: adapter model
