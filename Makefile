@@ -36,7 +36,9 @@ demo: adapter model
 
 # A second driver for the tests, where Debian's chromium is installed: subgroups of four, no f16.
 SWIFTSHADER := $(wildcard /usr/lib/chromium/vk_swiftshader_icd.json)
+ifneq ($(SWIFTSHADER),)
 test: export VK_ADD_DRIVER_FILES = $(SWIFTSHADER)
+endif
 test: adapter model
 	$(CARGO) test --workspace --release
 
