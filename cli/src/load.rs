@@ -20,7 +20,9 @@ pub(crate) fn open_model(
     output: OutputKind,
     console: &mut Console<'_>,
 ) -> Result<Engine, CliError> {
-    open_with(path, run, &Options { output: Some(output), memory: run.memory, ..Options::default() }, console)
+    // A command gives one answer and ends: it compiles what that answer needs and no more.
+    let options = Options { output: Some(output), memory: run.memory, lazy: true, ..Options::default() };
+    open_with(path, run, &options, console)
 }
 
 /// The same with options of the runtime's.
