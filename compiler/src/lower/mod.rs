@@ -12,7 +12,7 @@ use warpweft_plan::Dim;
 
 use crate::graph::{Fact, FactError, Graph, Op, TensorFact};
 use crate::kernels::Slot;
-use crate::kernels::spec::{Norm, Operand, Operation, Pool, Rows, View};
+use crate::kernels::spec::{Norm, Operation, Pool, Rows, View};
 use call::CallBuilder;
 
 /// Where an activation comes from.
@@ -374,13 +374,5 @@ impl Lowering<'_> {
         let calls = windows::split(call, self.bounds.binding_bytes)?;
         self.push(id, value, calls);
         Ok(())
-    }
-}
-
-/// The storage of an operand's table, for those who split it.
-fn gather_rows(operand: &Operand) -> Option<u32> {
-    match operand {
-        Operand::Gather { rows, .. } => Some(*rows),
-        Operand::Vector | Operand::Matrix(_) => None,
     }
 }
