@@ -5,6 +5,7 @@
 
 mod compiled;
 mod copy;
+mod decode;
 pub mod gpu;
 mod reference;
 mod tiers;
@@ -13,12 +14,18 @@ use std::path::{Path, PathBuf};
 
 pub use compiled::{compiled, plan_file, targets};
 pub use copy::{Copy, Tensors};
+pub use decode::{Decoder, Steps, recomputed};
 pub use reference::{Reference, Text};
 pub use tiers::{Runner, runners};
 
 /// The folder of a checkpoint under `tests/fixtures`.
 pub fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name)
+}
+
+/// The folder of the language model that comes with the project.
+pub fn demo() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../demo/rustdoc-lm")
 }
 
 /// The folder of the published all-MiniLM-L6-v2: `WARPWEFT_MINILM`, or where `make` puts it.

@@ -88,7 +88,7 @@ pub(super) fn read(
 ) -> Result<Rope, CheckpointError> {
     let part = parameters.map_or(Ok(defaults.part), |p| p.positive_or("partial_rotary_factor", defaults.part))?;
     let columns = (f64::from(defaults.head_width) * part) as u32;
-    if columns == 0 || columns.next_multiple_of(2) > defaults.head_width {
+    if part > 1.0 || columns == 0 || columns.next_multiple_of(2) > defaults.head_width {
         let expected = format!("rotary columns in pairs, at most the {} of a head", defaults.head_width);
         return Err(config.wrong("head_dim", expected));
     }
