@@ -11,7 +11,7 @@ use std::process::Command;
 
 use data::{Data, UNTOUCHED, floats};
 use warpweft_compiler::kernels::spec::{Operation, View};
-use warpweft_compiler::kernels::{Choice, Composed, RowRange, Slot, candidates, compose};
+use warpweft_compiler::kernels::{Choice, Composed, KernelError, RowRange, Slot, candidates, compose};
 use warpweft_compiler::target::Target;
 use warpweft_plan::Sizes;
 use warpweft_runtime::{Device, block_on};
@@ -45,10 +45,11 @@ fn kernels(operation: &Operation, target: &Target) -> Vec<Composed> {
     picked.map(|choice| compose(operation, choice, target).unwrap()).collect()
 }
 
-/// Every kernel that there is for the operation.
+/// Every kernel that there is for the operation, but those that would loop too often.
 fn all_kernels(operation: &Operation, target: &Target) -> Vec<Composed> {
     let choices = candidates(operation, target, RowRange { min: 1, max: Some(64) }).unwrap();
-    choices.into_iter().map(|choice| compose(operation, choice, target).unwrap()).collect()
+    let composed = choices.into_iter().map(|choice| compose(operation, choice, target));
+    composed.filter(|kernel| !matches!(kernel, Err(KernelError::LoopTrips { .. }))).map(Result::unwrap).collect()
 }
 
 /// Runs a kernel and compares what it wrote with `expect(m, n)`, a value and a tolerance; `None` is left alone.
