@@ -10,20 +10,23 @@ use warpweft_models::{Imported, import};
 use warpweft_plan::{Assets, OutputKind};
 use warpweft_tests::{Copy, Tensors, demo, fixture, says, worst};
 
-/// Fixture, family, layers, vocabulary, positions, ends of text.
-const FIXTURES: [(&str, &str, u32, u32, u32, &[u32]); 11] = [
-    ("gemma2", "gemma2", 4, 640, 8192, &[1]),
-    ("gemma3", "gemma3_text", 7, 640, 1024, &[1, 638]),
-    ("gpt2", "gpt2", 3, 512, 128, &[511]),
-    ("gpt_neox", "gpt_neox", 3, 520, 64, &[511]),
-    ("llama", "llama", 4, 512, 2048, &[507, 508, 511]),
-    ("llama-sharded", "llama", 4, 640, 4096, &[2]),
-    ("llama-yarn", "llama", 3, 517, 256, &[507]),
-    ("mistral", "mistral", 4, 640, 32_768, &[2]),
+/// Layers, vocabulary, positions, ends of text.
+type Facts = (u32, u32, u32, &'static [u32]);
+
+/// Fixture and family.
+const FIXTURES: [(&str, &str, Facts); 11] = [
+    ("gemma2", "gemma2", (4, 640, 8192, &[1])),
+    ("gemma3", "gemma3_text", (7, 640, 1024, &[1, 638])),
+    ("gpt2", "gpt2", (3, 512, 128, &[511])),
+    ("gpt_neox", "gpt_neox", (3, 520, 64, &[511])),
+    ("llama", "llama", (4, 512, 2048, &[507, 508, 511])),
+    ("llama-sharded", "llama", (4, 640, 4096, &[2])),
+    ("llama-yarn", "llama", (3, 517, 256, &[507])),
+    ("mistral", "mistral", (4, 640, 32_768, &[2])),
     // Longer sequences have other frequencies.
-    ("phi3", "phi3", 4, 640, 64, &[635]),
-    ("qwen2", "qwen2", 4, 520, 32_768, &[511]),
-    ("qwen3", "qwen3", 4, 512, 40_960, &[511]),
+    ("phi3", "phi3", (4, 640, 64, &[635])),
+    ("qwen2", "qwen2", (4, 520, 32_768, &[511])),
+    ("qwen3", "qwen3", (4, 512, 40_960, &[511])),
 ];
 
 /// The values of a weight that the importer made.
@@ -33,7 +36,7 @@ fn generated(model: &Imported, name: &str) -> Vec<f32> {
 
 #[test]
 fn every_fixture_is_imported() {
-    for (name, family, layers, vocab_size, max_positions, eos_ids) in FIXTURES {
+    for (name, family, (layers, vocab_size, max_positions, eos_ids)) in FIXTURES {
         let model = import(&fixture(name)).unwrap();
         let info = &model.info;
         assert_eq!((info.family.as_str(), info.layers, info.vocab_size), (family, layers, vocab_size), "{name}");
