@@ -24,6 +24,7 @@ adapter: build
 	@scripts/adapter.sh $(COMPILE_MODEL)
 
 model:
+	@mkdir -p target
 	@scripts/minilm.sh $(MINILM)
 
 demo: adapter model
@@ -33,6 +34,11 @@ demo: adapter model
 	  --text "A kitten was lying on the rug." \
 	  --text "The central bank raised its interest rate."
 
+# A second driver for the tests, where Debian's chromium is installed: subgroups of four, no f16.
+SWIFTSHADER := $(wildcard /usr/lib/chromium/vk_swiftshader_icd.json)
+ifneq ($(SWIFTSHADER),)
+test: export VK_ADD_DRIVER_FILES = $(SWIFTSHADER)
+endif
 test: adapter model
 	$(CARGO) test --workspace --release
 

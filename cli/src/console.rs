@@ -45,7 +45,8 @@ impl<'c> Console<'c> {
 
     /// What went wrong and what to do about it.
     pub(crate) fn error(&mut self, text: &str, hint: Option<&str>) -> io::Result<()> {
-        let (red, cyan, plain) = if self.interactive { ("\x1b[1;31m", "\x1b[36m", "\x1b[0m") } else { ("", "", "") };
+        let colored = self.interactive && std::env::var_os("NO_COLOR").is_none();
+        let (red, cyan, plain) = if colored { ("\x1b[1;31m", "\x1b[36m", "\x1b[0m") } else { ("", "", "") };
         self.out.flush().and_then(|()| writeln!(self.err, "{red}error:{plain} {text}"))?;
         match hint {
             Some(hint) => writeln!(self.err, "{cyan}hint:{plain} {hint}"),

@@ -12,6 +12,7 @@ mod cpu;
 pub mod doctor;
 mod document;
 mod error;
+mod files;
 mod interrupt;
 mod load;
 mod plot;

@@ -7,6 +7,7 @@ use safetensors::tensor::{Dtype, TensorView};
 use warpweft_runtime::Matrix;
 
 use crate::CliError;
+use crate::files::folder_of;
 use crate::interrupt::{self, Section};
 
 /// Writes one f32 tensor `[rows, width]` with remarks, to a temporary name first, so that the file is complete
@@ -19,11 +20,8 @@ pub(crate) fn write(
 ) -> Result<(), CliError> {
     let action = || format!("write {}", path.display());
     let other = |error: &dyn std::fmt::Display| CliError::io(action())(std::io::Error::other(error.to_string()));
-    if path.is_dir() {
-        return Err(other(&"it is a directory"));
-    }
+    let folder = folder_of(path)?;
     let _section = Section::enter();
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut builder = tempfile::Builder::new();
     builder.prefix(".weft-").suffix(".part");
     #[cfg(unix)]

@@ -131,7 +131,7 @@ fn ctrl_c_leaves_nothing_behind() {
         .spawn()
         .unwrap();
     // Somewhere in the middle: packing a gibibyte takes longer, and nothing else does.
-    std::thread::sleep(Duration::from_millis(400));
+    std::thread::sleep(Duration::from_millis(250));
     let killed = Command::new("kill").args(["-INT", &build.id().to_string()]).status().unwrap();
     assert!(killed.success());
     let output = build.wait_with_output().unwrap();

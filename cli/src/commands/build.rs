@@ -1,6 +1,5 @@
 //! `compile-model build`
 
-use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -12,6 +11,7 @@ use warpweft_compiler::{Options, Phase, PhaseReport, WeightChoice};
 use crate::CliError;
 use crate::compile::{Made, choose_targets, make};
 use crate::console::Console;
+use crate::files::check_writable;
 use crate::progress::Unit;
 use crate::report::Table;
 use crate::units;
@@ -99,16 +99,6 @@ struct Written<'p> {
     bytes: u64,
     pack_seconds: f64,
     seconds: f64,
-}
-
-/// Refuses an output that cannot be written before the work is done.
-fn check_writable(path: &Path) -> Result<(), CliError> {
-    let error = CliError::io(format!("write {}", path.display()));
-    if path.is_dir() {
-        return Err(error(io::Error::other("it is a directory")));
-    }
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    tempfile::Builder::new().prefix(".weft-").tempfile_in(folder).map(drop).map_err(error)
 }
 
 fn document(made: &Made, written: &Written<'_>) -> serde_json::Value {

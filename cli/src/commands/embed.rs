@@ -12,6 +12,7 @@ use crate::CliError;
 use crate::args::RunOptions;
 use crate::console::Console;
 use crate::document::Document;
+use crate::files::check_writable;
 use crate::load::open_model;
 use crate::plot;
 use crate::tensors;
@@ -51,6 +52,7 @@ pub(crate) struct Embed {
 
 pub(crate) fn run(args: &Embed, console: &mut Console<'_>) -> Result<(), CliError> {
     let batch = args.inputs.read()?;
+    args.output.as_deref().map_or(Ok(()), check_writable)?;
     let kind = if args.hidden { OutputKind::Hidden } else { OutputKind::Embedding };
     let mut engine = open_model(&args.model, &args.run, kind, console)?;
     let results = run_batch(&mut engine, &batch, kind)?;

@@ -11,6 +11,7 @@ use super::embed::{remarks, run_batch};
 use crate::CliError;
 use crate::args::RunOptions;
 use crate::console::Console;
+use crate::files::check_writable;
 use crate::load::open_model;
 use crate::plot;
 use crate::tensors;
@@ -40,6 +41,7 @@ pub(crate) struct Logits {
 
 pub(crate) fn run(args: &Logits, console: &mut Console<'_>) -> Result<(), CliError> {
     let batch = args.inputs.read()?;
+    args.output.as_deref().map_or(Ok(()), check_writable)?;
     let mut engine = open_model(&args.model, &args.run, OutputKind::Logits, console)?;
     let results = run_batch(&mut engine, &batch, OutputKind::Logits)?;
     if let Some(path) = &args.output {

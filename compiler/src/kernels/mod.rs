@@ -1,4 +1,4 @@
-//! Kernels: from an [`Operation`](spec::Operation) and a [`Target`] to WGSL.
+//! Kernels: from an [`Operation`](spec::Operation) and a [`Target`](crate::target::Target) to WGSL.
 //!
 //! A kernel file (`linear/broadcast_tile.wgsl`) is a complete f32 kernel with slots; [`lower`] picks an algorithm and its
 //! tile by the target's rates, fills the slots, unrolls and validates. `docs/kernels.md` has the layout contract.
