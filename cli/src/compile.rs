@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use warpweft_compiler::target::Target;
 use warpweft_compiler::{Compiled, Options, PackError, PhaseReport, compile};
 use warpweft_models::{Imported, import};
-use warpweft_plan::{Assets, PlanFile, PlanWriter};
+use warpweft_plan::{PlanFile, PlanWriter};
 use warpweft_runtime::{Adapter, RuntimeError};
 
 use crate::CliError;
@@ -70,15 +70,6 @@ pub(crate) fn make(folder: &Path, options: &Options, observe: &mut dyn FnMut(&Ph
 }
 
 impl Made {
-    /// The texts that travel with the plan.
-    fn assets(&self) -> Assets {
-        let mut assets = Assets::default();
-        if let Some(tokenizer) = &self.imported.tokenizer {
-            assets.insert(Assets::TOKENIZER, tokenizer.as_str());
-        }
-        assets
-    }
-
     /// Bytes of all packed weights.
     pub(crate) fn weight_bytes(&self) -> u64 {
         self.compiled.plan.tensors.iter().filter_map(|tensor| tensor.bytes()).sum()
@@ -87,7 +78,7 @@ impl Made {
     /// Writes the plan to a file that appears when it is complete.
     pub(crate) fn write(&self, path: &Path, console: &mut Console<'_>) -> Result<(), CliError> {
         let _section = Section::enter();
-        let mut writer = PlanWriter::create(path, &self.compiled.plan, &self.assets())?;
+        let mut writer = PlanWriter::create(path, &self.compiled.plan, &self.imported.assets)?;
         self.pack(&mut writer, console)?;
         interrupt::check()?;
         Ok(writer.finish()?)
@@ -95,7 +86,7 @@ impl Made {
 
     /// The plan in memory.
     pub(crate) fn in_memory(&self, console: &mut Console<'_>) -> Result<PlanFile, CliError> {
-        let mut writer = PlanWriter::new(Vec::new(), &self.compiled.plan, &self.assets())?;
+        let mut writer = PlanWriter::new(Vec::new(), &self.compiled.plan, &self.imported.assets)?;
         self.pack(&mut writer, console)?;
         Ok(PlanFile::from_bytes(writer.into_inner()?)?)
     }

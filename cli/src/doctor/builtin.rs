@@ -28,6 +28,7 @@ pub fn builtin_plans(target: &'static Target) -> Result<Vec<Plan>, CliError> {
                 vocab_size: 509,
                 max_positions: 64,
                 max_text_tokens: 64,
+                eos_ids: Vec::new(),
             };
             let options = Options { targets: vec![target], weights, dump: None };
             plans.push(compile(&graph, &model, &options, &mut |_| ())?.plan);
