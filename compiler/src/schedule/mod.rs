@@ -83,6 +83,7 @@ impl Shared {
                 Table::Ids => "ids",
                 Table::Rows => "rows",
                 Table::Sequences => "sequences",
+                Table::Pages => "pages",
                 Table::Step => "step",
             }
             .to_owned()
