@@ -113,6 +113,7 @@ pub fn import(folder: &Path) -> Result<Imported, CheckpointError> {
         vocab_size: parts.vocab_size,
         max_positions: parts.max_positions,
         max_text_tokens: sentence.max_tokens.map_or(parts.max_positions, |n| n.min(parts.max_positions)),
+        eos_ids: Vec::new(),
     };
     let generated = generated
         .into_iter()
