@@ -8,6 +8,8 @@ mod error;
 mod load;
 mod model;
 mod run;
+mod sample;
+mod session;
 
 #[cfg(not(target_arch = "wasm32"))]
 pub use device::block_on;
@@ -20,4 +22,6 @@ pub use model::Embeddings;
 pub use model::Model;
 pub use model::{Engine, Matrix, OnProgress, Options, Progress};
 pub use run::submit::Submission;
+pub use sample::{Candidates, Sampler, Sampling, Token};
+pub use session::{Done, Part, Refused, Scheduler, Session, Ticket};
 pub use warpweft_plan as plan;
