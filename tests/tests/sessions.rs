@@ -102,9 +102,8 @@ fn one_step_mixes_prompts_and_single_rows() {
     round([ids(5, 1), ids(6, 1), ids(7, 64), ids(8, 1)]);
     round([ids(9, 1), vec![], ids(10, 1), ids(11, 50)]);
     round([ids(12, 33), ids(13, 2), ids(14, 1), ids(15, 1)]);
-    assert_eq!(engine.submissions().len(), 4);
-    let (rows, sequences) = (engine.submissions()[3].rows, engine.submissions()[3].sequences);
-    assert_eq!((rows, sequences), (37, 4));
+    let [submission] = engine.submissions() else { panic!("one step, one submission") };
+    assert_eq!((submission.rows, submission.sequences), (37, 4));
 }
 
 #[test]
@@ -128,6 +127,19 @@ fn forks_share_and_part() {
     assert_follows(&after, &late);
     drop((trunk, late));
     assert_eq!(engine.free_rows(), engine.cache_rows());
+}
+
+#[test]
+fn a_step_may_have_many_sequences() {
+    let mut engine = engine(&Options { context: Some(8000), ..Options::default() });
+    let mut trunk = engine.session().unwrap();
+    add(&mut engine, &mut trunk, &ids(1, 190)).unwrap();
+    let mut forks: Vec<Session> = (0..100).map(|_| trunk.fork()).collect();
+    let pieces: Vec<_> = (0..100).map(|i| ids(i, 1 + i % 2)).collect();
+    let mut parts: Vec<_> = forks.iter_mut().zip(&pieces).map(|(session, ids)| Part { session, ids }).collect();
+    let found = block_on(engine.advance_candidates(&mut parts)).unwrap();
+    assert_eq!(found.len(), 100);
+    found.iter().zip(&forks).for_each(|(candidates, session)| assert_follows(candidates, session));
 }
 
 #[test]
@@ -258,7 +270,8 @@ fn memory_bounds_the_cache() {
 #[test]
 fn the_queue_serves_sessions_that_come_and_go() {
     let mut engine = engine(&Options::default());
-    let mut queue = Scheduler { step_rows: Some(16), ..Scheduler::new() };
+    let mut queue = Scheduler::new();
+    queue.step_rows = Some(16);
     let prompts = [ids(1, 50), ids(2, 3), ids(3, 20), ids(4, 1)];
     let submit = |queue: &mut Scheduler, engine: &Engine, ids: &[u32]| {
         queue.submit(engine, engine.session().unwrap(), ids.to_vec()).unwrap()
@@ -324,5 +337,5 @@ fn an_encoder_has_no_sessions() {
     let file = tiny::open(&tiny::plan());
     let engine = block_on(Engine::open(file, &Options::default(), &mut |_| ())).unwrap();
     let error = engine.session().unwrap_err();
-    assert_eq!(error.to_string(), "the plan has no output for sessions; it has embedding, hidden");
+    assert_eq!(error.to_string(), "the plan has no output for sessions; it has hidden, embedding");
 }

@@ -55,12 +55,14 @@ pub(crate) struct Extent {
     pub(crate) context: u64,
     /// Rows of the pool of all sessions.
     pub(crate) pool: u64,
+    /// Pages of all sequences; those that several share count for each.
+    pub(crate) pages: u64,
 }
 
 impl Extent {
     /// Whole sequences of `rows` rows together.
     pub(crate) fn whole(rows: u64) -> Extent {
-        Extent { rows, sequences: rows, context: rows, pool: 0 }
+        Extent { rows, sequences: rows, context: rows, pool: 0, pages: 0 }
     }
 
     /// Whether a step of extent `other` fits.
@@ -69,6 +71,7 @@ impl Extent {
             && self.sequences >= other.sequences
             && self.context >= other.context
             && self.pool == other.pool
+            && self.pages >= other.pages
     }
 }
 
@@ -77,7 +80,8 @@ pub(crate) fn size(plan: &Plan, buffer: usize, extent: Extent) -> u64 {
     let block = |rows: u64| rows.next_multiple_of(ROW_BLOCK);
     let buffer = &plan.buffers[buffer];
     let context = match buffer.role {
-        Role::Cache | Role::Input(Input::Pages) => extent.pool.next_multiple_of(PAGE_ROWS),
+        Role::Cache => extent.pool.next_multiple_of(PAGE_ROWS),
+        Role::Input(Input::Pages) => extent.pool.max(extent.pages),
         _ => block(extent.context),
     };
     let sizes = Sizes { tokens: block(extent.rows), context, sequences: block(extent.sequences) };

@@ -46,7 +46,13 @@ pub struct Engine {
     pub(crate) pool: Option<Pool>,
     pub(crate) submissions: Vec<Submission>,
     #[cfg(feature = "text")]
-    pub(super) text: Option<super::text::Text>,
+    pub(crate) text: Option<crate::text::Text>,
+}
+
+impl AsMut<Engine> for Engine {
+    fn as_mut(&mut self) -> &mut Engine {
+        self
+    }
 }
 
 impl Engine {
@@ -169,7 +175,14 @@ impl Engine {
         let rows = tables.ids.len() as u64;
         let none = HashMap::new();
         let (pool, caches) = self.pool.as_ref().map_or((0, &none), |pool| (pool.rows, &pool.buffers));
-        let extent = |rows| if *cached { pool::extent(plan, rows, pool) } else { Extent::whole(rows) };
+        let extent = |rows| match pool::extent(plan, rows, pool) {
+            _ if !*cached => Extent::whole(rows),
+            usual => Extent {
+                sequences: usual.sequences.max(tables.sequences.len() as u64),
+                pages: usual.pages.max(tables.pages.len() as u64),
+                ..usual
+            },
+        };
         let fitting = self.arenas.remove(&output).filter(|arena| arena.extent.covers(&extent(rows)));
         let pipelines = &self.pipelines;
         let arena = match fitting {

@@ -11,11 +11,13 @@ pub struct Session {
     ledger: Ledger,
     table: Vec<u32>,
     ids: Vec<u32>,
+    /// A token that follows on the rows but has none yet.
+    unfed: Option<u32>,
 }
 
 impl Session {
     pub(crate) fn new(ledger: Ledger) -> Session {
-        Session { ledger, table: Vec::new(), ids: Vec::new() }
+        Session { ledger, table: Vec::new(), ids: Vec::new(), unfed: None }
     }
 
     /// Its rows.
@@ -36,11 +38,13 @@ impl Session {
     /// Another session with the same rows. They share all pages; a page is copied when one of them writes to it.
     pub fn fork(&self) -> Session {
         self.ledger.share(&self.table);
-        Session { ledger: self.ledger.clone(), table: self.table.clone(), ids: self.ids.clone() }
+        let (ledger, table) = (self.ledger.clone(), self.table.clone());
+        Session { ledger, table, ids: self.ids.clone(), unfed: self.unfed }
     }
 
     /// Forgets all rows but the first `rows`. Does nothing if there are no more.
     pub fn truncate(&mut self, rows: usize) {
+        self.unfed = self.unfed.filter(|_| rows > self.ids.len());
         self.ids.truncate(rows);
         let kept = pages(self.ids.len() as u64);
         self.ledger.release(&self.table[kept..]);
@@ -50,6 +54,15 @@ impl Session {
     /// The number of rows at the beginning that agree with `ids`: what need not be computed again.
     pub fn common(&self, ids: &[u32]) -> usize {
         self.ids.iter().zip(ids).take_while(|(a, b)| a == b).count()
+    }
+
+    /// The last token of an answer: it was told, but has no row yet. The next answer begins with it.
+    pub fn unfed(&self) -> Option<u32> {
+        self.unfed
+    }
+
+    pub(crate) fn leave_unfed(&mut self, id: u32) {
+        self.unfed = Some(id);
     }
 
     pub(crate) fn is_in(&self, ledger: &Ledger) -> bool {
@@ -79,6 +92,7 @@ impl Session {
     pub(crate) fn commit(&mut self, reservation: Reservation, ids: &[u32]) {
         reservation.commit(&mut self.table);
         self.ids.extend(ids);
+        self.unfed = None;
     }
 }
 

@@ -14,7 +14,7 @@ use crate::load::memory::{Account, Extent, Limit, device_rows, fits, greatest, l
 const FIRST_ROWS: u64 = 512;
 /// Sessions as long as the model allows for which there is room, unless the options say otherwise or memory is short.
 const SESSIONS: u64 = 4;
-/// Sequences in one step at the most.
+/// Sequences for which a step has room, and which the queue puts into one step at the most.
 pub(crate) const MAX_SEQUENCES: u64 = 64;
 /// Rows of a step for which there must be room beside the cache.
 const STEP_ROWS: u64 = 512;
@@ -45,7 +45,7 @@ pub(crate) fn has_cache(plan: &Plan) -> bool {
 
 /// A step of up to `rows` rows, with a pool of `pool` rows.
 pub(crate) fn extent(plan: &Plan, rows: u64, pool: u64) -> Extent {
-    Extent { rows, sequences: MAX_SEQUENCES, context: u64::from(plan.model.max_positions), pool }
+    Extent { rows, sequences: MAX_SEQUENCES, context: u64::from(plan.model.max_positions), pool, pages: pool }
 }
 
 /// Rows that the pool may have.

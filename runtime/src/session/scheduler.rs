@@ -6,7 +6,8 @@ use warpweft_plan::{OutputKind, PAGE_ROWS};
 
 use super::Session;
 use super::ledger::pages;
-use super::step::{MOST_PARTS, Part};
+use super::pool::MAX_SEQUENCES;
+use super::step::Part;
 use crate::model::Engine;
 use crate::{Candidates, RuntimeError};
 
@@ -132,7 +133,7 @@ impl Scheduler {
     fn choose(&self, engine: &Engine) -> Vec<usize> {
         let mut rows = self.step_rows.unwrap_or(usize::MAX).min(engine.step_rows(OutputKind::Candidates)).max(1);
         let mut pages = pages(engine.free_rows());
-        let mut parts = MOST_PARTS;
+        let mut parts = MAX_SEQUENCES;
         let mut taken = vec![0; self.queue.len()];
         for single in [true, false] {
             for (waiting, taken) in self.queue.iter().zip(&mut taken) {

@@ -3,7 +3,6 @@
 use warpweft_plan::{Dim, OutputKind, PAGE_ROWS};
 
 use super::ledger::Reservation;
-use super::pool::MAX_SEQUENCES;
 use super::{Session, pool};
 use crate::model::{Engine, Matrix};
 use crate::run::batch::Tables;
@@ -27,9 +26,8 @@ impl Engine {
         if pool::has_cache(self.plan()) {
             return Ok(Session::new(self.ledger.clone()));
         }
-        let mut available: Vec<String> =
-            self.plan().programs.iter().map(|program| program.output.kind.name().to_owned()).collect();
-        available.dedup();
+        let has = |kind: &OutputKind| self.plan().programs.iter().any(|program| program.output.kind == *kind);
+        let available = OutputKind::ALL.into_iter().filter(has).map(|kind| kind.name().to_owned()).collect();
         Err(RuntimeError::NoOutput { wanted: "for sessions".into(), available })
     }
 
@@ -64,6 +62,11 @@ impl Engine {
     /// # Errors
     /// [`RuntimeError`]: no or unknown ids, a context that is too long, a cache that is full, trouble with the device.
     pub async fn advance(&mut self, output: OutputKind, parts: &mut [Part<'_>]) -> Result<Matrix, RuntimeError> {
+        self.submissions.clear();
+        self.add(output, parts).await
+    }
+
+    async fn add(&mut self, output: OutputKind, parts: &mut [Part<'_>]) -> Result<Matrix, RuntimeError> {
         self.prepare(output, &mut |_| ()).await?;
         let mut matrix = Matrix { rows: 0, width: self.width(output), values: Vec::new() };
         if parts.is_empty() {
@@ -107,6 +110,7 @@ impl Engine {
             return Err(RuntimeError::Empty { sequence: 0 });
         };
         self.prepare(OutputKind::Next, &mut |_| ()).await?;
+        self.submissions.clear();
         // The last row is computed again into its own place.
         let mut tables = Tables::default();
         tables.push(&[last], before.len() as u32, session.pages());
@@ -162,7 +166,7 @@ impl Engine {
             while !rest.is_empty() {
                 let (ids, tail) = rest.split_at(self.step_rows(output).min(rest.len()));
                 let part = Part { session: &mut session, ids };
-                let rows = self.advance(output, &mut [part]).await?;
+                let rows = self.add(output, &mut [part]).await?;
                 rest = tail;
                 if by_token || rest.is_empty() {
                     all.rows += rows.rows;
@@ -173,6 +177,3 @@ impl Engine {
         Ok(all)
     }
 }
-
-/// Sequences that fit into one step.
-pub(crate) const MOST_PARTS: usize = MAX_SEQUENCES as usize;
