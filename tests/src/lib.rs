@@ -5,6 +5,7 @@
 
 mod compiled;
 mod copy;
+pub mod gpu;
 mod reference;
 mod tiers;
 

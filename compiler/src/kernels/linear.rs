@@ -209,9 +209,9 @@ impl BroadcastTile {
         let octets = f64::from(self.octets);
         let fmas = 8.0 * octets * tile_rows * columns;
         let vec4s_of_w = f64::from(linear.format.bytes()) / 2.0 * columns * octets;
-        let loads = (vec4s_of_w + f64::from(self.loads(lanes))) * rates.scattered_load;
+        let loads = vec4s_of_w * rates.scattered_load + f64::from(self.loads(lanes)) * rates.load;
         let broadcasts = 8.0 * octets * tile_rows * rates.broadcast;
-        let spill = (tile_rows * columns / f64::from(rates.registers)).max(1.0);
+        let spill = (tile_rows * columns / f64::from(rates.registers)).max(1.0).powf(1.5);
         let lane = f64::from(linear.k8()) / octets * (fmas * spill + loads + broadcasts);
         let groups = f64::from(rows.div_ceil(self.rows)) * f64::from(linear.n4().div_ceil(self.columns4 * lanes));
         let busy = f64::from(rates.lanes / lanes).max(1.0);
