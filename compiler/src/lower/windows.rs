@@ -36,7 +36,13 @@ pub(super) fn split(call: Call, binding_bytes: u64) -> Result<Vec<Call>, LowerEr
             }
             Ok(calls)
         }
-        Operation::Attention { .. } | Operation::Pool { .. } | Operation::Rope { .. } => Ok(vec![call]),
+        Operation::Attention { .. }
+        | Operation::Pool { .. }
+        | Operation::Heads { .. }
+        | Operation::CachedAttention { .. }
+        | Operation::CombineAttention { .. }
+        | Operation::CandidateChunks { .. }
+        | Operation::Candidates { .. } => Ok(vec![call]),
     }
 }
 
