@@ -3,16 +3,26 @@
 //! The tests themselves are under `tests/`, a file for each ring.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::missing_panics_doc)]
 
+mod bound;
 mod compiled;
 mod copy;
+mod exact;
 pub mod gpu;
+mod graphs;
+mod instance;
+mod random;
 mod reference;
 mod tiers;
 
 use std::path::{Path, PathBuf};
 
+pub use bound::rounding_error;
 pub use compiled::{compiled, plan_file, targets};
 pub use copy::{Copy, Tensors};
+pub use exact::{Exact, cheapest};
+pub use graphs::{Case, cost_models, graphs, program, random_values, saturated};
+pub use instance::{Instance, instance};
+pub use random::{Magnitudes, Random};
 pub use reference::{Reference, Text};
 pub use tiers::{Runner, runners};
 

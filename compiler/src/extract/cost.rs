@@ -33,8 +33,8 @@ pub struct CostModel<'w> {
 const FREE: f64 = 1e-6;
 
 impl CostModel<'_> {
-    /// Seconds of this node alone; `None` if no kernel computes it.
-    pub(super) fn node(&self, egraph: &EGraph, class: Id, node: &Op) -> Option<f64> {
+    /// Seconds of this node of `class` alone, its operands being there; `None` if no kernel computes it.
+    pub fn node(&self, egraph: &EGraph, class: Id, node: &Op) -> Option<f64> {
         let fact = |id: Id| egraph[id].data.as_ref().ok();
         let free = Some(self.dispatch * FREE);
         let result = match fact(class)? {

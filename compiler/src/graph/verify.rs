@@ -184,6 +184,7 @@ fn row_kind(graph: &Graph, kinds: &[RowKind], op: &Op) -> Result<RowKind, &'stat
             Op::Arg(a) => rows_of_arg(graph, a.0 as usize),
             _ => Ok(RowKind::None),
         },
+        Op::Attention([.., term]) if kind(term) != RowKind::None => Err("the scores' term depends on the sequence"),
         Op::Attention([q, k, v, ..]) => match (kind(k), kind(v)) {
             (RowKind::Token, RowKind::Token) | (RowKind::Context, RowKind::Context) => {
                 token(&[*q]).map(|()| RowKind::Token)

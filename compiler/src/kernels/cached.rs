@@ -132,7 +132,7 @@ impl Cached {
         interface.bind(Slot::Pages, "pages", Access::Read, "array<u32>");
         interface.function(key_range(self.band));
         let mut functions = BTreeSet::new();
-        let value = expression(&self.logit, 0, &mut functions)?;
+        let value = expression(&self.logit, &[], &mut functions)?;
         interface.library(functions);
         interface.function(format!("fn logit(acc: vec4<f32>) -> vec4<f32> {{\n    return {value};\n}}\n"));
         match self.split {
@@ -259,7 +259,7 @@ pub(crate) fn candidates(operation: &Operation, target: &Target, rows: RowRange)
         for heads in together(cached.group()) {
             let reuse = f64::from(tile_rows * heads);
             let waste = (typical / f64::from(tile_rows)).ceil() * f64::from(tile_rows) / typical;
-            if let Some(lanes) = target.subgroup_size.filter(|_| tile_rows * heads <= 16) {
+            if let Some(lanes) = target.subgroup_size.filter(|_| tile_rows * heads <= 8) {
                 // For each fused multiply-add: its share of the loads of keys and values and of the broadcasts.
                 let loads = rates.scattered_load / (4.0 * reuse) + rates.load / (4.0 * reuse);
                 let broadcasts = rates.broadcast * 0.25;

@@ -396,6 +396,45 @@ mod tests {
     }
 
     #[test]
+    fn long_loops_are_another_choice_or_an_error() {
+        let linear = |k| Operation::Linear {
+            x: View::whole(k),
+            n: 8,
+            format: Format::F16,
+            paired: false,
+            term: Term::Acc,
+            operands: Vec::new(),
+            out: View::whole(8),
+            rows: Rows::Tokens,
+        };
+        let rows = RowRange { min: 1, max: None };
+        let target = Target::named("subgroup8").unwrap();
+        let first = candidates(&linear(8 * 100_003), target, rows).unwrap()[0];
+        let trips = 100_003;
+        let error = compose(&linear(8 * 100_003), first, target).unwrap_err();
+        assert_eq!(error, KernelError::LoopTrips { trips, limit: 65_535 });
+        assert!(lower(&linear(8 * 100_003), target, rows).unwrap().name.contains("split"));
+        assert!(matches!(lower(&linear(8 * 9_000_000), target, rows), Err(KernelError::LoopTrips { .. })));
+        let pool = Operation::Pool { pool: Pool::Mean, x: View::whole(8), max_context: 70_000 };
+        assert!(matches!(lower(&pool, target, rows), Err(KernelError::LoopTrips { .. })));
+    }
+
+    #[test]
+    fn too_many_buffers_are_an_error() {
+        let sum = |i| Term::Binary(Binary::Add, Box::new(Term::Operand(i)), Box::new(Term::Operand(i + 1)));
+        let map = |count| Operation::Map {
+            width: 8,
+            term: sum(0),
+            operands: vec![Operand::Vector; count],
+            rows: Rows::Tokens,
+        };
+        let rows = RowRange { min: 1, max: None };
+        let target = &Target::all()[0];
+        assert!(lower(&map(7), target, rows).is_ok());
+        assert_eq!(lower(&map(8), target, rows), Err(KernelError::StorageBuffers { need: 9, limit: 8 }));
+    }
+
+    #[test]
     fn every_candidate_is_valid_on_every_target() {
         for target in Target::all() {
             for operation in operations() {

@@ -14,7 +14,7 @@ use warpweft_plan::Dim;
 
 use crate::graph::{Fact, FactError, Graph, Op, TensorFact};
 use crate::kernels::candidates::chunks_view;
-use crate::kernels::spec::{Norm, Operand, Operation, Pool, Rows, View};
+use crate::kernels::spec::{Norm, Operation, Pool, Rows, View};
 use crate::kernels::{RowRange, Slot};
 use call::CallBuilder;
 
@@ -426,7 +426,6 @@ impl Lowering<'_> {
         Ok(())
     }
 }
-
 impl Lowering<'_> {
     /// Two calls: each chunk of columns, then all of them.
     fn candidates(&mut self, id: Id, x: Id, n: Id) -> Result<(), LowerError> {
@@ -443,13 +442,5 @@ impl Lowering<'_> {
         let value = self.matrix(id)?;
         self.push(id, value, vec![second]);
         Ok(())
-    }
-}
-
-/// The storage of an operand's table, for those who split it.
-fn gather_rows(operand: &Operand) -> Option<u32> {
-    match operand {
-        Operand::Gather { rows, .. } => Some(*rows),
-        Operand::Vector | Operand::Matrix(_) => None,
     }
 }

@@ -107,7 +107,9 @@ impl Engine {
         let ceiling = u64::from(self.options.max_rows.unwrap_or(MAX_ROWS)).max(1);
         let capacity = memory::capacity(plan, &job, &all, adapter, ceiling, &limit)?;
         tracing::debug!(output = output.name(), target, capacity, "output chosen");
-        pipelines::build(&self.device, plan, &job.kernels, &mut self.pipelines, progress).await?;
+        if !self.options.lazy {
+            pipelines::build(&self.device, plan, &job.kernels, &mut self.pipelines, progress).await?;
+        }
         upload::upload(&self.device, &self.file, &windows, &mut self.weights, progress).await?;
         let pace = Pace::new(capacity.min(ceiling));
         self.prepared.insert(output, Prepared { job, capacity, pace });
@@ -139,15 +141,18 @@ impl Engine {
         let Some(Prepared { job, capacity, pace }) = self.prepared.get_mut(&output) else { return Ok(()) };
         let (plan, device) = (self.file.plan(), &self.device);
         let rows = tables.ids.len() as u64;
+        let kernels = job.kernels_for(plan, rows);
+        pipelines::build(device, plan, &kernels, &mut self.pipelines, &mut |_| ()).await?;
         let fitting = self.arena.take().filter(|(kind, arena)| *kind == output && arena.rows >= rows);
-        let arena = match fitting {
+        let mut arena = match fitting {
             Some((_, arena)) => arena,
             None => {
                 // Sizes double, so that growing texts don't allocate each time.
                 let rows = rows.next_power_of_two().min(*capacity).max(rows);
-                Arena::new(device, plan, job, &self.weights, &self.pipelines, rows).await?
+                Arena::new(device, plan, job, rows).await?
             }
         };
+        arena.bind(device, plan, job, job.position(plan, rows), &self.weights, &self.pipelines).await?;
         let ready = Ready { device, plan, job, pipelines: &self.pipelines, arena: &arena };
         let submission = ready.submit(tables, self.options.profile, values).await?;
         pace.learn(rows, submission.seconds);

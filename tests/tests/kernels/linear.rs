@@ -139,3 +139,9 @@ fn windows_leave_other_columns_alone() {
 fn every_tile() {
     Case { every_tile: true, ..Case::new(24, 44, 37) }.run();
 }
+
+/// lavapipe 22.3 stops an invocation after 65,535 iterations of its loops, silently.
+#[test]
+fn as_many_loop_iterations_as_a_driver_makes() {
+    Case { every_tile: true, ..Case::new(8 * 65_534, 4, 1) }.run();
+}

@@ -217,9 +217,9 @@ impl<'g> Evaluator<'g> {
                 self.graph.nodes()[i].op.for_each(|c| needed[usize::from(c)] = true);
             }
         }
-        for i in 0..=usize::from(id) {
+        for (i, needed) in needed.into_iter().enumerate() {
             let is_tensor = self.graph.nodes()[i].fact.tensor().is_some();
-            if needed[i] && is_tensor && self.values[i].is_none() {
+            if needed && is_tensor && self.values[i].is_none() {
                 let value = self.compute(Id::from(i))?;
                 self.values[i] = Some(value);
             }
