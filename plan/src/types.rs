@@ -36,6 +36,9 @@ pub struct Model {
     pub max_positions: u32,
     /// Rows that a text is cut to (sentence-transformers' `max_seq_length`), at most `max_positions`.
     pub max_text_tokens: u32,
+    /// Ids that end a text; none for models that write no text.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub eos_ids: Vec<u32>,
 }
 
 /// A packed weight in the file.

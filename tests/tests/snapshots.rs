@@ -24,6 +24,7 @@ fn small_plan(target: &'static Target) -> Plan {
         vocab_size: 16,
         max_positions: 64,
         max_text_tokens: 64,
+        eos_ids: Vec::new(),
     };
     let options = Options { targets: vec![target], weights: WeightChoice::Keep, dump: None };
     compile(&graph, &model, &options, &mut |_| ()).unwrap().plan

@@ -54,6 +54,9 @@ fn check_model(model: &Model) -> Result<(), PlanError> {
         let expected = format!("1 to {} (model.max_positions)", model.max_positions);
         return Err(invalid("model.max_text_tokens", model.max_text_tokens, expected));
     }
+    if let Some(id) = model.eos_ids.iter().find(|&&id| id >= model.vocab_size) {
+        return Err(invalid("model.eos_ids", id, format!("below {} (model.vocab_size)", model.vocab_size)));
+    }
     Ok(())
 }
 

@@ -54,6 +54,7 @@ fn sample() -> Plan {
             vocab_size: 11,
             max_positions: 64,
             max_text_tokens: 32,
+            eos_ids: Vec::new(),
         },
         tensors: vec![
             Tensor { name: "table".into(), dtype: DType::F32, shape: vec![11, 8] },

@@ -121,6 +121,7 @@ pub(crate) fn plan() -> Plan {
             vocab_size: VOCAB as u32,
             max_positions: POSITIONS,
             max_text_tokens: 6,
+            eos_ids: Vec::new(),
         },
         tensors: vec![tensor("table", VOCAB as u64), tensor("gain", 2)],
         buffers,
