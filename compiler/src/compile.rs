@@ -130,8 +130,7 @@ pub fn compile(
     let notes = vec![format!("{} programs of {} bodies", variants.len(), rolled.bodies.len())];
     log.end(Phase::Extracted, 0, notes, || variants_text(&variants));
 
-    let bounds = Bounds { max_context: model.max_positions, binding_bytes: 0 };
-    let composed = compose_all(&variants, bounds)?;
+    let composed = compose_all(&variants, model.max_positions)?;
     let count = composed.iter().flatten().map(|b| b.kernels.len()).sum::<usize>();
     log.end(Phase::Kernels, 0, vec![format!("{count} kernels composed and validated")], || kernels_text(&composed));
 
@@ -192,13 +191,19 @@ fn cost_model<'w>(target: &Target, rows: RowRange, stored: &'w FxHashSet<egg::Id
     }
 }
 
-fn compose_all(variants: &[Variant], bounds: Bounds) -> Result<Vec<Vec<ComposedBody>>, CompileError> {
+fn compose_all(variants: &[Variant], max_context: u32) -> Result<Vec<Vec<ComposedBody>>, CompileError> {
     let compose = |variant: &Variant, body: &Extracted| {
-        let bounds = Bounds { binding_bytes: variant.target.limits.binding_bytes, ..bounds };
+        let limits = &variant.target.limits;
+        let bounds = Bounds {
+            max_context,
+            binding_bytes: limits.binding_bytes,
+            storage_buffers: limits.storage_buffers,
+            rows: variant.rows,
+        };
         let lowered = lower(&body.graph, bounds)?;
         let kernel = |call: &crate::lower::Call| {
             let error = |error| CompileError::Kernel { target: variant.target.name.clone(), error };
-            kernels::lower(&call.operation, variant.target, variant.rows).map_err(error)
+            kernels::lower(&call.operation, variant.target, call.operation.row_range(variant.rows)).map_err(error)
         };
         let kernels = lowered.calls.iter().map(kernel).collect::<Result<_, _>>()?;
         Ok(ComposedBody { lowered, kernels })

@@ -78,8 +78,9 @@ impl Place {
 pub fn roll(graph: &Graph) -> Result<Rolled, RollError> {
     let live = graph.live();
     let places = places(graph);
-    let mut order: Vec<Place> =
-        graph.ids().filter(|&id| live[usize::from(id)]).map(|id| places[usize::from(id)]).collect();
+    let escapes = escapes(graph, &live, &places);
+    let computed = |id: &Id| live[usize::from(*id)] && !graph.node(*id).op.is_leaf();
+    let mut order: Vec<Place> = graph.ids().filter(computed).map(|id| places[usize::from(id)]).collect();
     order.sort_unstable();
     order.dedup();
     order.retain(|p| *p != Place::Anywhere);
@@ -87,7 +88,7 @@ pub fn roll(graph: &Graph) -> Result<Rolled, RollError> {
     let mut rolled = Rolled::default();
     let mut known: FxHashMap<String, usize> = FxHashMap::default();
     for place in order {
-        let (body, mut region) = Cutter { graph, live: &live, places: &places, place }.cut()?;
+        let (body, mut region) = Cutter { graph, live: &live, places: &places, escapes: &escapes, place }.cut()?;
         region.body = *known.entry(body.to_string()).or_insert_with(|| {
             rolled.bodies.push(body);
             rolled.bodies.len() - 1
@@ -114,10 +115,25 @@ fn places(graph: &Graph) -> Vec<Place> {
     places
 }
 
+/// For each node: another place uses it, or it is a result.
+fn escapes(graph: &Graph, live: &[bool], places: &[Place]) -> Vec<bool> {
+    let mut escapes = vec![false; places.len()];
+    for output in graph.outputs() {
+        escapes[usize::from(output.id)] = true;
+    }
+    for (user, node) in graph.nodes().iter().enumerate().filter(|(user, _)| live[*user]) {
+        for &child in node.op.children() {
+            escapes[usize::from(child)] |= places[usize::from(child)] != places[user];
+        }
+    }
+    escapes
+}
+
 struct Cutter<'g> {
     graph: &'g Graph,
     live: &'g [bool],
     places: &'g [Place],
+    escapes: &'g [bool],
     place: Place,
 }
 
@@ -141,20 +157,12 @@ impl Cutter<'_> {
         }
         for id in self.graph.ids() {
             let here = self.places[usize::from(id)] == self.place && !self.graph.node(id).op.is_leaf();
-            if here && self.live[usize::from(id)] && self.is_used_outside(id) {
+            if here && self.live[usize::from(id)] && self.escapes[usize::from(id)] {
                 body.add_output(format!("out{}", region.outputs.len()), copies[&id]);
                 region.outputs.push(id);
             }
         }
         Ok((body, region))
-    }
-
-    fn is_used_outside(&self, id: Id) -> bool {
-        let user = |i: Id| {
-            let i_place = self.places[usize::from(i)];
-            self.live[usize::from(i)] && i_place != self.place && self.graph.node(i).op.children().contains(&id)
-        };
-        self.graph.outputs().iter().any(|o| o.id == id) || self.graph.ids().any(user)
     }
 
     fn copy(

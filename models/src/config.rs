@@ -122,6 +122,30 @@ impl Config {
             .ok_or_else(|| self.wrong(field, "a positive, finite number"))
     }
 
+    /// A list of `len` positive, finite numbers.
+    ///
+    /// # Errors
+    /// When it is absent or something else.
+    pub fn positives(&self, field: &str, len: usize) -> Result<Vec<f32>, CheckpointError> {
+        let number = |value: &Value| value.as_f64().map(|x| x as f32).filter(|x| x.is_finite() && *x > 0.0);
+        self.get(field)
+            .and_then(Value::as_array)
+            .filter(|list| list.len() == len)
+            .and_then(|list| list.iter().map(number).collect())
+            .ok_or_else(|| self.wrong(field, format!("a list of {len} positive, finite numbers")))
+    }
+
+    /// One id or a list of them; none if it is absent.
+    ///
+    /// # Errors
+    /// When it is something else.
+    pub fn ids(&self, field: &str) -> Result<Vec<i64>, CheckpointError> {
+        let Some(value) = self.get(field) else { return Ok(Vec::new()) };
+        let values = value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice);
+        let ids: Option<Vec<i64>> = values.iter().map(Value::as_i64).collect();
+        ids.ok_or_else(|| self.wrong(field, "an id or a list of ids"))
+    }
+
     /// True or false, or `default` if it is absent.
     ///
     /// # Errors

@@ -7,6 +7,7 @@ pub mod checkpoint;
 pub mod config;
 mod error;
 mod families;
+mod generation;
 mod model;
 mod net;
 pub mod sentence;

@@ -6,27 +6,31 @@ use std::path::Path;
 
 use warpweft_compiler::graph::Graph;
 use warpweft_compiler::weights::{WeightError, WeightSource};
-use warpweft_plan::{DType, Model, OutputKind};
+use warpweft_plan::{Assets, DType, Model, OutputKind};
 
 use crate::checkpoint::{Checkpoint, read_optional};
 use crate::config::Config;
 use crate::error::CheckpointError;
 use crate::families::{Parts, family};
+use crate::generation::{read_assets, read_eos_ids};
 use crate::net::Net;
-use crate::sentence::{Pooling, Sentence, read_sentence, read_tokenizer};
+use crate::sentence::{Pooling, Sentence, read_sentence};
 
 /// A checkpoint that has been read.
 #[derive(Debug)]
 pub struct Imported {
-    /// What the model computes. Its outputs are `hidden`, `embedding` and, with a head over the vocabulary, `logits`.
+    /// What the model computes. The outputs of an encoder are `hidden`, `embedding` and, with a head over the vocabulary,
+    /// `logits`; those of a decoder `hidden`, `logits`, `next`, `candidates` and, if the folder is one of
+    /// sentence-transformers, `embedding`.
     pub graph: Graph,
     /// The values of the graph's weights.
     pub weights: Weights,
     /// What the plan says of the model.
     pub info: Model,
-    /// The text of tokenizer.json, if the folder has one. Its truncation and padding are to be ignored:
-    /// [`Model::max_text_tokens`] is the limit.
-    pub tokenizer: Option<String>,
+    /// The texts that go with the model, as far as the folder has them: tokenizer.json (whose truncation and padding
+    /// are to be ignored: [`Model::max_text_tokens`] is the limit), tokenizer_config.json, generation_config.json and
+    /// the chat template.
+    pub assets: Assets,
 }
 
 /// A weight's values.
@@ -106,6 +110,8 @@ pub fn import(folder: &Path) -> Result<Imported, CheckpointError> {
     let parts = (family.build)(&config, &mut net)?;
     add_outputs(&mut net.graph, &parts, &sentence)?;
     let (graph, generated) = net.finish(family.unused)?;
+    let eos_ids =
+        if parts.next.is_some() { read_eos_ids(&sentence.transformer, &config, parts.vocab_size)? } else { Vec::new() };
     let info = Model {
         name: folder_name(folder),
         family: family.model_type.to_owned(),
@@ -113,7 +119,7 @@ pub fn import(folder: &Path) -> Result<Imported, CheckpointError> {
         vocab_size: parts.vocab_size,
         max_positions: parts.max_positions,
         max_text_tokens: sentence.max_tokens.map_or(parts.max_positions, |n| n.min(parts.max_positions)),
-        eos_ids: Vec::new(),
+        eos_ids,
     };
     let generated = generated
         .into_iter()
@@ -123,14 +129,33 @@ pub fn import(folder: &Path) -> Result<Imported, CheckpointError> {
             (name, Generated { shape, bytes })
         })
         .collect();
-    let tokenizer = read_tokenizer(&sentence.transformer)?;
-    Ok(Imported { graph, weights: Weights { checkpoint, generated }, info, tokenizer })
+    let assets = read_assets(&sentence.transformer)?;
+    Ok(Imported { graph, weights: Weights { checkpoint, generated }, info, assets })
 }
 
-/// Names the results: `hidden`, `embedding`, and `logits` where there is a head.
+/// How many candidates for the next token a decoder's `candidates` has, if its vocabulary has as many.
+const CANDIDATES: u32 = 256;
+
+/// Names the results.
 fn add_outputs(graph: &mut Graph, parts: &Parts, sentence: &Sentence) -> Result<(), CheckpointError> {
-    sentence.check_width(parts.width)?;
     graph.add_output(OutputKind::Hidden.name(), parts.hidden);
+    // A folder without modules.json gets a mean from sentence-transformers, which says little of a decoder.
+    if parts.next.is_none() || sentence.declared {
+        add_embedding(graph, parts, sentence)?;
+    }
+    if let Some(logits) = parts.logits {
+        graph.add_output(OutputKind::Logits.name(), logits);
+    }
+    if let Some(next) = parts.next {
+        graph.add_output(OutputKind::Next.name(), next);
+        let candidates = graph.candidates(next, CANDIDATES.min(parts.vocab_size))?;
+        graph.add_output(OutputKind::Candidates.name(), candidates);
+    }
+    Ok(())
+}
+
+fn add_embedding(graph: &mut Graph, parts: &Parts, sentence: &Sentence) -> Result<(), CheckpointError> {
+    sentence.check_width(parts.width)?;
     let pooled = match sentence.pooling {
         Pooling::Mean => graph.mean_pool(parts.hidden)?,
         Pooling::First => graph.first_row(parts.hidden)?,
@@ -139,9 +164,6 @@ fn add_outputs(graph: &mut Graph, parts: &Parts, sentence: &Sentence) -> Result<
     // The epsilon of torch.nn.functional.normalize, which sentence-transformers calls.
     let embedding = if sentence.normalize { graph.l2_norm(pooled, 1e-12)? } else { pooled };
     graph.add_output(OutputKind::Embedding.name(), embedding);
-    if let Some(logits) = parts.logits {
-        graph.add_output(OutputKind::Logits.name(), logits);
-    }
     Ok(())
 }
 

@@ -48,6 +48,15 @@ impl From<bool> for Bias {
     }
 }
 
+/// What a root-mean-square norm multiplies by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Gain {
+    /// The weight.
+    Weight,
+    /// One more than the weight, as Gemma has it.
+    OnePlusWeight,
+}
+
 /// A model under construction.
 pub(crate) struct Net<'a> {
     /// What has been written so far.
@@ -165,6 +174,30 @@ impl<'a> Net<'a> {
         Ok(self.graph.layer_norm(x, eps as f32, gain, bias)?)
     }
 
+    /// `x / sqrt(mean(x²) + eps) · gain` over `width` columns with the tensor `name.weight`.
+    ///
+    /// # Errors
+    /// When the tensor is missing or has another shape.
+    pub(crate) fn rms_norm(
+        &mut self,
+        x: Id,
+        name: &str,
+        width: u32,
+        eps: f64,
+        gain: Gain,
+    ) -> Result<Id, CheckpointError> {
+        let weight = self.weight(&[&format!("{name}.weight")], &[width])?;
+        let normed = self.graph.rms_norm(x, eps as f32)?;
+        let gain = match gain {
+            Gain::Weight => weight,
+            Gain::OnePlusWeight => {
+                let one = self.graph.real(1.0)?;
+                self.graph.plus(weight, one)?
+            }
+        };
+        Ok(self.graph.times(normed, gain)?)
+    }
+
     /// The rows of `table` that the token ids select.
     ///
     /// # Errors
@@ -190,9 +223,14 @@ impl<'a> Net<'a> {
     pub(crate) fn finish(self, unused: &[&str]) -> Result<(Graph, BTreeMap<String, Vec<f32>>), CheckpointError> {
         let known = |name: &str| {
             let bare = name.strip_prefix(self.base).unwrap_or(name);
-            unused.iter().any(|pattern| match pattern.strip_suffix('.') {
-                Some(_) => name.starts_with(pattern) || bare.starts_with(pattern),
-                None => name == *pattern || bare == *pattern,
+            unused.iter().any(|pattern| {
+                if let Some(end) = pattern.strip_prefix('*') {
+                    name.ends_with(end)
+                } else if pattern.ends_with('.') {
+                    name.starts_with(pattern) || bare.starts_with(pattern)
+                } else {
+                    name == *pattern || bare == *pattern
+                }
             })
         };
         let mut strangers = self.checkpoint.names().filter(|name| !self.used.contains(*name) && !known(name));

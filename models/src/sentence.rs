@@ -24,6 +24,8 @@ pub enum Pooling {
 pub struct Sentence {
     /// The folder that holds config.json and the weights: the folder itself, or one inside it in old checkpoints.
     pub transformer: PathBuf,
+    /// Whether the folder has a modules.json; without one, the mean is meant.
+    pub declared: bool,
     /// How rows become a vector.
     pub pooling: Pooling,
     /// Whether the vector is divided by its length.
@@ -70,12 +72,14 @@ pub fn read_sentence(folder: &Path) -> Result<Sentence, CheckpointError> {
     check_folder(folder)?;
     let mut sentence = Sentence {
         transformer: folder.to_owned(),
+        declared: false,
         pooling: Pooling::Mean,
         normalize: false,
         width: None,
         max_tokens: None,
     };
     if let Some(text) = read_optional(folder, "modules.json")? {
+        sentence.declared = true;
         read_modules(folder, &text, &mut sentence)?;
     }
     sentence.max_tokens = read_max_tokens(&sentence.transformer)?;

@@ -16,11 +16,7 @@ pub fn compiled(model: &Imported, targets: &[&str], weights: WeightChoice) -> Co
 
 /// The plan file of a compiled model.
 pub fn plan_file(model: &Imported, compiled: &Compiled) -> PlanFile {
-    let mut assets = Assets::default();
-    if let Some(tokenizer) = &model.tokenizer {
-        assets.insert(Assets::TOKENIZER, tokenizer);
-    }
-    PlanFile::from_bytes(packed(model, compiled, &assets)).unwrap()
+    PlanFile::from_bytes(packed(model, compiled, &model.assets)).unwrap()
 }
 
 fn packed(model: &Imported, compiled: &Compiled, assets: &Assets) -> Vec<u8> {

@@ -3,21 +3,39 @@
 //! The tests themselves are under `tests/`, a file for each ring.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::missing_panics_doc)]
 
+mod bound;
 mod compiled;
 mod copy;
+mod decode;
+mod exact;
+pub mod gpu;
+mod graphs;
+mod instance;
+mod random;
 mod reference;
 mod tiers;
 
 use std::path::{Path, PathBuf};
 
+pub use bound::rounding_error;
 pub use compiled::{compiled, plan_file, targets};
 pub use copy::{Copy, Tensors};
+pub use decode::{Decoder, Steps, recomputed};
+pub use exact::{Exact, cheapest};
+pub use graphs::{Case, cost_models, graphs, program, random_values, saturated};
+pub use instance::{Instance, instance};
+pub use random::{Magnitudes, Random};
 pub use reference::{Reference, Text};
 pub use tiers::{Runner, runners};
 
 /// The folder of a checkpoint under `tests/fixtures`.
 pub fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name)
+}
+
+/// The folder of the language model that comes with the project.
+pub fn demo() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../demo/rustdoc-lm")
 }
 
 /// The folder of the published all-MiniLM-L6-v2: `WARPWEFT_MINILM`, or where `make` puts it.

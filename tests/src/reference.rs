@@ -1,6 +1,7 @@
 //! What Hugging Face transformers computes for a fixture.
 
 use std::fs;
+use std::path::Path;
 
 use safetensors::SafeTensors;
 
@@ -27,7 +28,12 @@ impl Reference {
 
     /// That of a fixture.
     pub fn of(name: &str) -> Reference {
-        Reference(fs::read(fixture(name).join("reference.safetensors")).unwrap())
+        Reference::of_file(&fixture(name).join("reference.safetensors"))
+    }
+
+    /// That in a file.
+    pub fn of_file(file: &Path) -> Reference {
+        Reference(fs::read(file).unwrap())
     }
 
     /// Whether it has a tensor.

@@ -2,8 +2,11 @@
 //! transformers.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-use warpweft_compiler::WeightChoice;
+use warpweft_compiler::target::Target;
+use warpweft_compiler::{Options, WeightChoice, compile};
 use warpweft_models::import;
+use warpweft_plan::Role;
+use warpweft_runtime::Model;
 use warpweft_tests::{Reference, compiled, fixture, plan_file, runners, worst};
 
 /// fp32 arithmetic; a wrong GELU or epsilon costs more than that.
@@ -77,4 +80,21 @@ fn xlm_roberta() {
 #[test]
 fn modernbert() {
     check("modernbert");
+}
+
+#[test]
+fn weights_above_the_binding_limit_are_split() {
+    let imported = import(&fixture("bert-mlm")).unwrap();
+    let reference = Reference::of("bert-mlm");
+    let mut small = Target::named("webgpu").unwrap().clone();
+    // 64 rows of 124 columns, 128 rows of 60: the vocabulary of 509 takes four windows.
+    small.limits.binding_bytes = 64 * 128 * 4;
+    let options = Options { targets: vec![Box::leak(Box::new(small))], weights: WeightChoice::Keep, dump: None };
+    let compiled = compile(&imported.graph, &imported.info, &options, &mut |_| ()).unwrap();
+    let split = compiled.plan.buffers.iter().filter(|b| matches!(b.role, Role::Weight { offset: 1.., .. })).count();
+    assert!(split >= 6, "three windows after the first, of the embedding and of the head's bias; found {split}");
+    let mut model = Model::from_plan(plan_file(&imported, &compiled), &Default::default(), &mut |_| ()).unwrap();
+    let ids = reference.ids("input_ids");
+    let logits = model.logits_ids(&[&ids]).unwrap();
+    close("logits through windows", &logits.values, &reference.floats("logits"), LOGITS);
 }

@@ -160,10 +160,9 @@ impl<'e> Search<'e> {
     fn attempt(&self, choice: &mut Choice, roots: &[Id], best: f64, changes: Vec<(Id, Op)>) -> f64 {
         let mut old = Vec::new();
         for (class, node) in changes {
-            if node.children().iter().all(|c| choice.contains_key(c)) && choice.get(&class) != Some(&node) {
-                if let Some(previous) = choice.insert(class, node) {
-                    old.push((class, previous));
-                }
+            let possible = node.children().iter().all(|c| choice.contains_key(c)) && choice.get(&class) != Some(&node);
+            if possible && let Some(previous) = choice.insert(class, node) {
+                old.push((class, previous));
             }
         }
         if old.is_empty() {

@@ -226,7 +226,7 @@ impl<'a, F: Fn(Id) -> &'a Fact> Infer<'_, F> {
                     _ => None,
                 };
                 let pairs = pairs.ok_or(format!("frequencies must be a vector, found {}", show(&f.shape)))?;
-                if width % heads != 0 || 2 * pairs > width / heads || pairs == 0 {
+                if width % heads != 0 || pairs > width / heads / 2 || pairs == 0 {
                     return Err(format!("{heads} heads and {pairs} frequencies do not fit {width} columns"));
                 }
                 if p.shape != [rows] || p.dtype != DType::U32 {
@@ -236,6 +236,16 @@ impl<'a, F: Fn(Id) -> &'a Fact> Infer<'_, F> {
                     return Err(format!("interleaved is 0 or 1, found {interleaved}"));
                 }
                 tensor(t.shape.clone(), DType::F32, false)
+            }
+            Op::HeadNorm([x, heads, eps, gain]) => {
+                let (t, g, heads) = (self.tensor(*x)?, self.tensor(*gain)?, self.positive(*heads)?);
+                self.real(*eps)?;
+                let [_, width] = matrix(t)?;
+                let of_head = g.shape.first().and_then(|d| d.as_constant()).filter(|_| g.shape.len() == 1);
+                if of_head.and_then(|n| n.checked_mul(heads)) != width.as_constant() {
+                    return Err(format!("{heads} heads and a gain {} do not fit {width} columns", show(&g.shape)));
+                }
+                tensor(t.shape.clone(), DType::F32, t.constant && g.constant)
             }
             Op::Append([cache, x]) => {
                 let t = self.tensor(*x)?;
@@ -254,7 +264,7 @@ impl<'a, F: Fn(Id) -> &'a Fact> Infer<'_, F> {
                 if width.as_constant().is_none_or(|w| n > w) {
                     return Err(format!("there are no {n} greatest values in {}", show(&t.shape)));
                 }
-                tensor(vec![rows, (1 + 2 * n).into()], DType::F32, false)
+                tensor(vec![rows, Dim::from(n) * 2 + Dim::constant(1)], DType::F32, false)
             }
             Op::MeanPool([x]) | Op::FirstRow([x]) | Op::MaxPool([x]) | Op::LastRow([x]) => {
                 let t = self.tensor(*x)?;
@@ -295,7 +305,7 @@ impl<'a, F: Fn(Id) -> &'a Fact> Infer<'_, F> {
                 let [rows, width] = matrix(v)?;
                 let width = width.as_constant().filter(|w| w % g == 0);
                 match width {
-                    Some(width) if rows == keys => tensor(vec![queries, (width / g * h).into()], DType::F32, false),
+                    Some(width) if rows == keys => tensor(vec![queries, Dim::from(width / g) * h], DType::F32, false),
                     _ => Err(format!("values {} do not fit {g} heads and {keys} keys", show(&v.shape))),
                 }
             }

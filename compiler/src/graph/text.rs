@@ -35,7 +35,7 @@ impl fmt::Display for Graph {
         let d = self.declarations();
         for (i, w) in d.weights.iter().enumerate() {
             let shape: Vec<_> = w.shape.iter().map(u64::to_string).collect();
-            writeln!(f, "weight @{i} {:?} {}[{}]", w.name, w.dtype, shape.join(", "))?;
+            writeln!(f, "weight @{i} {} {}[{}]", quote(&w.name), w.dtype, shape.join(", "))?;
         }
         for (i, a) in d.args.iter().enumerate() {
             writeln!(f, "arg ${i} {}{}", a.dtype, show(&a.shape))?;
@@ -87,7 +87,7 @@ impl std::str::FromStr for Graph {
     fn from_str(text: &str) -> Result<Graph, TextError> {
         let mut parser = Parser { graph: Graph::default(), lines: Vec::new() };
         for (i, line) in text.lines().enumerate() {
-            let line = line.split_once('#').map_or(line, |(code, _)| code).trim();
+            let line = without_comment(line).trim();
             if !line.is_empty() {
                 parser.line(line).map_err(|problem| TextError { line: i + 1, problem })?;
             }
@@ -141,9 +141,7 @@ impl Parser {
 
     fn weight(&mut self, rest: &str) -> Result<(), String> {
         let (sigil, rest) = rest.split_once(' ').ok_or("expected weight @n \"name\" dtype[shape]")?;
-        let rest = rest.trim().strip_prefix('"').ok_or("expected a quoted name")?;
-        let (name, kind) = rest.rsplit_once('"').ok_or("expected a quoted name")?;
-        let name = name.replace("\\\"", "\"").replace("\\\\", "\\");
+        let (name, kind) = quoted(rest.trim()).ok_or("expected a quoted name")?;
         let (dtype, shape) = parse_kind(kind.trim())?;
         let size = |d: &Dim| d.as_constant().and_then(|n| u64::try_from(n).ok());
         let shape = shape.iter().map(size).collect::<Option<Vec<_>>>().ok_or("a weight's shape is constant")?;
@@ -212,6 +210,52 @@ impl Parser {
         let op = Op::from_op(word, vec![]).map_err(|_| format!("{word:?} is no leaf"))?;
         self.graph.add(op).map_err(|e| e.to_string())
     }
+}
+
+/// A name between quotes, in one line: quotes, backslashes and line breaks are escaped.
+fn quote(name: &str) -> String {
+    let mut out = String::from('"');
+    for c in name.chars() {
+        match c {
+            '"' | '\\' => out.extend(['\\', c]),
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            _ => out.push(c),
+        }
+    }
+    out.push('"');
+    out
+}
+
+/// The name that `text` starts with, as [`quote`] writes it, and what follows.
+fn quoted(text: &str) -> Option<(String, &str)> {
+    let mut name = String::new();
+    let mut chars = text.strip_prefix('"')?.chars();
+    loop {
+        match chars.next()? {
+            '"' => return Some((name, chars.as_str())),
+            '\\' => name.push(match chars.next()? {
+                'n' => '\n',
+                'r' => '\r',
+                c => c,
+            }),
+            c => name.push(c),
+        }
+    }
+}
+
+/// The line up to the first `#` that stands in no quoted name.
+fn without_comment(line: &str) -> &str {
+    let (mut in_name, mut escaped) = (false, false);
+    for (at, c) in line.char_indices() {
+        match c {
+            '#' if !in_name => return &line[..at],
+            '"' if !escaped => in_name = !in_name,
+            _ => {}
+        }
+        escaped = c == '\\' && !escaped;
+    }
+    line
 }
 
 fn take<'t>(rest: &mut &[&'t str]) -> Option<&'t str> {

@@ -16,18 +16,19 @@ use crate::target::Target;
 pub struct AttentionTile {
     /// Rows.
     pub rows: u32,
-    /// vec4s of keys of a lane.
-    pub keys4: u32,
 }
+
+/// vec4s of keys of a lane in `attention/broadcast_tile.wgsl`; with two, each is used less often than it costs.
+const KEYS4: u32 = 1;
 
 /// Rows of a tile, keys of a block and invocations in `attention/workgroup_tile.wgsl`.
 const WORKGROUP_TILE: (u32, u32, u32) = (16, 32, 64);
 
 /// Keys that a row sees around itself.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-struct Band {
-    before: Option<u32>,
-    after: Option<u32>,
+pub(super) struct Band {
+    pub(super) before: Option<u32>,
+    pub(super) after: Option<u32>,
 }
 
 impl Band {
@@ -38,7 +39,7 @@ impl Band {
 }
 
 /// Takes the masks that are added to a term off it; the rest is `None` if nothing is left.
-fn split_mask(term: &Term) -> (Option<Term>, Band) {
+pub(super) fn split_mask(term: &Term) -> (Option<Term>, Band) {
     match term {
         Term::BandMask { before, after } => (None, Band { before: *before, after: *after }),
         Term::Binary(Binary::Add, a, b) => {
@@ -118,7 +119,7 @@ impl Attention {
         interface.rows_table();
         interface.function(self.key_range());
         let mut functions = BTreeSet::new();
-        let value = expression(&self.logit, 0, &mut functions)?;
+        let value = expression(&self.logit, &[], &mut functions)?;
         interface.library(functions);
         interface.function(format!("fn logit(acc: vec4<f32>) -> vec4<f32> {{\n    return {value};\n}}\n"));
         let dim = self.value_dim();
@@ -178,12 +179,12 @@ impl Attention {
     }
 }
 
-fn store_head(body: &str) -> String {
+pub(super) fn store_head(body: &str) -> String {
     format!("fn store(m: u32, head: u32, d4: u32, value: vec4<f32>) {{\n{body}}}\n")
 }
 
 /// `load_name(m, head, d4)`; beyond the head's width it gives zeros if `exact`, else any finite numbers.
-fn load_head(name: &str, view: View, dim: u32, exact: bool) -> String {
+pub(super) fn load_head(name: &str, view: View, dim: u32, exact: bool) -> String {
     let (stride, offset) = (view.stride, view.offset);
     let head = format!("fn load_{name}(m: u32, head: u32, d4: u32) -> vec4<f32> {{\n");
     if dim.is_multiple_of(4) && offset.is_multiple_of(4) {
@@ -210,32 +211,26 @@ pub(crate) fn candidates(operation: &Operation, target: &Target, rows: RowRange)
     let keys = f64::from(attention.max_context).min(typical).max(1.0);
     let work = f64::from(attention.heads * (attention.head_dim() + attention.value_dim())) * typical * keys;
     let rates = &target.rates;
+    let padded = |size: f64, to: u32| (size / f64::from(to)).ceil() * f64::from(to) / size;
     let mut choices = Vec::new();
     if let Some(lanes) = target.subgroup_size {
         for tile_rows in [4, 8, 16] {
-            for keys4 in [1, 2] {
-                // For each fused multiply-add: its share of the loads of keys and values and of the broadcasts.
-                let reuse = f64::from(tile_rows);
-                let loads = rates.scattered_load / (4.0 * reuse) + rates.load / (4.0 * reuse);
-                let broadcasts = rates.broadcast * (1.0 / f64::from(4 * keys4) + 0.25) / 2.0;
-                let idle = f64::from(attention.value_dim().div_ceil(4).next_multiple_of(lanes))
-                    / f64::from(attention.value_dim().div_ceil(4));
-                let spill = (f64::from(tile_rows * 4 * (keys4 + 1)) / f64::from(rates.registers)).max(1.0);
-                let waste = (typical / reuse).ceil() * reuse / typical;
-                let padded = (keys / f64::from(4 * keys4 * lanes)).ceil() * f64::from(4 * keys4 * lanes) / keys;
-                let each = (0.5 + 0.5 * idle) * spill + loads + broadcasts;
-                let seconds = work * each * waste * padded / rates.fmas;
-                choices.push(Choice {
-                    algorithm: Algorithm::AttentionBroadcast(AttentionTile { rows: tile_rows, keys4 }),
-                    seconds,
-                });
-            }
+            // For each fused multiply-add: its share of the loads of keys and values and of the broadcasts.
+            let reuse = 4.0 * f64::from(tile_rows);
+            let loads = rates.scattered_load / reuse + rates.load / reuse;
+            let broadcasts = rates.broadcast / 4.0;
+            let idle = padded(f64::from(attention.value_dim().div_ceil(4)), lanes);
+            let spill = (2.0 * reuse / f64::from(rates.registers)).max(1.0);
+            let each = (0.5 + 0.5 * idle) * spill + loads + broadcasts;
+            let seconds = work * each * padded(typical, tile_rows) * padded(keys, 4 * lanes) / rates.fmas;
+            let tile = AttentionTile { rows: tile_rows };
+            choices.push(Choice { algorithm: Algorithm::AttentionBroadcast(tile), seconds });
         }
     }
     let each = 1.0 + rates.load / 4.0 + rates.workgroup_load;
-    let (tile_rows, ..) = WORKGROUP_TILE;
-    let waste = (typical / f64::from(tile_rows)).ceil() * f64::from(tile_rows) / typical;
-    choices.push(Choice { algorithm: Algorithm::AttentionWorkgroup, seconds: work * each * waste / rates.fmas });
+    let (tile_rows, tile_keys, _) = WORKGROUP_TILE;
+    let seconds = work * each * padded(typical, tile_rows) * padded(keys, tile_keys) / rates.fmas;
+    choices.push(Choice { algorithm: Algorithm::AttentionWorkgroup, seconds });
     Ok(choices)
 }
 
@@ -247,23 +242,23 @@ pub(crate) fn broadcast_tile(
 ) -> Result<Composed, KernelError> {
     let attention = Attention::of(operation)?;
     let lanes = target.subgroup_size.ok_or_else(|| KernelError::Algorithm("with subgroups".to_owned()))?;
-    let AttentionTile { rows, keys4 } = tile;
+    let AttentionTile { rows } = tile;
     let (d4, dv4) = (attention.head_dim().div_ceil(4), attention.value_dim().div_ceil(4));
     // Written out, the lanes of a large subgroup make too long a text.
     let lanes_loop = if lanes <= 8 { "//# unroll" } else { "//# trips S" };
     Draft {
-        name: attention.name(&format!("broadcast{lanes}_{rows}x{}", keys4 * 4 * lanes)),
+        name: attention.name(&format!("broadcast{lanes}_{rows}x{}", KEYS4 * 4 * lanes)),
         source: include_str!("attention/broadcast_tile.wgsl"),
         constants: vec![
             ("S", lanes, "lanes of a subgroup"),
             ("R", rows, "rows of a tile"),
-            ("B", keys4, "vec4s of keys of a lane"),
+            ("B", KEYS4, "vec4s of keys of a lane"),
             ("X", rows.div_ceil(lanes), "vec4s of q that a lane reads for four columns"),
             ("D4", d4, "vec4s of columns of a head of q and k"),
             ("DV4", dv4, "vec4s of columns of a head of v"),
             ("C4", dv4.div_ceil(lanes), "vec4s of columns of a lane"),
             ("G", attention.heads / attention.kv_heads, "heads of q for one of k and v"),
-            ("BLOCKS", blocks(attention.span(rows), 4 * keys4 * lanes), "the most blocks of keys"),
+            ("BLOCKS", blocks(attention.span(rows), 4 * KEYS4 * lanes), "the most blocks of keys"),
         ],
         slots: vec![("lanes", lanes_loop.to_owned())],
         interface: attention.interface()?,
@@ -303,7 +298,7 @@ pub(crate) fn workgroup_tile(operation: &Operation, target: &Target) -> Result<C
     .finish(target)
 }
 
-fn blocks(span: u64, keys: u32) -> u32 {
+pub(super) fn blocks(span: u64, keys: u32) -> u32 {
     u32::try_from(span.div_ceil(u64::from(keys))).unwrap_or(u32::MAX)
 }
 

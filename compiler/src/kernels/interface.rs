@@ -123,10 +123,24 @@ impl Interface {
 
     /// Defines a function `name` of `(m, n4, acc)`, and `acc2` where the term reads it, from a term.
     pub(crate) fn epilogue(&mut self, name: &str, term: &Term) -> Result<(), KernelError> {
-        let value = expression(term, self.operands, &mut self.library)?;
+        let operands: Vec<String> = (0..self.operands).map(|i| format!("load_e{i}(m, n4)")).collect();
+        self.define(name, "", term, &operands)
+    }
+
+    /// The same, but the operands in `vectors` are parameters `v0`, `v1`…, so that a kernel reads them once for many
+    /// rows.
+    pub(crate) fn epilogue_with(&mut self, name: &str, term: &Term, vectors: &[usize]) -> Result<(), KernelError> {
+        let operand = |i| if vectors.contains(&i) { format!("v{i}") } else { format!("load_e{i}(m, n4)") };
+        let operands: Vec<String> = (0..self.operands).map(operand).collect();
+        let parameters: String = vectors.iter().map(|i| format!(", v{i}: vec4<f32>")).collect();
+        self.define(name, &parameters, term, &operands)
+    }
+
+    fn define(&mut self, name: &str, more: &str, term: &Term, operands: &[String]) -> Result<(), KernelError> {
+        let value = expression(term, operands, &mut self.library)?;
         let acc2 = if reads(term, &Term::Acc2) { ", acc2: vec4<f32>" } else { "" };
         self.function(format!(
-            "fn {name}(m: u32, n4: u32, acc: vec4<f32>{acc2}) -> vec4<f32> {{\n    return {value};\n}}\n"
+            "fn {name}(m: u32, n4: u32, acc: vec4<f32>{acc2}{more}) -> vec4<f32> {{\n    return {value};\n}}\n"
         ));
         Ok(())
     }

@@ -112,7 +112,7 @@ fn unpack(packed: Packed, h: u32) -> vec4<f32> {{
 "
         ));
         interface.operands(self.operands, self.n, self.rows)?;
-        interface.epilogue("epilogue", self.term)?;
+        interface.epilogue_with("epilogue", self.term, &self.vectors())?;
         interface.result(self.out, self.rows)?;
         Ok(interface)
     }
@@ -129,12 +129,21 @@ fn unpack(packed: Packed, h: u32) -> vec4<f32> {{
         Dim::constant(weight) + operands + self.rows.dim() * (4 * i64::from(self.x.width + self.n))
     }
 
-    /// The slot `result` of a kernel with two accumulators.
-    fn result(&self, column: &str, acc: &str, acc2: &str) -> Vec<(&'static str, String)> {
-        match reads(self.term, &Term::Acc2) {
-            true => vec![("result", format!("store(m, {column}, epilogue(m, {column}, {acc}, {acc2}));"))],
-            false => Vec::new(),
+    /// Operands that are the same for all rows.
+    fn vectors(&self) -> Vec<usize> {
+        let used = |i: &usize| matches!(self.operands[*i], Operand::Vector) && reads(self.term, &Term::Operand(*i));
+        (0..self.operands.len()).filter(used).collect()
+    }
+
+    /// The slots `columns` and `result`: what is read once for four columns, and what is stored for each row of them.
+    fn result(&self, acc: &str, acc2: &str) -> Vec<(&'static str, String)> {
+        let columns = self.vectors().iter().map(|i| format!("let v{i} = load_e{i}(0u, column4);\n")).collect();
+        let mut arguments = acc.to_owned();
+        if reads(self.term, &Term::Acc2) {
+            arguments += &format!(", {acc2}");
         }
+        arguments.extend(self.vectors().iter().map(|i| format!(", v{i}")));
+        vec![("columns", columns), ("result", format!("store(m, column4, epilogue(m, column4, {arguments}));"))]
     }
 
     /// Workgroups of `columns4` vec4s of columns and `rows` rows.
@@ -209,9 +218,9 @@ impl BroadcastTile {
         let octets = f64::from(self.octets);
         let fmas = 8.0 * octets * tile_rows * columns;
         let vec4s_of_w = f64::from(linear.format.bytes()) / 2.0 * columns * octets;
-        let loads = (vec4s_of_w + f64::from(self.loads(lanes))) * rates.scattered_load;
+        let loads = vec4s_of_w * rates.scattered_load + f64::from(self.loads(lanes)) * rates.load;
         let broadcasts = 8.0 * octets * tile_rows * rates.broadcast;
-        let spill = (tile_rows * columns / f64::from(rates.registers)).max(1.0);
+        let spill = (tile_rows * columns / f64::from(rates.registers)).max(1.0).powf(1.5);
         let lane = f64::from(linear.k8()) / octets * (fmas * spill + loads + broadcasts);
         let groups = f64::from(rows.div_ceil(self.rows)) * f64::from(linear.n4().div_ceil(self.columns4 * lanes));
         let busy = f64::from(rates.lanes / lanes).max(1.0);
@@ -270,7 +279,7 @@ pub(crate) fn workgroup_tile(
             ("K8", linear.k8(), "octets of k"),
             ("N4", linear.n4(), "vec4s of columns"),
         ],
-        slots: linear.result("column4", "acc[c * R + r]", "acc[(C4 + c) * R + r]"),
+        slots: linear.result("acc[c * R + r]", "acc[(C4 + c) * R + r]"),
         interface: linear.interface()?,
         workgroup: INVOCATIONS,
         grid: linear.grid(ALONG_COLUMNS, rows * along_rows),
@@ -295,7 +304,7 @@ pub(crate) fn split_dot(operation: &Operation, split: SplitDot, target: &Target)
             ("K8", linear.k8(), "octets of k"),
             ("N4", linear.n4(), "vec4s of columns"),
         ],
-        slots: linear.result("column4", "acc[r]", "acc[R + r]"),
+        slots: linear.result("acc[r]", "acc[R + r]"),
         interface: linear.interface()?,
         workgroup: INVOCATIONS,
         grid: linear.grid(INVOCATIONS / shares, rows),
@@ -327,7 +336,7 @@ pub(crate) fn broadcast_tile(
             ("K8", linear.k8(), "octets of k"),
             ("N4", linear.n4(), "vec4s of columns"),
         ],
-        slots: linear.result("column4", "acc[c * R + r]", "acc[(C4 + c) * R + r]"),
+        slots: linear.result("acc[c * R + r]", "acc[(C4 + c) * R + r]"),
         interface: linear.interface()?,
         workgroup: lanes,
         grid: linear.grid(columns4 * lanes, rows),

@@ -29,21 +29,23 @@ impl Function {
     }
 }
 
-/// The WGSL expression (a `vec4<f32>`) of a term. `acc` and `acc2` are the accumulators, `load_e0(m, n4)` and so on
-/// the operands, of which there are `operands`.
+/// The WGSL expression (a `vec4<f32>`) of a term. `acc` and `acc2` are the accumulators, `operands[i]` the expression
+/// of an operand.
 ///
 /// # Errors
 /// An operand that does not exist, a number that is not finite, a mask.
 pub(crate) fn expression(
     term: &Term,
-    operands: usize,
+    operands: &[String],
     functions: &mut BTreeSet<Function>,
 ) -> Result<String, KernelError> {
     Ok(match term {
         Term::Acc => "acc".to_owned(),
         Term::Acc2 => "acc2".to_owned(),
-        Term::Operand(i) if *i < operands => format!("load_e{i}(m, n4)"),
-        Term::Operand(i) => return Err(KernelError::Term(format!("operand {i} of {operands}"))),
+        Term::Operand(i) => match operands.get(*i) {
+            Some(operand) => operand.clone(),
+            None => return Err(KernelError::Term(format!("operand {i} of {}", operands.len()))),
+        },
         Term::Constant(c) => format!("vec4<f32>({})", literal(*c)?),
         Term::Unary(function, a) => {
             let a = expression(a, operands, functions)?;
@@ -101,14 +103,15 @@ mod tests {
     #[test]
     fn writes_terms() {
         let mut functions = BTreeSet::new();
+        let operands = ["load_e0(m, n4)".to_owned()];
         let sum = Term::Binary(Binary::Add, Box::new(Term::Acc), Box::new(Term::Operand(0)));
         let term = Term::Unary(Unary::Silu, Box::new(sum));
-        assert_eq!(expression(&term, 1, &mut functions).unwrap(), "silu((acc + load_e0(m, n4)))");
+        assert_eq!(expression(&term, &operands, &mut functions).unwrap(), "silu((acc + load_e0(m, n4)))");
         assert_eq!(functions.into_iter().collect::<Vec<_>>(), [Function::Sigmoid, Function::Silu]);
         assert!(reads(&term, &Term::Acc) && !reads(&term, &Term::Acc2));
         let mut functions = BTreeSet::new();
         for bad in [Term::Operand(1), Term::Constant(f32::NAN), Term::BandMask { before: None, after: None }] {
-            assert!(matches!(expression(&bad, 1, &mut functions), Err(KernelError::Term(_))));
+            assert!(matches!(expression(&bad, &operands, &mut functions), Err(KernelError::Term(_))));
         }
         assert_eq!(literal(1e-12).unwrap(), "1e-12f");
         assert_eq!(literal(-2.0).unwrap(), "-2.0f");

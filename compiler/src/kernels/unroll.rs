@@ -54,7 +54,26 @@ pub(crate) fn unroll(source: &str) -> Result<Unrolled, UnrollError> {
         return Err(UnrollError::LoopInFunction(at.trim().to_owned()));
     }
     let body = split_arrays(&broadcast_constant_lanes(&text[main..], &known), &known)?;
-    Ok(Unrolled { wgsl: text[..main].to_owned() + &body, trips })
+    Ok(Unrolled { wgsl: text[..main].to_owned() + &indent(&body), trips })
+}
+
+/// Indents lines by the brackets that they are inside.
+fn indent(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut depth = 0usize;
+    for line in text.lines().map(str::trim) {
+        let code = line.split("//").next().unwrap_or("");
+        let closes = code.chars().take_while(|c| matches!(c, '}' | ')')).count();
+        let level = depth.saturating_sub(closes);
+        if !line.is_empty() {
+            out.extend(std::iter::repeat_n("    ", level));
+            out.push_str(line);
+        }
+        out.push('\n');
+        let count = |set: [char; 2]| code.chars().filter(|c| set.contains(c)).count();
+        depth = (depth + count(['{', '('])).saturating_sub(count(['}', ')']));
+    }
+    out
 }
 
 fn starts_loop(line: &str) -> bool {
@@ -365,17 +384,17 @@ fn main() {
     for (var k = 0u; k < n; k++) {
         {
             let x = subgroupBroadcast(v.r, 1u);
-                acc_0 += x;
-                acc_1 += x;
+            acc_0 += x;
+            acc_1 += x;
         }
         {
             let x = subgroupBroadcast(v.r, 2u);
-                acc_2 += x;
-                acc_3 += x;
+            acc_2 += x;
+            acc_3 += x;
         }
     }
-        out[0u] = acc_0;
-        out[3u] = acc_3;
+    out[0u] = acc_0;
+    out[3u] = acc_3;
 }
 ";
         assert_eq!(unroll(source).unwrap(), Unrolled { wgsl: expected.to_owned(), trips: 3 });

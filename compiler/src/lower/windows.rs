@@ -1,10 +1,13 @@
 //! Weights above the binding limit: a call for each window of rows.
 
+use egg::{Id, Language};
 use warpweft_plan::PAD;
 
-use super::{Call, Input, LowerError, WeightUse, gather_rows};
+use super::{Call, Input, LowerError, WeightUse};
+use crate::graph::{ArgId, Fact, FactError, Graph, Op};
 use crate::kernels::Slot;
 use crate::kernels::spec::{Operand, Operation, View};
+use crate::pack::ROW_PAD;
 
 /// First rows of windows are multiples of this: vec4 columns of the result, and 256-byte offsets of vectors.
 const STEP: u64 = 64;
@@ -15,9 +18,11 @@ pub(super) fn split(call: Call, binding_bytes: u64) -> Result<Vec<Call>, LowerEr
         Operation::Linear { x, n, format, .. } => {
             let row_bytes = padded(x.width) * u64::from(format.bytes());
             let rows = window(u64::from(*n), row_bytes, binding_bytes)?;
-            Ok(starts(u64::from(*n), rows)
-                .map(|first| linear_window(&call, first, rows.min(u64::from(*n) - first)))
-                .collect())
+            let n = u64::from(*n);
+            if rows == n {
+                return Ok(vec![call]);
+            }
+            starts(n, rows).map(|first| linear_window(&call, first, rows.min(n - first))).collect()
         }
         Operation::Map { width, operands, .. } | Operation::Normalize { width, operands, .. } => {
             let mut calls = vec![call.clone()];
@@ -25,18 +30,26 @@ pub(super) fn split(call: Call, binding_bytes: u64) -> Result<Vec<Call>, LowerEr
                 let Operand::Gather { format, rows, .. } = operand else { continue };
                 let row_bytes = padded(*width) * u64::from(format.bytes());
                 let each = window(u64::from(*rows), row_bytes, binding_bytes)?;
-                calls = calls
-                    .iter()
-                    .flat_map(|c| {
-                        starts(u64::from(*rows), each)
-                            .map(|first| gather_window(c, at, first, each))
-                            .collect::<Vec<_>>()
-                    })
-                    .collect();
+                if each == u64::from(*rows) {
+                    continue;
+                }
+                let windows = |c: &Call| {
+                    let first = starts(u64::from(*rows), each);
+                    first
+                        .map(|first| gather_window(c, at, first, each.min(u64::from(*rows) - first)))
+                        .collect::<Vec<_>>()
+                };
+                calls = calls.iter().flat_map(windows).collect::<Result<_, _>>()?;
             }
             Ok(calls)
         }
-        Operation::Attention { .. } | Operation::Pool { .. } | Operation::Rope { .. } => Ok(vec![call]),
+        Operation::Attention { .. }
+        | Operation::Pool { .. }
+        | Operation::Heads { .. }
+        | Operation::CachedAttention { .. }
+        | Operation::CombineAttention { .. }
+        | Operation::CandidateChunks { .. }
+        | Operation::Candidates { .. } => Ok(vec![call]),
     }
 }
 
@@ -47,7 +60,7 @@ fn padded(width: u32) -> u64 {
 /// Rows of each window: all of them where they fit.
 fn window(rows: u64, row_bytes: u64, binding_bytes: u64) -> Result<u64, LowerError> {
     let fit = binding_bytes / row_bytes;
-    if rows <= fit {
+    if rows.next_multiple_of(ROW_PAD) <= fit {
         return Ok(rows);
     }
     match fit / STEP * STEP {
@@ -64,7 +77,7 @@ fn starts(rows: u64, each: u64) -> impl Iterator<Item = u64> {
     (0..rows).step_by(each as usize)
 }
 
-fn linear_window(call: &Call, first: u64, rows: u64) -> Call {
+fn linear_window(call: &Call, first: u64, rows: u64) -> Result<Call, LowerError> {
     let mut call = call.clone();
     if let Operation::Linear { n, out, operands, .. } = &mut call.operation {
         *n = rows as u32;
@@ -80,17 +93,46 @@ fn linear_window(call: &Call, first: u64, rows: u64) -> Call {
             *weight = WeightUse { first, rows, ..*weight };
         }
     }
-    call
+    call.meaning = columns(&call.meaning, first, rows)?;
+    Ok(call)
 }
 
-fn gather_window(call: &Call, at: usize, start: u64, each: u64) -> Call {
+/// The meaning of a contraction's columns `first .. first + rows`: only these rows of the weights, only these columns of
+/// what the term reads. The output's name says where they stand in the result.
+fn columns(meaning: &Graph, first: u64, rows: u64) -> Result<Graph, FactError> {
+    let mut declarations = meaning.declarations().clone();
+    let whole = declarations.weights.first().map_or(0, |w| w.shape[0]);
+    for weight in &mut declarations.weights {
+        weight.shape[0] = rows;
+    }
+    // The contraction's input is the first argument; the others are read by the term, as a whole or through a window.
+    let read_by_term = |id: Id| matches!(meaning.node(id).op, Op::Arg(ArgId(1..)));
+    let windowed = |id: Id| meaning.nodes().iter().any(|n| matches!(n.op, Op::Slice([x, ..]) if x == id));
+    let mut graph = Graph::with_declarations(declarations);
+    let mut copies: Vec<Id> = Vec::new();
+    for (at, node) in meaning.nodes().iter().enumerate() {
+        let mut copy = graph.add(node.op.clone().map_children(|c| copies[usize::from(c)]));
+        if read_by_term(Id::from(at)) && !windowed(Id::from(at)) {
+            copy = graph.slice(copy?, 1, first, rows);
+        }
+        if let Op::Slice([x, _, start, _]) = node.op
+            && let (true, Fact::Int(start)) = (read_by_term(x), &meaning.node(start).fact)
+        {
+            copy = graph.slice(copies[usize::from(x)], 1, first + start.unsigned_abs(), rows);
+        }
+        copies.push(copy?);
+    }
+    for output in meaning.outputs() {
+        graph.add_output(format!("{}+{first}/{whole}", output.name), copies[usize::from(output.id)]);
+    }
+    Ok(graph)
+}
+
+fn gather_window(call: &Call, at: usize, start: u64, count: u64) -> Result<Call, LowerError> {
     let mut call = call.clone();
-    let (Operation::Map { operands, .. } | Operation::Normalize { operands, .. }) = &mut call.operation else {
-        return call;
-    };
-    let all = u64::from(gather_rows(&operands[at]).unwrap_or(0));
-    let count = each.min(all - start);
-    if let Operand::Gather { first, rows, .. } = &mut operands[at] {
+    if let Operation::Map { operands, .. } | Operation::Normalize { operands, .. } = &mut call.operation
+        && let Operand::Gather { first, rows, .. } = &mut operands[at]
+    {
         (*first, *rows) = (start as u32, count as u32);
     }
     for (slot, input) in &mut call.inputs {
@@ -98,5 +140,11 @@ fn gather_window(call: &Call, at: usize, start: u64, each: u64) -> Call {
             *weight = WeightUse { first: start, rows: count, ..*weight };
         }
     }
-    call
+    let mut declarations = call.meaning.declarations().clone();
+    for weight in declarations.weights.iter_mut().filter(|w| w.name == format!("e{at}")) {
+        weight.name = format!("e{at}+{start}");
+        weight.shape[0] = count;
+    }
+    call.meaning = call.meaning.redeclared(declarations)?;
+    Ok(call)
 }

@@ -19,7 +19,7 @@ pub use choice::{WeightChoice, choose_formats};
 use rows::RowReader;
 
 /// Rows of a packed matrix are padded to a multiple of this.
-const ROW_PAD: u64 = 4;
+pub(crate) const ROW_PAD: u64 = 4;
 /// Bytes of one piece, about.
 const PIECE: u64 = 4 << 20;
 
@@ -91,6 +91,9 @@ pub enum PackError<E> {
     Sink(E),
 }
 
+/// Takes the index of a tensor and the next of its bytes.
+pub type Sink<'s, E> = dyn FnMut(usize, &[u8]) -> Result<(), E> + 's;
+
 /// All recipes of a plan, in the order of its tensors.
 #[derive(Clone, Debug, Default)]
 pub struct Packing {
@@ -102,11 +105,7 @@ impl Packing {
     ///
     /// # Errors
     /// When a weight is missing, not finite or does not fit in its format, and what the sink says.
-    pub fn write<E>(
-        &self,
-        source: &dyn WeightSource,
-        sink: &mut dyn FnMut(usize, &[u8]) -> Result<(), E>,
-    ) -> Result<(), PackError<E>> {
+    pub fn write<E>(&self, source: &dyn WeightSource, sink: &mut Sink<'_, E>) -> Result<(), PackError<E>> {
         for (index, recipe) in self.recipes.iter().enumerate() {
             recipe.write(source, &mut |bytes| sink(index, bytes))?;
         }

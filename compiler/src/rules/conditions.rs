@@ -1,7 +1,7 @@
 //! What a rule may ask about the things that it matched.
 
 use egg::{Subst, Var};
-use warpweft_plan::Dim;
+use warpweft_plan::{DType, Dim};
 
 use super::{EGraph, var};
 use crate::graph::{Fact, Op, TensorFact};
@@ -40,6 +40,8 @@ pub enum Condition {
         /// The weight, `[n, k]`.
         weight: Var,
     },
+    /// A tensor of f32: what a product with f32 can replace without taking more bytes.
+    Wide(Var),
     /// A scalar.
     Scalar(Var),
     /// The first, a number of heads, is the second times the third.
@@ -83,6 +85,7 @@ impl Condition {
             Condition::ColumnScale { scale, weight } => tensor(scale).zip(tensor(weight)).is_some_and(|(s, w)| {
                 s.constant && w.constant && w.shape.len() == 2 && s.shape.as_slice() == &w.shape[1..]
             }),
+            Condition::Wide(w) => tensor(w).is_some_and(|t| t.dtype == DType::F32),
             Condition::Scalar(s) => matches!(fact(s), Some(Fact::Real(_))),
             Condition::Product(a, b, c) => match (fact(a), fact(b), fact(c)) {
                 (Some(Fact::Int(a)), Some(Fact::Int(b)), Some(Fact::Int(c))) => b.checked_mul(*c) == Some(*a),

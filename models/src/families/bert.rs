@@ -90,7 +90,7 @@ pub(super) fn body(config: &Config, net: &mut Net<'_>, first_position: u32) -> R
         x = post_norm::layer(net, &names(net, i), &sizes, x)?;
     }
     net.graph.set_layer(None);
-    let parts = Parts { hidden: x, logits: None, width, layers, vocab_size, max_positions };
+    let parts = Parts { hidden: x, logits: None, next: None, width, layers, vocab_size, max_positions };
     Ok(Body { table, sizes, parts })
 }
 

@@ -1,9 +1,10 @@
-//! What families share: reading common fields, attention, rotary frequencies, heads.
+//! What families share: reading common fields, attention of encoders, their heads.
 
+use serde_json::Value;
 use warpweft_compiler::graph::{FactError, Graph, Id};
 use warpweft_plan::Dim;
 
-use crate::config::{Config, MAX_WIDTH};
+use crate::config::{Config, MAX_WIDTH, describe};
 use crate::error::CheckpointError;
 use crate::net::{Activation, Bias, Net};
 
@@ -68,9 +69,46 @@ pub(super) fn attention(graph: &mut Graph, heads: Heads, [q, k, v]: [Id; 3], mas
     graph.merge_heads(mixed)
 }
 
-/// Rotary frequencies `base^(-2i/dims)`, one for each pair of columns, rounded as transformers rounds them.
-pub(super) fn rotary_frequencies(base: f64, dims: u32) -> Vec<f32> {
-    (0..dims / 2).map(|i| 1.0 / base.powf(f64::from(2 * i) / f64::from(dims)) as f32).collect()
+/// Whether the queries of a layer see all keys or near ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reach {
+    /// All.
+    Global,
+    /// Near ones.
+    Local,
+}
+
+impl Reach {
+    const ALL: [Reach; 2] = [Reach::Global, Reach::Local];
+
+    /// Its name in `layer_types` and `rope_parameters`.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Reach::Global => "full_attention",
+            Reach::Local => "sliding_attention",
+        }
+    }
+}
+
+/// `layer_types` of transformers 5; `None` where config.json has none.
+pub(super) fn layer_types(config: &Config, layers: u32) -> Result<Option<Vec<Reach>>, CheckpointError> {
+    const FIELD: &str = "layer_types";
+    let Some(types) = config.get(FIELD) else { return Ok(None) };
+    let types = types.as_array().filter(|types| types.len() == layers as usize);
+    let types = types.ok_or_else(|| config.wrong(FIELD, format!("a list of {layers}, one for each layer")))?;
+    let reach = |value: &Value| Reach::ALL.into_iter().find(|r| value.as_str() == Some(r.name()));
+    let reaches = types.iter().map(|value| {
+        reach(value).ok_or_else(|| {
+            let names = Reach::ALL.map(Reach::name).join(" and ");
+            config.wrong(FIELD, format!("only {names}, not {}", describe(value)))
+        })
+    });
+    reaches.collect::<Result<_, _>>().map(Some)
+}
+
+/// The columns `first .. first + width` of `x`.
+pub(super) fn columns(graph: &mut Graph, x: Id, first: u32, width: u32) -> Result<Id, FactError> {
+    graph.slice(x, 1, first.into(), width.into())
 }
 
 /// The names of a head that scores the vocabulary.

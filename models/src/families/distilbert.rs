@@ -46,7 +46,7 @@ pub(super) fn build(config: &Config, net: &mut Net<'_>) -> Result<Parts, Checkpo
     };
     let shape = (vocab_size, width, sizes.eps);
     let logits = masked_head(net, &head, config, x, table, shape, sizes.activation)?;
-    Ok(Parts { hidden: x, logits, width, layers, vocab_size, max_positions })
+    Ok(Parts { hidden: x, logits, next: None, width, layers, vocab_size, max_positions })
 }
 
 fn names(net: &Net<'_>, layer: u32) -> Names {

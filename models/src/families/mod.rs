@@ -2,10 +2,21 @@
 
 mod bert;
 mod blocks;
+mod decoder;
 mod distilbert;
+mod gemma2;
+mod gemma3;
+mod gpt2;
+mod gpt_neox;
+mod llama;
+mod mistral;
 mod modernbert;
+mod phi3;
 mod post_norm;
+mod qwen2;
+mod qwen3;
 mod roberta;
+mod rope;
 mod xlm_roberta;
 
 use warpweft_compiler::graph::Id;
@@ -20,8 +31,8 @@ pub(crate) struct Family {
     pub(crate) model_type: &'static str,
     /// Writes the model into the net.
     pub(crate) build: fn(&Config, &mut Net<'_>) -> Result<Parts, CheckpointError>,
-    /// Tensors that may be in a file although they are not needed: names, or beginnings of names that end in a dot.
-    /// Those inside the base model are given without its prefix.
+    /// Tensors that may be in a file although they are not needed: names, beginnings of names that end in a dot, and ends
+    /// of names behind a `*`. Those inside the base model are given without its prefix.
     pub(crate) unused: &'static [&'static str],
 }
 
@@ -31,6 +42,8 @@ pub(crate) struct Parts {
     pub(crate) hidden: Id,
     /// Scores over the vocabulary, `[tokens, vocab_size]`, where the checkpoint has a head for them.
     pub(crate) logits: Option<Id>,
+    /// Scores for the token after each sequence, `[sequences, vocab_size]`; decoders have them.
+    pub(crate) next: Option<Id>,
     /// Columns of the hidden state.
     pub(crate) width: u32,
     /// Number of layers.
@@ -45,7 +58,16 @@ pub(crate) struct Parts {
 pub(crate) const FAMILIES: &[Family] = &[
     Family { model_type: "bert", build: bert::build, unused: bert::UNUSED },
     Family { model_type: "distilbert", build: distilbert::build, unused: distilbert::UNUSED },
+    Family { model_type: "gemma2", build: gemma2::build, unused: llama::UNUSED },
+    Family { model_type: "gemma3_text", build: gemma3::build, unused: llama::UNUSED },
+    Family { model_type: "gpt2", build: gpt2::build, unused: gpt2::UNUSED },
+    Family { model_type: "gpt_neox", build: gpt_neox::build, unused: gpt_neox::UNUSED },
+    Family { model_type: "llama", build: llama::build, unused: llama::UNUSED },
+    Family { model_type: "mistral", build: mistral::build, unused: llama::UNUSED },
     Family { model_type: "modernbert", build: modernbert::build, unused: modernbert::UNUSED },
+    Family { model_type: "phi3", build: phi3::build, unused: llama::UNUSED },
+    Family { model_type: "qwen2", build: qwen2::build, unused: llama::UNUSED },
+    Family { model_type: "qwen3", build: qwen3::build, unused: llama::UNUSED },
     Family { model_type: "roberta", build: roberta::build, unused: roberta::UNUSED },
     Family { model_type: "xlm-roberta", build: xlm_roberta::build, unused: roberta::UNUSED },
 ];

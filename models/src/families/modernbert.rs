@@ -1,35 +1,15 @@
 //! ModernBERT: norms before each half of a layer, rotary positions, and most layers seeing only near keys.
 
-use serde_json::Value;
-use warpweft_compiler::graph::{FactError, Graph, Id};
+use warpweft_compiler::graph::Id;
 
-use super::Parts;
-use super::blocks::{Heads, Mask, activation, attention, rotary_frequencies};
-use crate::config::{Config, MAX_LAYERS, MAX_ROWS, MAX_WIDTH, describe};
+use super::blocks::{Heads, Mask, Reach, activation, attention, columns, layer_types};
+use super::{Parts, rope};
+use crate::config::{Config, MAX_LAYERS, MAX_ROWS, MAX_WIDTH};
 use crate::error::CheckpointError;
 use crate::net::{Activation, Bias, Net};
 
 /// Tensors of published checkpoints that no output needs.
 pub(super) const UNUSED: &[&str] = &["head.", "decoder.", "classifier.", "qa_outputs."];
-
-/// Which keys the queries of a layer see.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Reach {
-    Global,
-    Local,
-}
-
-impl Reach {
-    const ALL: [Reach; 2] = [Reach::Global, Reach::Local];
-
-    /// Its name in `layer_types` and `rope_parameters`.
-    fn name(self) -> &'static str {
-        match self {
-            Reach::Global => "full_attention",
-            Reach::Local => "sliding_attention",
-        }
-    }
-}
 
 /// What config.json says of the layers.
 struct Layers {
@@ -80,7 +60,7 @@ pub(super) fn build(config: &Config, net: &mut Net<'_>) -> Result<Parts, Checkpo
     net.graph.set_layer(None);
     let hidden = layers.norm(net, x, &net.base("final_norm"))?;
     let logits = head(config, net, &layers, hidden, table, vocab_size)?;
-    Ok(Parts { hidden, logits, width, layers: reaches.len() as u32, vocab_size, max_positions })
+    Ok(Parts { hidden, logits, next: None, width, layers: reaches.len() as u32, vocab_size, max_positions })
 }
 
 impl Layers {
@@ -100,8 +80,11 @@ impl Layers {
         let (width, inner) = (self.width, self.inner);
         let qkv = net.linear(normed, &name("attn.Wqkv"), width, 3 * width, self.attention_bias)?;
         let graph = &mut net.graph;
-        let (q, k, v) =
-            (columns(graph, qkv, 0, width)?, columns(graph, qkv, 1, width)?, columns(graph, qkv, 2, width)?);
+        let (q, k, v) = (
+            columns(graph, qkv, 0, width)?,
+            columns(graph, qkv, width, width)?,
+            columns(graph, qkv, 2 * width, width)?,
+        );
         let q = graph.rope(q, frequencies, self.heads.count, false, 1.0)?;
         let k = graph.rope(k, frequencies, self.heads.count, false, 1.0)?;
         let mixed = attention(graph, self.heads, [q, k, v], self.mask(reach))?;
@@ -111,7 +94,7 @@ impl Layers {
         let both = net.linear(normed, &name("mlp.Wi"), width, 2 * inner, self.mlp_bias)?;
         let active = columns(&mut net.graph, both, 0, inner)?;
         let active = self.activation.apply(&mut net.graph, active)?;
-        let gate = columns(&mut net.graph, both, 1, inner)?;
+        let gate = columns(&mut net.graph, both, inner, inner)?;
         let gated = net.graph.times(active, gate)?;
         let down = net.linear(gated, &name("mlp.Wo"), inner, width, self.mlp_bias)?;
         Ok(net.graph.plus(down, x)?)
@@ -127,11 +110,6 @@ impl Layers {
             Reach::Local => Mask::Near(self.distance),
         }
     }
-}
-
-/// Part `part` of those of `width` columns that lie side by side in `x`.
-fn columns(graph: &mut Graph, x: Id, part: u64, width: u32) -> Result<Id, FactError> {
-    graph.slice(x, 1, part * u64::from(width), width.into())
 }
 
 /// The masked-token head, where the file has one: `decoder(norm(act(dense(x))))`. A classifier has the same dense
@@ -164,27 +142,16 @@ fn head(
 /// What each layer sees: `layer_types` of transformers 5, or every n-th layer everything.
 fn reaches(config: &Config) -> Result<Vec<Reach>, CheckpointError> {
     let layers = config.size("num_hidden_layers", MAX_LAYERS)?;
-    let Some(types) = config.get("layer_types") else {
-        let every = config.size_or("global_attn_every_n_layers", MAX_LAYERS, 3)?;
-        return Ok((0..layers).map(|i| if i.is_multiple_of(every) { Reach::Global } else { Reach::Local }).collect());
-    };
-    let types = types.as_array().filter(|types| types.len() == layers as usize);
-    let types = types.ok_or_else(|| config.wrong("layer_types", format!("a list of {layers}, one for each layer")))?;
-    let reach = |value: &Value| Reach::ALL.into_iter().find(|r| value.as_str() == Some(r.name()));
-    types
-        .iter()
-        .map(|value| {
-            reach(value).ok_or_else(|| {
-                let names = Reach::ALL.map(Reach::name).join(" and ");
-                config.wrong("layer_types", format!("only {names}, not {}", describe(value)))
-            })
-        })
-        .collect()
+    if let Some(reaches) = layer_types(config, layers)? {
+        return Ok(reaches);
+    }
+    let every = config.size_or("global_attn_every_n_layers", MAX_LAYERS, 3)?;
+    Ok((0..layers).map(|i| if i.is_multiple_of(every) { Reach::Global } else { Reach::Local }).collect())
 }
 
 /// The rotary frequencies of the layers of that reach.
 fn frequencies(config: &Config, net: &mut Net<'_>, reach: Reach, heads: Heads) -> Result<Id, CheckpointError> {
-    let values = rotary_frequencies(rotary_base(config, reach)?, heads.width);
+    let values = rope::frequencies(rotary_base(config, reach)?, heads.width);
     net.generated(&format!("rotary frequencies of {}", reach.name()), values)
 }
 

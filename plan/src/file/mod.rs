@@ -33,6 +33,13 @@ impl Assets {
     /// The name under which the text of tokenizer.json is kept.
     pub const TOKENIZER: &'static str = "tokenizer";
 
+    /// The name under which the text of tokenizer_config.json is kept.
+    pub const TOKENIZER_CONFIG: &'static str = "tokenizer_config";
+    /// The name under which the text of generation_config.json is kept.
+    pub const GENERATION_CONFIG: &'static str = "generation_config";
+    /// The name under which the chat template is kept.
+    pub const CHAT_TEMPLATE: &'static str = "chat_template";
+
     /// The text of tokenizer.json.
     pub fn tokenizer(&self) -> Option<&str> {
         self.texts.get(Assets::TOKENIZER).map(String::as_str)

@@ -46,6 +46,11 @@ impl Job {
         &plan.programs[self.programs[self.position(plan, rows)]]
     }
 
+    /// The kernels of the program for a step of `rows` rows.
+    pub(crate) fn kernels_for(&self, plan: &Plan, rows: u64) -> BTreeSet<usize> {
+        self.program(plan, rows).steps.iter().map(|step| step.kernel).collect()
+    }
+
     /// The weights, each once.
     pub(crate) fn windows(&self, plan: &Plan) -> BTreeSet<Window> {
         self.buffers.iter().filter_map(|&i| window(plan, i)).collect()

@@ -132,7 +132,9 @@ impl Engine {
             memory::capacity(plan, &job, &all, adapter, ceiling, &limit)?
         };
         tracing::debug!(output = output.name(), target, capacity, "output chosen");
-        pipelines::build(&self.device, plan, &job.kernels, &mut self.pipelines, progress).await?;
+        if !self.options.lazy {
+            pipelines::build(&self.device, plan, &job.kernels, &mut self.pipelines, progress).await?;
+        }
         upload::upload(&self.device, &self.file, &windows, &mut self.weights, progress).await?;
         let pace = Pace::new(capacity.min(ceiling));
         self.prepared.insert(output, Prepared { job, capacity, pace, cached });
@@ -173,6 +175,8 @@ impl Engine {
         let Some(Prepared { job, capacity, pace, cached }) = self.prepared.get_mut(&output) else { return Ok(()) };
         let (plan, device) = (self.file.plan(), &self.device);
         let rows = tables.ids.len() as u64;
+        let kernels = job.kernels_for(plan, rows);
+        pipelines::build(device, plan, &kernels, &mut self.pipelines, &mut |_| ()).await?;
         let none = HashMap::new();
         let (pool, caches) = self.pool.as_ref().map_or((0, &none), |pool| (pool.rows, &pool.buffers));
         let extent = |rows| match pool::extent(plan, rows, pool) {
@@ -184,8 +188,7 @@ impl Engine {
             },
         };
         let fitting = self.arenas.remove(&output).filter(|arena| arena.extent.covers(&extent(rows)));
-        let pipelines = &self.pipelines;
-        let arena = match fitting {
+        let mut arena = match fitting {
             Some(arena) => arena,
             None => {
                 // One token after the other may need both; anything else would hold memory for nothing.
@@ -193,11 +196,12 @@ impl Engine {
                 self.arenas.retain(|kind, _| pair(kind) && pair(&output));
                 // Sizes double, so that growing texts don't allocate each time.
                 let rows = rows.next_power_of_two().min(*capacity).max(rows);
-                let resident = Resident { weights: &self.weights, caches, pipelines };
-                Arena::new(device, plan, job, resident, extent(rows)).await?
+                Arena::new(device, plan, job, extent(rows)).await?
             }
         };
-        let ready = Ready { device, plan, job, pipelines, arena: &arena };
+        let resident = Resident { weights: &self.weights, caches, pipelines: &self.pipelines };
+        arena.bind(device, plan, job, job.position(plan, rows), resident).await?;
+        let ready = Ready { device, plan, job, pipelines: &self.pipelines, arena: &arena };
         let submission = ready.submit(tables, self.options.profile, values).await?;
         // Few rows on top of many cached ones say nothing about many rows.
         if !*cached || rows >= pace.rows() / 2 {

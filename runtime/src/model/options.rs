@@ -22,6 +22,9 @@ pub struct Options {
     /// plan has it, else its first output.
     /// Other outputs are made ready when they are first asked for.
     pub output: Option<OutputKind>,
+    /// Compile the kernels for a number of rows when a step first has it, instead of all at opening: the shortest way to
+    /// one result, but the first step of each size waits.
+    pub lazy: bool,
     /// Measure every step with the device's clock, see [`Submission::steps`](crate::Submission::steps).
     pub profile: bool,
 }

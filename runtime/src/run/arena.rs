@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use warpweft_plan::{Input, Plan, Program, Role};
+use warpweft_plan::{Input, Plan, Role};
 
 use crate::RuntimeError;
 use crate::device::{Device, Pipeline};
@@ -24,36 +24,18 @@ pub(crate) struct Arena {
     pub(crate) extent: Extent,
     /// Scratch, inputs and outputs by the index of their buffer.
     buffers: HashMap<usize, wgpu::Buffer>,
-    /// Bind groups of each step of each program of the job.
-    groups: Vec<Vec<wgpu::BindGroup>>,
+    /// Bind groups of each step, by the position of the program in the job; of those programs that have run.
+    groups: HashMap<usize, Vec<wgpu::BindGroup>>,
     /// Through which results come back.
     pub(crate) copy: wgpu::Buffer,
 }
 
 impl Arena {
-    pub(crate) async fn new(
-        device: &Device,
-        plan: &Plan,
-        job: &Job,
-        resident: Resident<'_>,
-        extent: Extent,
-    ) -> Result<Arena, RuntimeError> {
+    pub(crate) async fn new(device: &Device, plan: &Plan, job: &Job, extent: Extent) -> Result<Arena, RuntimeError> {
         let make = || {
             let passing = |&i: &usize| !matches!(plan.buffers[i].role, Role::Weight { .. } | Role::Cache);
             let passing = job.buffers.iter().copied().filter(passing);
             let buffers: HashMap<_, _> = passing.map(|i| (i, create(device, plan, i, extent))).collect();
-            let bind = |program: &Program| -> Option<Vec<wgpu::BindGroup>> {
-                let bound = program.steps.iter().map(|step| {
-                    let operand = |&i: &usize| match window(plan, i) {
-                        Some(window) => resident.weights.get(&window),
-                        None => buffers.get(&i).or_else(|| resident.caches.get(&i)),
-                    };
-                    let operands: Option<Vec<&wgpu::Buffer>> = step.buffers.iter().map(operand).collect();
-                    Some(resident.pipelines.get(&step.kernel)?.bind(device, &operands?))
-                });
-                bound.collect()
-            };
-            let groups: Option<Vec<_>> = job.programs.iter().map(|&i| bind(&plan.programs[i])).collect();
             let outputs = job.programs.iter().map(|&i| size(plan, plan.programs[i].output.buffer, extent));
             let copy = device.gpu.create_buffer(&wgpu::BufferDescriptor {
                 label: Some("results"),
@@ -61,17 +43,45 @@ impl Arena {
                 usage: wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::MAP_READ,
                 mapped_at_creation: false,
             });
-            groups.map(|groups| Arena { extent, buffers, groups, copy })
+            Arena { extent, buffers, groups: HashMap::new(), copy }
         };
-        let doing = "allocating activations";
-        let made = device.guard(doing, make).await?;
+        device.guard("allocating activations", make).await
+    }
+
+    /// Binds the steps of the program at `position`, whose kernels are compiled. Does nothing the second time.
+    pub(crate) async fn bind(
+        &mut self,
+        device: &Device,
+        plan: &Plan,
+        job: &Job,
+        position: usize,
+        resident: Resident<'_>,
+    ) -> Result<(), RuntimeError> {
+        if self.groups.contains_key(&position) {
+            return Ok(());
+        }
+        let bind = || -> Option<Vec<wgpu::BindGroup>> {
+            let bound = plan.programs[job.programs[position]].steps.iter().map(|step| {
+                let operand = |&i: &usize| match window(plan, i) {
+                    Some(window) => resident.weights.get(&window),
+                    None => self.buffers.get(&i).or_else(|| resident.caches.get(&i)),
+                };
+                let operands: Option<Vec<&wgpu::Buffer>> = step.buffers.iter().map(operand).collect();
+                Some(resident.pipelines.get(&step.kernel)?.bind(device, &operands?))
+            });
+            bound.collect()
+        };
+        let doing = "binding a program";
+        let groups = device.guard(doing, bind).await?;
         // A step that binds what was not loaded would be a mistake in this crate.
-        made.ok_or_else(|| RuntimeError::Refused { doing: doing.into(), message: "a buffer is missing".into() })
+        let missing = || RuntimeError::Refused { doing: doing.into(), message: "a buffer is missing".into() };
+        self.groups.insert(position, groups.ok_or_else(missing)?);
+        Ok(())
     }
 
     /// The bind groups of the program at `position` in the job.
     pub(crate) fn groups(&self, position: usize) -> &[wgpu::BindGroup] {
-        &self.groups[position]
+        self.groups.get(&position).map_or(&[], Vec::as_slice)
     }
 
     /// A buffer between kernels.

@@ -41,6 +41,7 @@ pub(super) fn scores(q: &Tensor, k: &Tensor, heads: usize, kv_heads: usize) -> T
     })
 }
 
+/// From +0, as `matmul` sums: an empty or all-negative-zero sum would otherwise differ in sign.
 fn dot(a: &[f32], b: &[f32]) -> f64 {
-    a.iter().zip(b).map(|(&x, &y)| f64::from(x) * f64::from(y)).sum()
+    a.iter().zip(b).fold(0.0, |sum, (&x, &y)| sum + f64::from(x) * f64::from(y))
 }

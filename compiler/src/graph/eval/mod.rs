@@ -217,9 +217,9 @@ impl<'g> Evaluator<'g> {
                 self.graph.nodes()[i].op.for_each(|c| needed[usize::from(c)] = true);
             }
         }
-        for i in 0..=usize::from(id) {
+        for (i, needed) in needed.into_iter().enumerate() {
             let is_tensor = self.graph.nodes()[i].fact.tensor().is_some();
-            if needed[i] && is_tensor && self.values[i].is_none() {
+            if needed && is_tensor && self.values[i].is_none() {
                 let value = self.compute(Id::from(i))?;
                 self.values[i] = Some(value);
             }
@@ -287,6 +287,9 @@ impl<'g> Evaluator<'g> {
                 self.int(*interleaved) == 1,
                 self.real(*scale),
             ),
+            Op::HeadNorm([x, heads, eps, gain]) => {
+                reduce::head_norm(self.get(*x)?, self.int(*heads), self.real(*eps), self.get(*gain)?)
+            }
             Op::MeanPool([x]) => reduce::mean_pool(self.get(*x)?),
             Op::LastRow([x]) => reduce::last_row(self.get(*x)?),
             Op::Candidates([x, n]) => reduce::candidates(self.get(*x)?, self.int(*n)),

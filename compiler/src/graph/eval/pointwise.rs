@@ -13,12 +13,13 @@ impl Evaluator<'_> {
     }
 
     pub(super) fn pointwise(&self, op: &Op, acc: Option<Accumulators<'_>>) -> Result<Tensor, EvalError> {
+        let function = function(op).ok_or_else(|| EvalError::Value(format!("{op} is not pointwise")))?;
         let operands = op.children().iter().map(|&c| self.operand(c, acc)).collect::<Result<Vec<_>, _>>()?;
         let shape = operands.iter().fold(Vec::new(), |shape, o| o.broadcast(&shape));
         Ok(Tensor::filled(shape.clone(), |i| {
             let a = f64::from(operands[0].at(i, &shape));
             let b = operands.get(1).map_or(0.0, |o| f64::from(o.at(i, &shape)));
-            apply(op, a, b) as f32
+            function(a, b) as f32
         }))
     }
 
@@ -72,18 +73,21 @@ impl Operand {
     }
 }
 
-fn apply(op: &Op, a: f64, b: f64) -> f64 {
-    match op {
-        Op::Add(_) => a + b,
-        Op::Sub(_) => a - b,
-        Op::Mul(_) => a * b,
-        Op::Div(_) => a / b,
-        Op::Gelu(_) => a * 0.5 * libm::erfc(-a / std::f64::consts::SQRT_2),
-        Op::GeluTanh(_) => 0.5 * a * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (a + 0.044715 * a * a * a)).tanh()),
-        Op::Silu(_) => a / (1.0 + (-a).exp()),
-        Op::Relu(_) => a.max(0.0),
-        Op::Tanh(_) => a.tanh(),
-        Op::Sigmoid(_) => 1.0 / (1.0 + (-a).exp()),
-        other => unreachable!("{other} is not pointwise"),
-    }
+/// What a pointwise operator computes of its operands; the second is ignored where there is only one.
+fn function(op: &Op) -> Option<fn(f64, f64) -> f64> {
+    Some(match op {
+        Op::Add(_) => |a, b| a + b,
+        Op::Sub(_) => |a, b| a - b,
+        Op::Mul(_) => |a, b| a * b,
+        Op::Div(_) => |a, b| a / b,
+        Op::Gelu(_) => |a, _| a * 0.5 * libm::erfc(-a / std::f64::consts::SQRT_2),
+        Op::GeluTanh(_) => {
+            |a, _| 0.5 * a * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (a + 0.044715 * a * a * a)).tanh())
+        }
+        Op::Silu(_) => |a, _| a / (1.0 + (-a).exp()),
+        Op::Relu(_) => |a, _| a.max(0.0),
+        Op::Tanh(_) => |a, _| a.tanh(),
+        Op::Sigmoid(_) => |a, _| 1.0 / (1.0 + (-a).exp()),
+        _ => return None,
+    })
 }

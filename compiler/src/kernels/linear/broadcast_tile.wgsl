@@ -111,15 +111,19 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(subgroup_invocation_id
         }
     }
     //# unroll
-    for (var r = 0u; r < R; r++) {
-        let m = m0 + r;
-        //# unroll
-        for (var c = 0u; c < C4; c++) {
-            let column4 = n4 + c * S;
-            if (kept(m) && column4 < N4) {
-                //# slot result
-                store(m, column4, epilogue(m, column4, acc[c * R + r]));
-                //# end
+    for (var c = 0u; c < C4; c++) {
+        let column4 = n4 + c * S;
+        if (column4 < N4) {
+            //# slot columns
+            //# end
+            //# unroll
+            for (var r = 0u; r < R; r++) {
+                let m = m0 + r;
+                if (kept(m)) {
+                    //# slot result
+                    store(m, column4, epilogue(m, column4, acc[c * R + r]));
+                    //# end
+                }
             }
         }
     }

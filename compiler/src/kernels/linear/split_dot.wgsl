@@ -96,6 +96,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             acc[i] += parts[i * T + index + other];
         }
     }
+    //# slot columns
+    //# end
     //# unroll
     for (var r = 0u; r < R; r++) {
         let m = m0 + r;

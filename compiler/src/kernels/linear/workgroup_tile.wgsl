@@ -113,15 +113,19 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         workgroupBarrier();
     }
     //# unroll
-    for (var r = 0u; r < R; r++) {
-        let m = m0 + ty + r * TY;
-        //# unroll
-        for (var c = 0u; c < C4; c++) {
-            let column4 = n0 + tx + c * TX;
-            if (kept(m) && column4 < N4) {
-                //# slot result
-                store(m, column4, epilogue(m, column4, acc[c * R + r]));
-                //# end
+    for (var c = 0u; c < C4; c++) {
+        let column4 = n0 + tx + c * TX;
+        if (column4 < N4) {
+            //# slot columns
+            //# end
+            //# unroll
+            for (var r = 0u; r < R; r++) {
+                let m = m0 + ty + r * TY;
+                if (kept(m)) {
+                    //# slot result
+                    store(m, column4, epilogue(m, column4, acc[c * R + r]));
+                    //# end
+                }
             }
         }
     }

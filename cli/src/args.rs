@@ -1,0 +1,68 @@
+//! The command line.
+
+use clap::{Args, Parser, Subcommand};
+use warpweft_runtime::AdapterChoice;
+
+use crate::commands::{bench, build, devices, doctor, embed, inspect, logits};
+use crate::units::parse_bytes;
+
+/// Compile a transformer once, run it on any GPU.
+///
+/// Reads a Hugging Face checkpoint folder (config.json, *.safetensors, tokenizer.json), finds a fast program for it by
+/// equality saturation, writes shaders, and runs them through Vulkan, Metal, DirectX 12 or WebGPU. No CUDA, no vendor
+/// library.
+#[derive(Debug, Parser)]
+#[command(name = "compile-model", version, arg_required_else_help = true, propagate_version = true)]
+#[command(after_help = "\
+Examples:
+  compile-model build all-MiniLM-L6-v2 -o minilm.weft
+  compile-model embed minilm.weft --text \"A cat sat on the mat.\"
+  compile-model embed all-MiniLM-L6-v2 --input lines.txt --output vectors.safetensors
+  compile-model inspect minilm.weft
+  compile-model devices
+
+Results go to stdout, everything else to stderr.
+Exit codes: 0 success, 1 failure, 2 wrong usage, 130 interrupted.")]
+pub struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+
+    /// Print one JSON document on stdout, for machines.
+    #[arg(long, global = true, display_order = 100)]
+    pub(crate) json: bool,
+
+    /// Tell what is going on, on stderr; twice for more. `WARPWEFT_LOG` takes a filter, such as `warpweft_runtime=trace`.
+    #[arg(short, long, global = true, action = clap::ArgAction::Count, display_order = 101)]
+    pub(crate) verbose: u8,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    Build(build::Build),
+    Embed(embed::Embed),
+    Logits(logits::Logits),
+    Inspect(inspect::Inspect),
+    Bench(bench::Bench),
+    Devices(devices::Devices),
+    Doctor(doctor::Doctor),
+}
+
+/// Where a model runs.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct RunOptions {
+    /// Adapter to run on: its index in `compile-model devices`, or a part of its name, driver or backend.
+    #[arg(long, value_name = "INDEX|NAME", display_order = 90)]
+    pub(crate) adapter: Option<String>,
+
+    /// Memory that the model may take on the device, such as 4GiB; a model that needs more is refused.
+    #[arg(long, value_name = "SIZE", value_parser = parse_bytes, display_order = 91)]
+    pub(crate) memory: Option<u64>,
+}
+
+impl RunOptions {
+    /// Which adapter is asked for.
+    pub(crate) fn choice(&self) -> AdapterChoice {
+        self.adapter.as_deref().map_or(AdapterChoice::Best, AdapterChoice::from)
+    }
+}

@@ -1,0 +1,208 @@
+//! `compile-model inspect`
+
+use std::path::PathBuf;
+
+use clap::Args;
+use serde::Serialize;
+use warpweft_plan::{FORMAT_VERSION, Model, Plan, PlanFile, Program};
+
+use crate::CliError;
+use crate::console::Console;
+use crate::load::open_plan;
+use crate::report::Table;
+use crate::{units, work};
+
+/// Show what is in a plan.
+///
+/// Bytes are those of the step for which a program is judged: as many rows as it is made for (1,024 where its range has no
+/// end), in sequences of 128 rows. `bytes_per_step` counts each operand of each dispatch once and its result once;
+/// `activation_bytes` are the buffers that kernels write.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  compile-model inspect minilm.weft
+  compile-model inspect minilm.weft --kernels
+  compile-model inspect minilm.weft --wgsl attention_12x32 | less
+  compile-model inspect minilm.weft --json | jq '.programs[].dispatches'")]
+pub(crate) struct Inspect {
+    /// The plan.
+    #[arg(value_name = "PLAN")]
+    plan: PathBuf,
+
+    /// List each program's kernels in the order in which they run.
+    #[arg(long)]
+    kernels: bool,
+
+    /// Print the shaders of the kernels whose names contain TEXT.
+    #[arg(long, value_name = "TEXT", conflicts_with = "kernels")]
+    wgsl: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Report<'p> {
+    version: &'static str,
+    model: &'p Model,
+    file_bytes: u64,
+    weight_bytes: u64,
+    weight_types: Vec<&'static str>,
+    texts: Vec<&'p str>,
+    programs: Vec<ProgramReport<'p>>,
+}
+
+#[derive(Serialize)]
+struct ProgramReport<'p> {
+    target: &'p str,
+    output: &'static str,
+    rows: (u32, Option<u32>),
+    dispatches: usize,
+    dispatches_per_layer: usize,
+    kernels: Vec<&'p str>,
+    bytes_per_step: u64,
+    activation_bytes: u64,
+    flops_per_step: f64,
+    evaluated_at: EvaluatedAt,
+}
+
+#[derive(Serialize)]
+struct EvaluatedAt {
+    tokens: u64,
+    sequences: u64,
+}
+
+pub(crate) fn run(args: &Inspect, console: &mut Console<'_>) -> Result<(), CliError> {
+    let file = open_plan(&args.plan)?;
+    if let Some(name) = &args.wgsl {
+        return shaders(file.plan(), name, console);
+    }
+    let report = report(&file);
+    if console.json {
+        return console.print_json(&report);
+    }
+    console.print(&summary(&report))?;
+    if args.kernels {
+        for program in &file.plan().programs {
+            console.print(&steps(file.plan(), program))?;
+        }
+    }
+    Ok(())
+}
+
+fn report(file: &PlanFile) -> Report<'_> {
+    let plan = file.plan();
+    let flops = work::Flops::new(plan);
+    let mut weight_types: Vec<&str> = plan.tensors.iter().map(|tensor| tensor.dtype.name()).collect();
+    weight_types.sort_unstable();
+    weight_types.dedup();
+    let program = |program: &'_ Program| {
+        let sizes = work::typical_sizes(plan, program);
+        (
+            work::dispatches_per_layer(program),
+            work::bytes(program, sizes),
+            work::activation_bytes(plan, program, sizes),
+            flops.of(program, sizes),
+            EvaluatedAt { tokens: sizes.tokens, sequences: sizes.sequences },
+        )
+    };
+    let programs = plan.programs.iter().map(|p| {
+        let (dispatches_per_layer, bytes_per_step, activation_bytes, flops_per_step, evaluated_at) = program(p);
+        ProgramReport {
+            target: &p.target,
+            output: p.output.kind.name(),
+            rows: (p.min_rows, p.max_rows),
+            dispatches: p.steps.len(),
+            dispatches_per_layer,
+            kernels: work::kernels(plan, p),
+            bytes_per_step,
+            activation_bytes,
+            flops_per_step,
+            evaluated_at,
+        }
+    });
+    Report {
+        version: FORMAT_VERSION,
+        model: &plan.model,
+        file_bytes: file.size(),
+        weight_bytes: plan.tensors.iter().filter_map(|tensor| tensor.bytes()).sum(),
+        weight_types,
+        texts: file.assets().texts.keys().map(String::as_str).collect(),
+        programs: programs.collect(),
+    }
+}
+
+fn rows((least, most): (u32, Option<u32>)) -> String {
+    match most {
+        Some(most) if most == least => least.to_string(),
+        Some(most) => format!("{least}–{most}"),
+        None => format!("{least}–"),
+    }
+}
+
+fn summary(report: &Report<'_>) -> String {
+    let model = report.model;
+    let texts = if report.texts.is_empty() { "none".to_owned() } else { report.texts.join(", ") };
+    let mut table =
+        Table::new(&["target", "output", "rows", ">dispatches", ">per layer", ">kernels", ">bytes", ">activations"]);
+    for program in &report.programs {
+        table.row([
+            program.target.to_owned(),
+            program.output.to_owned(),
+            rows(program.rows),
+            program.dispatches.to_string(),
+            program.dispatches_per_layer.to_string(),
+            program.kernels.len().to_string(),
+            units::bytes(program.bytes_per_step),
+            units::bytes(program.activation_bytes),
+        ]);
+    }
+    format!(
+        "{} ({}): {} layers, vocabulary {}, up to {} tokens ({} from text)\n\
+         format version {}, {}; weights {} in {}; texts: {texts}\n\n{}",
+        model.name,
+        model.family,
+        model.layers,
+        units::count(model.vocab_size as usize),
+        model.max_positions,
+        model.max_text_tokens,
+        report.version,
+        units::bytes(report.file_bytes),
+        units::bytes(report.weight_bytes),
+        report.weight_types.join(" and "),
+        table.text(),
+    )
+}
+
+fn steps(plan: &Plan, program: &Program) -> String {
+    let sizes = work::typical_sizes(plan, program);
+    let mut table = Table::new(&[">#", ">layer", "kernel", ">workgroups", ">bytes", ">Mflop"]);
+    for (i, step) in program.steps.iter().enumerate() {
+        let groups = step.grid.map(|groups| groups.count(sizes).unwrap_or(0).to_string());
+        table.row([
+            i.to_string(),
+            step.layer.map_or(String::new(), |layer| layer.to_string()),
+            plan.kernels.get(step.kernel).map_or(String::new(), |kernel| kernel.name.clone()),
+            groups.join("×"),
+            units::bytes(step.bytes.eval(sizes).unwrap_or(0)),
+            units::significant(step.flops.eval(sizes).unwrap_or(0) as f64 / 1e6),
+        ]);
+    }
+    let range = rows((program.min_rows, program.max_rows));
+    let (target, output) = (&program.target, program.output.kind.name());
+    format!("\n{target}, {output}, {range} rows; here {} rows\n{}", sizes.tokens, table.text())
+}
+
+fn shaders(plan: &Plan, name: &str, console: &mut Console<'_>) -> Result<(), CliError> {
+    let found: Vec<_> = plan.kernels.iter().filter(|kernel| kernel.name.contains(name)).collect();
+    if found.is_empty() {
+        return Err(CliError::Failed(format!("no kernel of the plan is called {name:?}; --kernels lists them")));
+    }
+    if console.json {
+        let shaders: serde_json::Map<_, _> =
+            found.iter().map(|kernel| (kernel.name.clone(), kernel.wgsl.clone().into())).collect();
+        return console.print_json(&shaders);
+    }
+    for kernel in found {
+        let meaning = kernel.meaning.lines().map(|line| format!("// {line}\n")).collect::<String>();
+        console.print(&format!("// {}\n{meaning}\n{}", kernel.name, kernel.wgsl.trim_end()))?;
+    }
+    Ok(())
+}

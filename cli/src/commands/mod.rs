@@ -1,0 +1,26 @@
+//! One file for each subcommand: its arguments, what it does, how it shows it.
+
+pub(crate) mod bench;
+pub(crate) mod build;
+pub(crate) mod devices;
+pub(crate) mod doctor;
+pub(crate) mod embed;
+pub(crate) mod inspect;
+pub(crate) mod logits;
+
+use crate::CliError;
+use crate::args::Command;
+use crate::console::Console;
+
+/// Runs a subcommand.
+pub(crate) fn run(command: &Command, console: &mut Console<'_>) -> Result<(), CliError> {
+    match command {
+        Command::Build(args) => build::run(args, console),
+        Command::Embed(args) => embed::run(args, console),
+        Command::Logits(args) => logits::run(args, console),
+        Command::Inspect(args) => inspect::run(args, console),
+        Command::Bench(args) => bench::run(args, console),
+        Command::Devices(args) => devices::run(args, console),
+        Command::Doctor(args) => doctor::run(args, console),
+    }
+}

@@ -1,0 +1,127 @@
+//! From a checkpoint folder to a plan.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use warpweft_compiler::target::Target;
+use warpweft_compiler::{Compiled, Options, PackError, PhaseReport, compile};
+use warpweft_models::{Imported, import};
+use warpweft_plan::{Assets, PlanFile, PlanWriter};
+use warpweft_runtime::{Adapter, RuntimeError};
+
+use crate::CliError;
+use crate::console::Console;
+use crate::interrupt::{self, Section};
+use crate::progress::Unit;
+
+/// The targets that a list names: `all`, or names separated by commas.
+///
+/// # Errors
+/// [`CliError::Usage`] for a name that no target has.
+pub fn choose_targets(list: &str) -> Result<Vec<&'static Target>, CliError> {
+    if list.trim() == "all" {
+        return Ok(Target::all().iter().collect());
+    }
+    let mut targets: Vec<&'static Target> = Vec::new();
+    for name in list.split(',').map(str::trim).filter(|name| !name.is_empty()) {
+        let Some(target) = Target::named(name) else {
+            let known: Vec<&str> = Target::all().iter().map(|t| t.name.as_str()).collect();
+            return Err(CliError::Usage(format!(
+                "there is no target {name:?}; expected all, or some of {}",
+                known.join(", ")
+            )));
+        };
+        if !targets.contains(&target) {
+            targets.push(target);
+        }
+    }
+    if targets.is_empty() { Err(CliError::Usage("--targets names no target".into())) } else { Ok(targets) }
+}
+
+/// The target that asks for the most of what an adapter can do.
+///
+/// # Errors
+/// [`RuntimeError::NoTier`] if the adapter cannot even run the floor.
+pub fn adapter_target(adapter: &Adapter) -> Result<&'static Target, CliError> {
+    let fits = |target: &&Target| adapter.lacks(&target.tier()).is_none();
+    let best = Target::all().iter().filter(fits).max_by_key(|target| target.subgroup_size.is_some());
+    best.ok_or_else(|| {
+        let lack = |target: &Target| Some(format!("{} needs {}", target.name, adapter.lacks(&target.tier())?));
+        let reasons = Target::all().iter().filter_map(lack).collect();
+        CliError::Runtime(RuntimeError::NoTier { adapter: adapter.name.clone(), reasons })
+    })
+}
+
+/// A model that has been read and compiled, its weights not yet packed.
+pub(crate) struct Made {
+    pub(crate) imported: Imported,
+    pub(crate) compiled: Compiled,
+    /// How long reading the checkpoint's headers and building the graph took.
+    pub(crate) import_time: Duration,
+}
+
+/// Reads and compiles a checkpoint.
+pub(crate) fn make(folder: &Path, options: &Options, observe: &mut dyn FnMut(&PhaseReport)) -> Result<Made, CliError> {
+    let start = Instant::now();
+    let imported = import(folder)?;
+    let import_time = start.elapsed();
+    let compiled = compile(&imported.graph, &imported.info, options, observe)?;
+    Ok(Made { imported, compiled, import_time })
+}
+
+impl Made {
+    /// The texts that travel with the plan.
+    fn assets(&self) -> Assets {
+        let mut assets = Assets::default();
+        if let Some(tokenizer) = &self.imported.tokenizer {
+            assets.insert(Assets::TOKENIZER, tokenizer.as_str());
+        }
+        assets
+    }
+
+    /// Bytes of all packed weights.
+    pub(crate) fn weight_bytes(&self) -> u64 {
+        self.compiled.plan.tensors.iter().filter_map(|tensor| tensor.bytes()).sum()
+    }
+
+    /// Writes the plan to a file that appears when it is complete.
+    pub(crate) fn write(&self, path: &Path, console: &mut Console<'_>) -> Result<(), CliError> {
+        let _section = Section::enter();
+        let mut writer = PlanWriter::create(path, &self.compiled.plan, &self.assets())?;
+        self.pack(&mut writer, console)?;
+        interrupt::check()?;
+        Ok(writer.finish()?)
+    }
+
+    /// The plan in memory.
+    pub(crate) fn in_memory(&self, console: &mut Console<'_>) -> Result<PlanFile, CliError> {
+        let mut writer = PlanWriter::new(Vec::new(), &self.compiled.plan, &self.assets())?;
+        self.pack(&mut writer, console)?;
+        Ok(PlanFile::from_bytes(writer.into_inner()?)?)
+    }
+
+    fn pack<W: std::io::Write>(&self, writer: &mut PlanWriter<W>, console: &mut Console<'_>) -> Result<(), CliError> {
+        let total = self.weight_bytes();
+        let mut bar = console.bar("packing");
+        let (mut done, mut current) = (0, None);
+        let mut sink = |tensor: usize, bytes: &[u8]| -> Result<(), CliError> {
+            interrupt::check()?;
+            if current != Some(tensor) {
+                writer.tensor(tensor)?;
+                current = Some(tensor);
+            }
+            writer.write(bytes)?;
+            done += bytes.len() as u64;
+            bar.set(done, total, Unit::Bytes);
+            Ok(())
+        };
+        self.compiled.packing.write(&self.imported.weights, &mut sink).map_err(unwrap_sink)
+    }
+}
+
+fn unwrap_sink(error: PackError<CliError>) -> CliError {
+    match error {
+        PackError::Sink(error) => error,
+        other => CliError::Failed(other.to_string()),
+    }
+}

@@ -1,0 +1,88 @@
+//! What a program costs: dispatches, bytes, floating-point operations, memory.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use warpweft_compiler::graph::{Graph, Op};
+use warpweft_plan::{Kernel, Plan, Program, ROW_BLOCK, Role, Sizes, Step};
+
+/// Rows for which a program without an upper bound is judged.
+const MANY: u64 = 1024;
+/// Rows of a sequence in such a step.
+const SEQUENCE: u64 = 128;
+
+/// The step for which a program is judged: as many rows as it is made for, 1024 where there is no bound, in sequences of
+/// 128 rows (or as many as the model can have).
+pub(crate) fn typical_sizes(plan: &Plan, program: &Program) -> Sizes {
+    let tokens = program.max_rows.map_or(MANY.max(program.min_rows.into()), u64::from);
+    let context = tokens.min(SEQUENCE).min(plan.model.max_positions.into());
+    Sizes { tokens, context, sequences: tokens.div_ceil(context.max(1)) }
+}
+
+/// Bytes that the steps of a program move at the least.
+pub(crate) fn bytes(program: &Program, sizes: Sizes) -> u64 {
+    program.steps.iter().filter_map(|step| step.bytes.eval(sizes)).sum()
+}
+
+/// Floating-point operations of each kernel's steps.
+pub(crate) struct Flops {
+    /// For each kernel: it works over whole sequences.
+    attention: Vec<bool>,
+    max_positions: u64,
+}
+
+impl Flops {
+    pub(crate) fn new(plan: &Plan) -> Flops {
+        let attention = plan.kernels.iter().map(is_attention).collect();
+        Flops { attention, max_positions: plan.model.max_positions.into() }
+    }
+
+    /// Those of a step. A size is linear in its symbols, so a plan gives those of attention for the longest sequence;
+    /// here they are scaled to the sequences' real length.
+    fn of_step(&self, step: &Step, sizes: Sizes) -> f64 {
+        let flops = step.flops.eval(sizes).unwrap_or(0) as f64;
+        match self.attention.get(step.kernel) {
+            Some(true) => flops * sizes.context as f64 / self.max_positions.max(1) as f64,
+            _ => flops,
+        }
+    }
+
+    /// Those of a program.
+    pub(crate) fn of(&self, program: &Program, sizes: Sizes) -> f64 {
+        program.steps.iter().map(|step| self.of_step(step, sizes)).sum()
+    }
+}
+
+fn is_attention(kernel: &Kernel) -> bool {
+    let graph = kernel.meaning.parse::<Graph>();
+    graph.is_ok_and(|graph| graph.nodes().iter().any(|node| matches!(node.op, Op::Attention(_))))
+}
+
+/// Bytes of the buffers that a program's kernels write, for a step of these sizes.
+pub(crate) fn activation_bytes(plan: &Plan, program: &Program, sizes: Sizes) -> u64 {
+    let tokens = sizes.tokens.next_multiple_of(ROW_BLOCK);
+    let sizes = Sizes { tokens, ..sizes };
+    let used: BTreeSet<usize> = program.steps.iter().flat_map(|step| step.buffers.iter().copied()).collect();
+    let written =
+        used.iter().filter_map(|&i| plan.buffers.get(i)).filter(|b| matches!(b.role, Role::Scratch | Role::Output));
+    written.filter_map(|buffer| buffer.bytes.eval(sizes)).sum()
+}
+
+/// The largest number of dispatches that one layer takes.
+pub(crate) fn dispatches_per_layer(program: &Program) -> usize {
+    let mut layers: BTreeMap<u32, usize> = BTreeMap::new();
+    program.steps.iter().filter_map(|step| step.layer).for_each(|layer| *layers.entry(layer).or_default() += 1);
+    layers.into_values().max().unwrap_or(0)
+}
+
+/// Names of a program's kernels, each once, in the order of their first use.
+pub(crate) fn kernels<'p>(plan: &'p Plan, program: &Program) -> Vec<&'p str> {
+    let mut names: Vec<&str> = Vec::new();
+    for step in &program.steps {
+        if let Some(kernel) = plan.kernels.get(step.kernel)
+            && !names.contains(&kernel.name.as_str())
+        {
+            names.push(&kernel.name);
+        }
+    }
+    names
+}

@@ -1,0 +1,135 @@
+//! How far the evaluator's result for one side of a rule can be from exact arithmetic.
+//!
+//! A rule that reassociates changes roundings, and nothing else: each side is within its own bound of the exact value, so
+//! the sides are within the sum of their bounds of each other. `u` is f32's unit roundoff; sums are in f64, and their
+//! roundings are covered by the slack of the constants below.
+
+use warpweft_compiler::graph::eval::{Tensor, Values, evaluate};
+use warpweft_compiler::graph::{Fact, Graph, Id, Op};
+
+/// Relative rounding error of one operation.
+const U: f64 = 1.0 / (1u64 << 24) as f64 * 1.001;
+
+/// Absolute rounding error of one operation whose result is subnormal.
+const TINY: f64 = 1.0 / (1u128 << 120) as f64 / (1u64 << 29) as f64;
+
+/// A value and how far it may be off.
+#[derive(Clone, Copy, Debug)]
+struct Near {
+    value: f64,
+    error: f64,
+}
+
+impl Near {
+    /// After rounding to f32.
+    fn rounded(self) -> Near {
+        Near { error: self.error + U * self.value.abs() + TINY, ..self }
+    }
+}
+
+/// For each element of `root`'s value, how far it may be from the exact one; infinite where nothing can be said.
+///
+/// # Panics
+/// For operators that no reassociating rule has had at the root of a side: derive their bound here.
+pub fn rounding_error(graph: &Graph, root: Id, values: &Values) -> Vec<f64> {
+    let value = |id: Id| value_of(graph, id, values);
+    match graph.node(root).op {
+        Op::Linear([x, w, term]) => {
+            let (x_error, w_error) = (operand_error(graph, x), operand_error(graph, w));
+            let (x, w, result) = (value(x), value(w), value(root));
+            let [rows, n] = result.shape[..] else { panic!("a linear's value is a matrix") };
+            let k = x.shape[1];
+            let element = |at: usize| {
+                let (i, j) = (at / n, at % n);
+                let mut acc = Near { value: 0.0, error: 0.0 };
+                for (&a, &b) in x.data[i * k..][..k].iter().zip(&w.data[j * k..][..k]) {
+                    let (a, b) = (f64::from(a), f64::from(b));
+                    acc.value += a * b;
+                    acc.error += x_error(a) * b.abs() + (a.abs() + x_error(a)) * w_error(b) + 1e-15 * (a * b).abs();
+                }
+                term_error(graph, term, values, acc.rounded(), (i, j)).error
+            };
+            (0..rows * n).map(element).collect()
+        }
+        // A weighted mean of values, with weights that sum to one.
+        Op::Attention([_, _, v, ..]) => mean_error(&value(v), &value(root)),
+        Op::MergeHeads([mixed]) => match graph.node(mixed).op {
+            Op::MatMul([_, v]) => mean_error(&value(v), &value(root)),
+            _ => panic!("no bound for {}", graph.node(mixed).op),
+        },
+        ref other => panic!("no bound for {other}"),
+    }
+}
+
+fn mean_error(v: &Tensor, result: &Tensor) -> Vec<f64> {
+    let largest = v.data.iter().map(|x| f64::from(x.abs())).fold(0.0, f64::max);
+    vec![(v.data.len() as f64 + 8.0) * U * largest; result.data.len()]
+}
+
+/// A leaf is exact; a scaled tensor was rounded once, a scaled scale twice.
+fn operand_error(graph: &Graph, id: Id) -> impl Fn(f64) -> f64 + use<> {
+    let roundings = match graph.node(id).op {
+        Op::Weight(_) | Op::Arg(_) => 0.0,
+        Op::Mul(_) => 2.0,
+        ref other => panic!("no bound for {other}"),
+    };
+    move |x| roundings * (U * x.abs() + TINY)
+}
+
+fn term_error(graph: &Graph, term: Id, values: &Values, acc: Near, at: (usize, usize)) -> Near {
+    let node = graph.node(term);
+    let of = |id: Id| term_error(graph, id, values, acc, at);
+    let lipschitz = |x: Id, factor: f64, f: fn(f64) -> f64| {
+        let x = of(x);
+        Near { value: f(x.value), error: factor * x.error }.rounded()
+    };
+    match (&node.fact, &node.op) {
+        (_, Op::Acc) => acc,
+        (Fact::Real(r), _) => Near { value: r.value().into(), error: 0.0 },
+        (Fact::Tensor(_), _) => Near { value: element(&value_of(graph, term, values), at), error: 0.0 },
+        (_, Op::Add([a, b])) => {
+            let (a, b) = (of(*a), of(*b));
+            Near { value: a.value + b.value, error: a.error + b.error }.rounded()
+        }
+        (_, Op::Sub([a, b])) => {
+            let (a, b) = (of(*a), of(*b));
+            Near { value: a.value - b.value, error: a.error + b.error }.rounded()
+        }
+        (_, Op::Mul([a, b])) => {
+            let (a, b) = (of(*a), of(*b));
+            let error = a.value.abs() * b.error + b.value.abs() * a.error + a.error * b.error;
+            Near { value: a.value * b.value, error }.rounded()
+        }
+        (_, Op::Div([a, b])) => {
+            let (a, b) = (of(*a), of(*b));
+            let (value, least) = (a.value / b.value, b.value.abs() - b.error);
+            let error = if least > 0.0 { (a.error + value.abs() * b.error) / least } else { f64::INFINITY };
+            Near { value, error }.rounded()
+        }
+        // The greatest slopes.
+        (_, Op::Gelu([x])) => lipschitz(*x, 1.13, |x| 0.5 * x * libm::erfc(-x * std::f64::consts::FRAC_1_SQRT_2)),
+        (_, Op::GeluTanh([x])) => lipschitz(*x, 1.13, |x| {
+            0.5 * x * (1.0 + (std::f64::consts::FRAC_2_PI.sqrt() * (x + 0.044715 * x.powi(3))).tanh())
+        }),
+        (_, Op::Silu([x])) => lipschitz(*x, 1.1, |x| x / (1.0 + (-x).exp())),
+        (_, Op::Relu([x])) => lipschitz(*x, 1.0, |x| x.max(0.0)),
+        (_, Op::Tanh([x])) => lipschitz(*x, 1.0, f64::tanh),
+        (_, Op::Sigmoid([x])) => lipschitz(*x, 0.25, |x| 1.0 / (1.0 + (-x).exp())),
+        (_, other) => panic!("no bound for {other} in a term"),
+    }
+}
+
+/// The element of an operand that meets element (i, j) of the result.
+fn element(t: &Tensor, (i, j): (usize, usize)) -> f64 {
+    let n = t.shape.len();
+    let column = if t.shape[n - 1] == 1 { 0 } else { j };
+    let row = if n < 2 || t.shape[n - 2] == 1 { 0 } else { i };
+    t.data[row * t.shape[n - 1] + column].into()
+}
+
+fn value_of(graph: &Graph, id: Id, values: &Values) -> Tensor {
+    let mut graph = Graph::clone(graph);
+    let at = graph.outputs().len();
+    graph.add_output("value", id);
+    evaluate(&graph, values).unwrap().swap_remove(at)
+}

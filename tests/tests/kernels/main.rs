@@ -1,0 +1,105 @@
+//! Every algorithm, format and slot against a reference that accumulates in f64, on every adapter there is.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod attention;
+mod cached;
+mod candidates;
+mod data;
+mod heads;
+mod linear;
+mod rowwise;
+
+use std::hash::{Hash, Hasher};
+use std::process::Command;
+
+use data::{Data, UNTOUCHED, floats};
+use warpweft_compiler::kernels::spec::{Operation, View};
+use warpweft_compiler::kernels::{Choice, Composed, KernelError, RowRange, Slot, candidates, compose};
+use warpweft_compiler::target::Target;
+use warpweft_runtime::{Device, block_on};
+use warpweft_tests::{gpu, runners};
+
+/// Calls `check` with every target that an adapter of this machine can run.
+fn everywhere(check: impl Fn(&Device, &'static Target)) {
+    for runner in runners() {
+        let device = block_on(Device::open(&runner.adapter)).unwrap();
+        check(&device, runner.target);
+    }
+}
+
+/// A kernel of each algorithm for the operation; which tile depends on the operation, so that a suite sees them all.
+fn kernels(operation: &Operation, target: &Target) -> Vec<Composed> {
+    let mut hasher = std::hash::DefaultHasher::new();
+    format!("{operation:?}").hash(&mut hasher);
+    let pick = hasher.finish() as usize;
+    let choices = candidates(operation, target, RowRange { min: 1, max: Some(64) }).unwrap();
+    let kind = |choice: &Choice| std::mem::discriminant(&choice.algorithm);
+    let mut kinds: Vec<_> = Vec::new();
+    for choice in &choices {
+        if !kinds.contains(&kind(choice)) {
+            kinds.push(kind(choice));
+        }
+    }
+    let picked = kinds.into_iter().map(|k| {
+        let same: Vec<_> = choices.iter().filter(|c| kind(c) == k).collect();
+        *same[pick % same.len()]
+    });
+    picked.map(|choice| compose(operation, choice, target).unwrap()).collect()
+}
+
+/// Every kernel that there is for the operation, but those that would loop too often.
+fn all_kernels(operation: &Operation, target: &Target) -> Vec<Composed> {
+    let choices = candidates(operation, target, RowRange { min: 1, max: Some(64) }).unwrap();
+    let composed = choices.into_iter().map(|choice| compose(operation, choice, target));
+    composed.filter(|kernel| !matches!(kernel, Err(KernelError::LoopTrips { .. }))).map(Result::unwrap).collect()
+}
+
+/// Runs a kernel and compares what it wrote with `expect(m, n)`, a value and a tolerance; `None` is left alone.
+fn check(
+    device: &Device,
+    kernel: &Composed,
+    data: &Data,
+    (out, rows): (View, usize),
+    expect: impl Fn(usize, usize) -> Option<(f64, f64)>,
+) {
+    let capacity = rows.next_multiple_of(64) * out.stride as usize;
+    let sizes = data.sizes();
+    let result = floats(&gpu::run(device, kernel, sizes, |slot| match slot {
+        Slot::Out => data::bytes(&vec![UNTOUCHED; capacity], f32::to_le_bytes),
+        slot => data.bytes(slot),
+    }));
+    let whole = out == View::whole(out.width);
+    let mut worst: Option<(f64, String)> = None;
+    for (i, &value) in result[..capacity].iter().enumerate() {
+        let (m, column) = (i / out.stride as usize, i % out.stride as usize);
+        let n = column.checked_sub(out.offset as usize).filter(|&n| n < out.width as usize);
+        let expected = n.filter(|_| m < rows).and_then(|n| expect(m, n));
+        let excess = match expected {
+            Some((expected, tolerance)) => (f64::from(value) - expected).abs() / tolerance,
+            None if whole && n.is_none() && m < rows && value.is_finite() => 0.0,
+            None if value == UNTOUCHED => 0.0,
+            None => f64::INFINITY,
+        };
+        if !excess.is_finite() || excess > worst.as_ref().map_or(1.0, |w| w.0) {
+            worst = Some((excess, format!("[{m}, {column}] is {value}, not {expected:?}")));
+        }
+    }
+    if let Some((excess, what)) = worst {
+        panic!("{}: {what}: {excess} tolerances\n{}", kernel.name, kernel.wgsl);
+    }
+}
+
+/// A part of the suite with other subgroup sizes: llvmpipe takes its vectors' width from the environment.
+#[test]
+fn other_subgroup_sizes() {
+    let key = "LP_NATIVE_VECTOR_WIDTH";
+    if std::env::var_os(key).is_some() || !runners().iter().any(|runner| runner.adapter.name.contains("llvmpipe")) {
+        return;
+    }
+    let tests = ["every_tile", "odd_sizes", "masks", "odd_head_sizes", "norms_of_odd_widths", "gated_pair"];
+    for width in ["128", "512"] {
+        let output = Command::new(std::env::current_exe().unwrap()).args(tests).env(key, width).output().unwrap();
+        let report = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && report.contains("7 passed"), "{key}={width}\n{report}");
+    }
+}

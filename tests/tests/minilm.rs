@@ -1,0 +1,83 @@
+//! The published all-MiniLM-L6-v2, compiled and run, against sentence-transformers.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::fs;
+
+use warpweft_compiler::WeightChoice;
+use warpweft_compiler::graph::eval::{SourceInputs, evaluate};
+use warpweft_models::{Imported, import};
+use warpweft_runtime::Model;
+use warpweft_tests::{Reference, Runner, compiled, fixture, minilm, plan_file, runners, worst};
+
+const WIDTH: usize = 384;
+/// Against the reference: fp32 arithmetic on both sides.
+const REFERENCE: f32 = 2e-6;
+/// The same text in other company, and so through another program with other tiles.
+const COMPANY: f32 = 1e-6;
+
+fn open(imported: &Imported, runner: &Runner) -> Model {
+    let compiled = compiled(imported, &[&runner.target.name], WeightChoice::F32);
+    runner.open(plan_file(imported, &compiled))
+}
+
+/// The reference's texts and vectors.
+fn references() -> Vec<(String, Vec<f32>)> {
+    let vectors = Reference::of("minilm-reference").floats("embeddings");
+    let text = fs::read_to_string(fixture("minilm-reference").join("reference.json")).unwrap();
+    let rows: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let texts = rows["rows"].as_array().unwrap().iter().map(|row| row["text"].as_str().unwrap().to_owned());
+    texts.zip(vectors.chunks(WIDTH).map(<[f32]>::to_vec)).collect()
+}
+
+/// 32 texts: the references among others of many lengths, an empty and a very long one.
+fn company(references: &[(String, Vec<f32>)]) -> Vec<String> {
+    let filler = |i: usize| "the quick brown fox jumps over the lazy dog ".repeat(i % 7);
+    let mut texts: Vec<String> = (0..32).map(filler).collect();
+    for (i, (text, _)) in references.iter().enumerate() {
+        texts[i * 3].clone_from(text);
+    }
+    texts[31] = "word ".repeat(400);
+    texts
+}
+
+#[test]
+fn every_text_alone_and_among_others() {
+    let imported = import(&minilm()).unwrap();
+    let references = references();
+    for runner in runners() {
+        let mut model = open(&imported, &runner);
+        let among = model.embed(&company(&references)).unwrap();
+        assert_eq!((among.vectors.rows, among.vectors.width), (32, WIDTH));
+        assert_eq!((among.tokens[1], among.tokens[31]), (11, 256), "{runner}: nine words, and the limit of the model");
+        for (i, (text, expected)) in references.iter().enumerate() {
+            let alone = model.embed(&[text]).unwrap();
+            let difference = worst(&alone.vectors.values, expected);
+            println!("{runner} {} tokens: {difference:.1e}", alone.tokens[0]);
+            assert!(difference <= REFERENCE, "{runner}: {text:?} is off by {difference:e}");
+            let moved = worst(&alone.vectors.values, among.vectors.row(i * 3).unwrap());
+            assert!(moved <= COMPANY, "{runner}: {text:?} moves by {moved:e} in company");
+        }
+    }
+}
+
+#[test]
+fn lengths_at_the_borders() {
+    let imported = import(&minilm()).unwrap();
+    let runner = runners().into_iter().max_by_key(|r| r.target.subgroup_size).unwrap();
+    let mut model = open(&imported, &runner);
+    assert_eq!(model.embed::<&str>(&[]).unwrap().vectors.rows, 0, "no text, no vector");
+    let empty = model.embed(&[""]).unwrap();
+    assert_eq!(empty.tokens, [2], "the special tokens alone");
+    for tokens in [1usize, 2, 16, 17, 255, 256] {
+        let ids: Vec<u32> = (0..tokens).map(|i| 1000 + (i as u32 * 7919) % 20000).collect();
+        let found = model.embed_ids(&[&ids]).unwrap();
+        let values = evaluate(&imported.graph, &SourceInputs { source: &imported.weights, ids }).unwrap();
+        let difference = worst(&found.values, &values[1].data);
+        println!("{runner} {tokens} tokens: {difference:.1e}");
+        assert!(difference <= REFERENCE, "{runner}: {tokens} tokens are off by {difference:e}");
+    }
+    let words = |n: usize| "word ".repeat(n);
+    let cut = model.embed(&[words(254), words(255), words(1000)]).unwrap();
+    assert_eq!(cut.tokens, [256, 256, 256]);
+    assert_eq!(cut.vectors.row(0), cut.vectors.row(2), "cut to the same 256 tokens");
+}

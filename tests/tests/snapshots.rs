@@ -1,0 +1,99 @@
+//! What the compiler makes, as text: the shaders of small graphs on every target, and a summary of every fixture's plan.
+//! A change that makes a program worse shows here.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use warpweft_compiler::graph::Graph;
+use warpweft_compiler::target::Target;
+use warpweft_compiler::{Options, WeightChoice, compile};
+use warpweft_models::import;
+use warpweft_plan::{Model, Plan, Program, Role, Sizes};
+use warpweft_tests::{compiled, fixture};
+
+/// A layer with everything in it that an encoder has.
+const SMALL: &str = include_str!("../graphs/snapshot/encoder-layer.graph");
+
+fn small_plan(target: &'static Target) -> Plan {
+    let graph: Graph = SMALL.parse().unwrap();
+    let model = Model {
+        name: "small".into(),
+        family: "test".into(),
+        layers: 1,
+        vocab_size: 16,
+        max_positions: 64,
+        max_text_tokens: 64,
+        eos_ids: Vec::new(),
+    };
+    let options = Options { targets: vec![target], weights: WeightChoice::Keep, dump: None };
+    compile(&graph, &model, &options, &mut |_| ()).unwrap().plan
+}
+
+#[test]
+fn shaders() {
+    for target in ["webgpu", "subgroup8", "subgroup32"].map(|name| Target::named(name).unwrap()) {
+        for kernel in small_plan(target).kernels {
+            let text = format!("{}\n{}", kernel.meaning, kernel.wgsl);
+            insta::assert_snapshot!(format!("{}-{}", target.name, kernel.name), text);
+        }
+    }
+}
+
+fn summary(plan: &Plan) -> String {
+    let mut text = String::new();
+    let weights: u64 = plan.tensors.iter().map(|t| t.bytes().unwrap()).sum();
+    writeln!(text, "{} tensors, {weights} bytes; {} kernels", plan.tensors.len(), plan.kernels.len()).unwrap();
+    for program in &plan.programs {
+        writeln!(text, "{}", program_line(plan, program)).unwrap();
+    }
+    text
+}
+
+fn program_line(plan: &Plan, program: &Program) -> String {
+    let mut per_layer: BTreeMap<u32, usize> = BTreeMap::new();
+    for layer in program.steps.iter().filter_map(|s| s.layer) {
+        *per_layer.entry(layer).or_default() += 1;
+    }
+    let rows = u64::from(program.max_rows.unwrap_or(1024));
+    let sizes = Sizes { tokens: rows, context: rows, sequences: 1 };
+    let bytes: u64 = program.steps.iter().map(|s| s.bytes.eval(sizes).unwrap()).sum();
+    let used: std::collections::BTreeSet<usize> = program.steps.iter().flat_map(|s| s.buffers.clone()).collect();
+    let scratch = used.iter().filter(|&&b| plan.buffers[b].role == Role::Scratch);
+    let activations: u64 = scratch.map(|&b| plan.buffers[b].bytes.eval(sizes).unwrap()).sum();
+    let range =
+        program.max_rows.map_or(format!("{}..", program.min_rows), |max| format!("{}..={max}", program.min_rows));
+    format!(
+        "{} {range} {}: {} dispatches, {} in a layer, {bytes} bytes and {activations} of activations at {rows} rows",
+        program.target,
+        program.output.kind.name(),
+        program.steps.len(),
+        per_layer.values().max().unwrap_or(&0),
+    )
+}
+
+#[test]
+fn plans() {
+    for name in ["bert", "bert-mlm", "roberta", "xlm-roberta", "distilbert", "modernbert"] {
+        let model = import(&fixture(name)).unwrap();
+        insta::assert_snapshot!(name, summary(&compiled(&model, &[], WeightChoice::Keep).plan));
+    }
+}
+
+#[test]
+fn a_bert_layer_is_seven_dispatches() {
+    for name in ["bert", "bert-mlm", "roberta", "xlm-roberta", "distilbert"] {
+        let model = import(&fixture(name)).unwrap();
+        let plan = compiled(&model, &[], WeightChoice::Keep).plan;
+        for program in &plan.programs {
+            for layer in 0..model.info.layers {
+                let dispatches = program.steps.iter().filter(|s| s.layer == Some(layer)).count();
+                assert!(
+                    dispatches <= 7,
+                    "{name}: {dispatches} dispatches in layer {layer} of {}",
+                    program_line(&plan, program)
+                );
+            }
+        }
+    }
+}
