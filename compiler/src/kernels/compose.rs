@@ -128,7 +128,7 @@ pub struct Composed {
 /// Sizes that don't fit together.
 pub fn candidates(operation: &Operation, target: &Target, rows: RowRange) -> Result<Vec<Choice>, KernelError> {
     let mut choices = match operation {
-        Operation::Linear { .. } => linear::candidates(operation, target, rows)?,
+        Operation::Linear { .. } | Operation::NormedLinear { .. } => linear::candidates(operation, target, rows)?,
         Operation::Attention { .. } => attention::candidates(operation, target, rows)?,
         Operation::Normalize { .. } => rowwise::normalize_candidates(operation, target, rows)?,
         Operation::CachedAttention { .. } => cached::candidates(operation, target, rows)?,
@@ -340,6 +340,13 @@ mod tests {
             let part = HeadPart { x: View::whole(40), heads: 2, norm: None, rotation, to: Destination::Rows };
             operations.push(Operation::Heads { parts: vec![part], vectors: 1 });
         }
+        let normed = |operation: &Operation| match operation {
+            Operation::Linear { .. } => {
+                Some(Operation::NormedLinear { eps: 1e-6, linear: Box::new(operation.clone()) })
+            }
+            _ => None,
+        };
+        operations.extend(operations.iter().filter_map(normed).collect::<Vec<_>>());
         operations.extend(cached_operations());
         operations
     }

@@ -238,6 +238,14 @@ pub enum Operation {
         /// What a row is.
         rows: Rows,
     },
+    /// [`Operation::Linear`] of `x / sqrt(mean(x²) + eps) · gain`, the gain a vector; for rows so few that each can afford
+    /// to be normalised by every workgroup that reads it.
+    NormedLinear {
+        /// Epsilon.
+        eps: f32,
+        /// The linear.
+        linear: Box<Operation>,
+    },
     /// For each head, `softmax_j(term(q_i · k_j)) v_j` over the keys of the row's own sequence.
     Attention {
         /// Queries, `[tokens, heads · head_dim]`.
@@ -351,6 +359,22 @@ pub enum Operation {
 }
 
 impl Operation {
+    /// The linear of a normed one, else the operation itself.
+    pub fn inner(&self) -> &Operation {
+        match self {
+            Operation::NormedLinear { linear, .. } => linear,
+            other => other,
+        }
+    }
+
+    /// The same, to change it.
+    pub fn inner_mut(&mut self) -> &mut Operation {
+        match self {
+            Operation::NormedLinear { linear, .. } => linear,
+            other => other,
+        }
+    }
+
     /// The numbers of rows of the result in a step of so many tokens.
     pub fn row_range(&self, tokens: RowRange) -> RowRange {
         let rows = match self {
@@ -359,6 +383,7 @@ impl Operation {
             | Operation::Map { rows, .. }
             | Operation::CandidateChunks { rows, .. }
             | Operation::Candidates { rows, .. } => *rows,
+            Operation::NormedLinear { linear, .. } => return linear.row_range(tokens),
             Operation::Pool { .. } => Rows::Sequences,
             Operation::Attention { .. }
             | Operation::Heads { .. }

@@ -6,6 +6,7 @@
 mod attention;
 mod call;
 mod heads;
+mod linear;
 mod windows;
 
 use egg::{Id, Language};
@@ -159,6 +160,7 @@ pub fn lower(body: &Graph, bounds: Bounds) -> Result<LoweredBody, LowerError> {
         body,
         bounds,
         inlined: inlined(body),
+        normed: linear::taken_norms(body, bounds.rows),
         calls: Vec::new(),
         values: Vec::new(),
         known: FxHashMap::default(),
@@ -208,6 +210,8 @@ struct Lowering<'b> {
     body: &'b Graph,
     bounds: Bounds,
     inlined: Vec<bool>,
+    /// For each node: it is a norm that all contractions that read it do themselves.
+    normed: Vec<bool>,
     calls: Vec<Call>,
     values: Vec<Value>,
     known: FxHashMap<Id, usize>,
@@ -217,7 +221,7 @@ impl Lowering<'_> {
     fn needs_call(&self, id: Id) -> bool {
         let node = self.body.node(id);
         let Some(t) = node.fact.tensor() else { return false };
-        let free = t.constant || self.inlined[usize::from(id)];
+        let free = t.constant || self.inlined[usize::from(id)] || self.normed[usize::from(id)];
         !free && !matches!(node.op, Op::Arg(_) | Op::Ids | Op::Positions | Op::BandMask(_) | Op::Slice(_))
     }
 
@@ -340,29 +344,8 @@ impl Lowering<'_> {
         let mut b = CallBuilder::new(self);
         let op = self.body.node(id).op.clone();
         let call = match op {
-            Op::Linear([x, w, term]) => {
-                let (x, mx) = b.activation(Slot::X, x)?;
-                let (format, mw) = b.weight_matrix(Slot::W, "w", w)?;
-                let (term, mt) = b.term(term)?;
-                let meaning = b.meaning.add(Op::Linear([mx, mw, mt]))?;
-                let out = View::whole(width);
-                b.finish(
-                    |operands| Operation::Linear { x, n: width, format, paired: false, term, operands, out, rows },
-                    meaning,
-                )
-            }
-            Op::LinearPair([x, w, w2, term]) => {
-                let (x, mx) = b.activation(Slot::X, x)?;
-                let (format, mw) = b.weight_matrix(Slot::W, "w", w)?;
-                let (_, mw2) = b.weight_matrix(Slot::W2, "w2", w2)?;
-                let (term, mt) = b.term(term)?;
-                let meaning = b.meaning.add(Op::LinearPair([mx, mw, mw2, mt]))?;
-                let out = View::whole(width);
-                b.finish(
-                    |operands| Operation::Linear { x, n: width, format, paired: true, term, operands, out, rows },
-                    meaning,
-                )
-            }
+            Op::Linear([x, w, term]) => self.linear(x, w, None, term, value)?,
+            Op::LinearPair([x, w, w2, term]) => self.linear(x, w, Some(w2), term, value)?,
             Op::Attention([q, k, v, heads, kv_heads, term]) => {
                 let (h, g) = (self.int(heads)?, self.int(kv_heads)?);
                 let (q, mq) = b.activation(Slot::Q, q)?;
@@ -426,6 +409,7 @@ impl Lowering<'_> {
         Ok(())
     }
 }
+
 impl Lowering<'_> {
     /// Two calls: each chunk of columns, then all of them.
     fn candidates(&mut self, id: Id, x: Id, n: Id) -> Result<(), LowerError> {
