@@ -25,10 +25,10 @@ impl Template {
     /// The template of a plan: its own asset, or what tokenizer_config.json says.
     pub(super) fn of(assets: &Assets) -> Result<Template, RuntimeError> {
         let refused = |e: &dyn std::fmt::Display| RuntimeError::Template(e.to_string());
-        let text = assets.texts.get("tokenizer_config").map_or("{}", String::as_str);
+        let text = assets.texts.get(Assets::TOKENIZER_CONFIG).map_or("{}", String::as_str);
         let config: Json = serde_json::from_str(text).map_err(|e| refused(&format!("tokenizer_config: {e}")))?;
-        let source = assets.texts.get("chat_template").cloned().or_else(|| named(&config["chat_template"]));
-        let source = source.ok_or_else(|| refused(&"the model has none"))?;
+        let source = assets.texts.get(Assets::CHAT_TEMPLATE).cloned().or_else(|| named(&config["chat_template"]));
+        let source = source.ok_or_else(|| refused(&"it has none"))?;
         let mut environment = environment().map_err(|e| refused(&e))?;
         environment.add_template_owned(NAME, source).map_err(|e| refused(&e))?;
         let entries = config.as_object().into_iter().flatten();
@@ -41,7 +41,7 @@ impl Template {
 
     /// The text of a conversation.
     pub(super) fn render(&self, messages: &[Message], prompted: bool) -> Result<String, RuntimeError> {
-        let list: Vec<Value> = messages.iter().map(|m| context! { role => m.role, content => m.content }).collect();
+        let list: Vec<Value> = messages.iter().map(|m| context! { role => m.role.clone(), content => m.content.clone() }).collect();
         let own = context! { messages => list, add_generation_prompt => prompted };
         let template = self.environment.get_template(NAME).map_err(|e| explained(&e))?;
         let tokens = Value::from_pairs(self.tokens.iter().map(|(name, text)| (name.clone(), text.clone())));
@@ -111,8 +111,8 @@ mod tests {
 
     fn render(template: &str, messages: &[(&str, &str)]) -> Result<String, RuntimeError> {
         let mut assets = Assets::default();
-        assets.insert("chat_template", template);
-        assets.insert("tokenizer_config", r#"{"bos_token": "<s>", "eos_token": {"content": "</s>"}, "unk_token": null}"#);
+        assets.insert(Assets::CHAT_TEMPLATE, template);
+        assets.insert(Assets::TOKENIZER_CONFIG, r#"{"bos_token": "<s>", "eos_token": {"content": "</s>"}, "unk_token": null}"#);
         let messages: Vec<_> = messages.iter().map(|(role, content)| Message::new(*role, *content)).collect();
         Template::of(&assets)?.render(&messages, true)
     }
@@ -148,14 +148,14 @@ mod tests {
         let endless = "{% for a in range(10000) %}{% for b in range(10000) %}{% endfor %}{% endfor %}";
         assert!(render(endless, &[]).unwrap_err().to_string().contains("fuel"));
         let none = Template::of(&Assets::default()).err().unwrap();
-        assert_eq!(none.to_string(), "the chat template: the model has none");
+        assert_eq!(none.to_string(), "the chat template: it has none");
     }
 
     #[test]
     fn templates_may_have_names() {
         let mut assets = Assets::default();
         let config = r#"{"chat_template": [{"name": "tools", "template": "a"}, {"name": "default", "template": "b"}]}"#;
-        assets.insert("tokenizer_config", config);
+        assets.insert(Assets::TOKENIZER_CONFIG, config);
         assert_eq!(Template::of(&assets).unwrap().render(&[], false).unwrap(), "b");
     }
 }
