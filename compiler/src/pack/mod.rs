@@ -111,11 +111,6 @@ impl Packing {
         }
         Ok(())
     }
-
-    /// Bytes of all packed tensors.
-    pub fn bytes(&self) -> u64 {
-        self.recipes.iter().filter_map(|r| r.tensor.bytes()).sum()
-    }
 }
 
 impl Recipe {
