@@ -3,7 +3,7 @@
 use clap::{Args, Parser, Subcommand};
 use warpweft_runtime::AdapterChoice;
 
-use crate::commands::{bench, build, devices, doctor, embed, inspect, logits};
+use crate::commands::{bench, build, devices, doctor, embed, eval, inspect, logits, run};
 use crate::units::parse_bytes;
 
 /// Compile a transformer once, run it on any GPU.
@@ -40,8 +40,10 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     Build(build::Build),
+    Run(run::Run),
     Embed(embed::Embed),
     Logits(logits::Logits),
+    Eval(eval::Eval),
     Inspect(inspect::Inspect),
     Bench(bench::Bench),
     Devices(devices::Devices),

@@ -32,6 +32,12 @@ impl<'c> Console<'c> {
         writeln!(self.out, "{text}").map_err(CliError::io("write to stdout"))
     }
 
+    /// A piece of a result for people, at once.
+    pub(crate) fn write(&mut self, text: &str) -> Result<(), CliError> {
+        let written = self.out.write_all(text.as_bytes()).and_then(|()| self.out.flush());
+        written.map_err(CliError::io("write to stdout"))
+    }
+
     /// A result for machines: one document in one line.
     pub(crate) fn print_json(&mut self, value: &impl Serialize) -> Result<(), CliError> {
         let written = serde_json::to_writer(&mut *self.out, value).map_err(io::Error::from);

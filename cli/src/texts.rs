@@ -25,7 +25,7 @@ pub(crate) struct Inputs {
 
 /// One sequence of ids; a type of its own so that an argument is one value.
 #[derive(Clone, Debug)]
-struct Ids(Vec<u32>);
+pub(crate) struct Ids(pub(crate) Vec<u32>);
 
 /// What is to be run.
 pub(crate) enum Batch {
@@ -56,7 +56,8 @@ fn lines(text: &str) -> impl Iterator<Item = String> {
     text.strip_prefix('\u{feff}').unwrap_or(text).lines().map(str::to_owned)
 }
 
-fn read(path: &Path) -> Result<String, CliError> {
+/// The text in a file, or that of stdin for `-`.
+pub(crate) fn read(path: &Path) -> Result<String, CliError> {
     let mut bytes = Vec::new();
     if path == Path::new("-") {
         std::io::stdin().lock().read_to_end(&mut bytes).map_err(CliError::io("read stdin"))?;
@@ -69,7 +70,8 @@ fn read(path: &Path) -> Result<String, CliError> {
     })
 }
 
-fn parse_ids(text: &str) -> Result<Ids, String> {
+/// Ids as people write them.
+pub(crate) fn parse_ids(text: &str) -> Result<Ids, String> {
     let id = |part: &str| {
         let part = part.trim();
         part.parse::<u32>().map_err(|_| format!("expected ids such as 101,7592,102, found {part:?}"))

@@ -199,11 +199,17 @@ fn cost_model<'w>(target: &Target, rows: RowRange, stored: &'w FxHashSet<egg::Id
 
 fn compose_all(variants: &[Variant], max_context: u32) -> Result<Vec<Vec<ComposedBody>>, CompileError> {
     let compose = |variant: &Variant, body: &Extracted| {
-        let bounds = Bounds { max_context, binding_bytes: variant.target.limits.binding_bytes };
+        let limits = &variant.target.limits;
+        let bounds = Bounds {
+            max_context,
+            binding_bytes: limits.binding_bytes,
+            storage_buffers: limits.storage_buffers,
+            rows: variant.rows,
+        };
         let lowered = lower(&body.graph, bounds)?;
         let kernel = |call: &crate::lower::Call| {
             let error = |error| CompileError::Kernel { target: variant.target.name.clone(), error };
-            kernels::lower(&call.operation, variant.target, variant.rows).map_err(error)
+            kernels::lower(&call.operation, variant.target, call.operation.row_range(variant.rows)).map_err(error)
         };
         let kernels = lowered.calls.iter().map(kernel).collect::<Result<_, _>>()?;
         Ok(ComposedBody { lowered, kernels })

@@ -79,6 +79,9 @@ pub const ROW_BLOCK: u64 = 64;
 /// Rows of activations and weights are padded to a multiple of this many elements.
 pub const PAD: u64 = 8;
 
+/// Rows of one page of a cache.
+pub const PAGE_ROWS: u64 = 32;
+
 /// Where the content of a [`Buffer`] comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
@@ -96,6 +99,9 @@ pub enum Role {
     Input(Input),
     /// Written by the last steps, read by the runtime.
     Output,
+    /// Rows that outlive the step: keys or values of all sessions, in pages of [`PAGE_ROWS`] rows. Its size is a multiple
+    /// of `context`, which stands for the rows of the whole pool.
+    Cache,
 }
 
 /// Tables that describe the rows of a step.
@@ -106,8 +112,11 @@ pub enum Input {
     Ids,
     /// `vec4<u32>` per row: position in its sequence, first row of its sequence, rows of its sequence in this step, index of its sequence.
     Rows,
-    /// `vec4<u32>` per sequence: first row, rows, 0, 0.
+    /// `vec4<u32>` per sequence: first row, rows, rows that its cache held before this step, and where its pages begin in
+    /// [`Input::Pages`].
     Sequences,
+    /// `u32` per page of each sequence, in order: the page's index in the pool.
+    Pages,
     /// One uniform `vec4<u32>`: rows in this step, sequences in this step, 0, 0.
     Step,
 }
@@ -119,6 +128,8 @@ impl Input {
             Input::Ids => Dim::TOKENS * 4,
             Input::Rows => Dim::TOKENS * 16,
             Input::Sequences => Dim::SEQUENCES * 16,
+            // Pages that several sequences share are listed for each, so there is room for more than the pool has.
+            Input::Pages => Dim::CONTEXT * 4,
             Input::Step => Dim::constant(16),
         }
     }

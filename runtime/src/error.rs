@@ -50,8 +50,8 @@ pub enum RuntimeError {
     },
     /// The model needs more memory than there is; nothing was allocated.
     #[error(
-        "the model does not fit: weights {} + activations {} + inputs and outputs {}, but {} {limit_is}",
-        mib(*weights), mib(*activations), mib(*transfers), mib(*limit)
+        "the model does not fit: weights {} + activations {} + inputs and outputs {}{}, but {} {limit_is}",
+        mib(*weights), mib(*activations), mib(*transfers), cached(*cache), mib(*limit)
     )]
     Memory {
         /// Bytes of weights.
@@ -60,6 +60,8 @@ pub enum RuntimeError {
         activations: u64,
         /// Bytes of tables, results and their copies.
         transfers: u64,
+        /// Bytes of the cache.
+        cache: u64,
         /// Bytes that there are.
         limit: u64,
         /// Where the limit comes from.
@@ -101,6 +103,48 @@ pub enum RuntimeError {
         /// What sets the limit.
         why: &'static str,
     },
+    /// A context that is longer than the model or the cache allows.
+    #[error("a context of {rows} rows, at most {limit} are possible ({why})")]
+    Context {
+        /// Rows that the session would have.
+        rows: usize,
+        /// The most that are possible.
+        limit: u64,
+        /// What sets the limit.
+        why: &'static str,
+    },
+    /// The sessions together hold too many rows.
+    #[error("the cache has no room for {needed} more rows: {free} of {limit} are free")]
+    CacheFull {
+        /// Rows that are needed, in whole pages.
+        needed: u64,
+        /// Rows that are free.
+        free: u64,
+        /// Rows that the cache can have.
+        limit: u64,
+    },
+    /// A session of another model.
+    #[error("session {session} belongs to another model")]
+    Foreign {
+        /// Index of the session in the step.
+        session: usize,
+    },
+    /// A sampling option that makes no sense.
+    #[error("{name} is {found}, it must be {expected}")]
+    Sampling {
+        /// The option.
+        name: &'static str,
+        /// Its value.
+        found: String,
+        /// What it may be.
+        expected: &'static str,
+    },
+    /// The model gave scores that are not numbers.
+    #[error("the model's scores are not finite numbers; its weights may be damaged")]
+    NotFinite,
+    /// The plan's chat template is missing, cannot be used, or refuses the messages.
+    #[error("the chat template: {0}")]
+    Template(String),
     /// A sequence without ids.
     #[error("sequence {sequence} has no ids")]
     Empty {
@@ -155,15 +199,22 @@ impl RuntimeError {
             RuntimeError::NoAdapter { .. }
             | RuntimeError::NoOutput { .. }
             | RuntimeError::TooLong { .. }
+            | RuntimeError::Context { .. }
+            | RuntimeError::Foreign { .. }
+            | RuntimeError::Sampling { .. }
+            | RuntimeError::Template(_)
             | RuntimeError::Empty { .. }
             | RuntimeError::Id { .. }
             | RuntimeError::Text(_)
             | RuntimeError::Call { .. } => Fault::Input,
-            RuntimeError::Plan(_) | RuntimeError::Shader { .. } | RuntimeError::Tokenizer(_) => Fault::Plan,
+            RuntimeError::Plan(_)
+            | RuntimeError::Shader { .. }
+            | RuntimeError::Tokenizer(_)
+            | RuntimeError::NotFinite => Fault::Plan,
             RuntimeError::NoDevice { .. } | RuntimeError::NoTier { .. } | RuntimeError::DeviceLost { .. } => {
                 Fault::Device
             }
-            RuntimeError::Memory { .. } | RuntimeError::OutOfMemory { .. } => Fault::Memory,
+            RuntimeError::Memory { .. } | RuntimeError::OutOfMemory { .. } | RuntimeError::CacheFull { .. } => Fault::Memory,
             RuntimeError::Refused { .. } => Fault::Bug,
         }
     }
@@ -171,6 +222,10 @@ impl RuntimeError {
 
 fn list(verb: &str, names: &[String]) -> String {
     if names.is_empty() { format!("{verb} none") } else { format!("{verb} {}", names.join(", ")) }
+}
+
+fn cached(bytes: u64) -> String {
+    if bytes == 0 { String::new() } else { format!(" + cache {}", mib(bytes)) }
 }
 
 fn mib(bytes: u64) -> String {

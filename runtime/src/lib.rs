@@ -5,14 +5,20 @@
 
 mod device;
 mod error;
+mod generate;
 mod load;
 mod model;
 mod run;
+mod sample;
+mod session;
+#[cfg(feature = "text")]
+mod text;
 
 #[cfg(not(target_arch = "wasm32"))]
 pub use device::block_on;
 pub use device::{Adapter, AdapterChoice, Device, KernelRun, adapters, best_target, choose};
 pub use error::{Fault, RuntimeError};
+pub use generate::{Event, Finish, Generation, Writer};
 pub use load::memory::Account;
 #[cfg(feature = "text")]
 pub use model::Embeddings;
@@ -20,4 +26,8 @@ pub use model::Embeddings;
 pub use model::Model;
 pub use model::{Engine, Matrix, OnProgress, Options, Progress};
 pub use run::submit::Submission;
+pub use sample::{Candidates, Sampler, Sampling, Token};
+pub use session::{Done, Part, Refused, Scheduler, Session, Ticket};
+#[cfg(feature = "text")]
+pub use text::Message;
 pub use warpweft_plan as plan;

@@ -5,8 +5,10 @@ pub(crate) mod build;
 pub(crate) mod devices;
 pub(crate) mod doctor;
 pub(crate) mod embed;
+pub(crate) mod eval;
 pub(crate) mod inspect;
 pub(crate) mod logits;
+pub(crate) mod run;
 
 use crate::CliError;
 use crate::args::Command;
@@ -18,6 +20,8 @@ pub(crate) fn run(command: &Command, console: &mut Console<'_>) -> Result<(), Cl
         Command::Build(args) => build::run(args, console),
         Command::Embed(args) => embed::run(args, console),
         Command::Logits(args) => logits::run(args, console),
+        Command::Run(args) => run::run(args, console),
+        Command::Eval(args) => eval::run(args, console),
         Command::Inspect(args) => inspect::run(args, console),
         Command::Bench(args) => bench::run(args, console),
         Command::Devices(args) => devices::run(args, console),

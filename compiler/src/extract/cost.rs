@@ -60,7 +60,7 @@ impl CostModel<'_> {
             Op::Gelu(_) | Op::GeluTanh(_) | Op::Silu(_) | Op::Relu(_) | Op::Tanh(_) | Op::Sigmoid(_) => size(result),
             Op::Gather(_) => return Some(self.dispatch + 2.0 * self.bytes(result) / self.bandwidth),
             Op::LayerNorm(_) | Op::RmsNorm(_) | Op::L2Norm(_) => 4.0 * size(result),
-            Op::Rope(_) => 4.0 * size(result),
+            Op::Rope(_) | Op::HeadNorm(_) => 4.0 * size(result),
             // Only the new rows are written.
             Op::Append([_, x]) => {
                 return Some(self.dispatch + 2.0 * fact(*x)?.tensor().map_or(0.0, |t| self.bytes(t)) / self.bandwidth);
@@ -73,7 +73,10 @@ impl CostModel<'_> {
                 tensors.iter().skip(1).map(|(_, t)| size(t) * rows).sum()
             }
             // Each query meets each key twice: for its score and for its value.
-            Op::Attention(_) => 2.0 * size(result) * self.value(Dim::CONTEXT),
+            Op::Attention([_, k, ..]) => {
+                let keys = fact(*k)?.tensor()?.shape.first().copied().unwrap_or_default();
+                2.0 * size(result) * self.value(keys)
+            }
             Op::Int(_) | Op::Real(_) | Op::Weight(_) | Op::Acc | Op::Acc2 | Op::Size(_) => return free,
             Op::MatMul(_) | Op::Transpose(_) | Op::Concat(_) | Op::SplitHeads(_) | Op::MergeHeads(_) => return None,
             Op::RepeatHeads(_) | Op::Softmax(_) | Op::Scores(_) => return None,
@@ -98,7 +101,9 @@ impl CostModel<'_> {
     }
 
     fn value(&self, dim: Dim) -> f64 {
-        let sizes = Sizes { tokens: self.tokens, context: self.tokens, sequences: self.tokens.div_ceil(128) };
+                // Where rows are cached, some hundred are.
+        let context = self.tokens.max(512);
+        let sizes = Sizes { tokens: self.tokens, context, sequences: self.tokens.div_ceil(128) };
         dim.eval(sizes).unwrap_or(0) as f64
     }
 }

@@ -237,6 +237,16 @@ impl<'a, F: Fn(Id) -> &'a Fact> Infer<'_, F> {
                 }
                 tensor(t.shape.clone(), DType::F32, false)
             }
+            Op::HeadNorm([x, heads, eps, gain]) => {
+                let (t, g, heads) = (self.tensor(*x)?, self.tensor(*gain)?, self.positive(*heads)?);
+                self.real(*eps)?;
+                let [_, width] = matrix(t)?;
+                let of_head = g.shape.first().and_then(|d| d.as_constant()).filter(|_| g.shape.len() == 1);
+                if of_head.and_then(|n| n.checked_mul(heads)) != width.as_constant() {
+                    return Err(format!("{heads} heads and a gain {} do not fit {width} columns", show(&g.shape)));
+                }
+                tensor(t.shape.clone(), DType::F32, t.constant && g.constant)
+            }
             Op::Append([cache, x]) => {
                 let t = self.tensor(*x)?;
                 let Fact::Cache(columns) = *(self.child)(*cache) else {

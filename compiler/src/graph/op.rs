@@ -171,6 +171,7 @@ define_language! {
         // Found by rules
         "linear" = Linear([Id; 3]),
         "linear-pair" = LinearPair([Id; 4]),
+        "head-norm" = HeadNorm([Id; 4]),
         "scores" = Scores([Id; 5]),
         "attention" = Attention([Id; 6]),
     }
@@ -191,7 +192,7 @@ impl Op {
             Op::Acc | Op::Acc2 | Op::Size(_) | Op::MatMul(_) | Op::Transpose(_) | Op::Slice(_) => false,
             Op::Concat(_) | Op::Gather(_) | Op::SplitHeads(_) | Op::MergeHeads(_) | Op::RepeatHeads(_) => false,
             Op::Softmax(_) | Op::LayerNorm(_) | Op::RmsNorm(_) | Op::L2Norm(_) | Op::BandMask(_) => false,
-            Op::Rope(_) | Op::MeanPool(_) | Op::FirstRow(_) | Op::MaxPool(_) => false,
+            Op::Rope(_) | Op::HeadNorm(_) | Op::MeanPool(_) | Op::FirstRow(_) | Op::MaxPool(_) => false,
             Op::LastRow(_) | Op::Append(_) | Op::Candidates(_) => false,
             Op::Linear(_) | Op::LinearPair(_) | Op::Scores(_) | Op::Attention(_) => false,
         }
@@ -209,7 +210,7 @@ impl Op {
             Op::Acc | Op::Acc2 | Op::Size(_) | Op::MatMul(_) | Op::Transpose(_) | Op::Slice(_) => None,
             Op::Concat(_) | Op::Gather(_) | Op::SplitHeads(_) | Op::MergeHeads(_) | Op::RepeatHeads(_) => None,
             Op::Softmax(_) | Op::BandMask(_) | Op::Rope(_) | Op::MeanPool(_) | Op::FirstRow(_) => None,
-            Op::LastRow(_) | Op::Append(_) | Op::Candidates(_) => None,
+            Op::LastRow(_) | Op::Append(_) | Op::Candidates(_) | Op::HeadNorm(_) => None,
             Op::MaxPool(_) | Op::Add(_) | Op::Sub(_) | Op::Mul(_) | Op::Div(_) | Op::Gelu(_) => None,
             Op::GeluTanh(_) | Op::Silu(_) | Op::Relu(_) | Op::Tanh(_) | Op::Sigmoid(_) => None,
         }

@@ -26,9 +26,9 @@ const WORKGROUP_TILE: (u32, u32, u32) = (16, 32, 64);
 
 /// Keys that a row sees around itself.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-struct Band {
-    before: Option<u32>,
-    after: Option<u32>,
+pub(super) struct Band {
+    pub(super) before: Option<u32>,
+    pub(super) after: Option<u32>,
 }
 
 impl Band {
@@ -39,7 +39,7 @@ impl Band {
 }
 
 /// Takes the masks that are added to a term off it; the rest is `None` if nothing is left.
-fn split_mask(term: &Term) -> (Option<Term>, Band) {
+pub(super) fn split_mask(term: &Term) -> (Option<Term>, Band) {
     match term {
         Term::BandMask { before, after } => (None, Band { before: *before, after: *after }),
         Term::Binary(Binary::Add, a, b) => {
@@ -179,12 +179,12 @@ impl Attention {
     }
 }
 
-fn store_head(body: &str) -> String {
+pub(super) fn store_head(body: &str) -> String {
     format!("fn store(m: u32, head: u32, d4: u32, value: vec4<f32>) {{\n{body}}}\n")
 }
 
 /// `load_name(m, head, d4)`; beyond the head's width it gives zeros if `exact`, else any finite numbers.
-fn load_head(name: &str, view: View, dim: u32, exact: bool) -> String {
+pub(super) fn load_head(name: &str, view: View, dim: u32, exact: bool) -> String {
     let (stride, offset) = (view.stride, view.offset);
     let head = format!("fn load_{name}(m: u32, head: u32, d4: u32) -> vec4<f32> {{\n");
     if dim.is_multiple_of(4) && offset.is_multiple_of(4) {
@@ -298,7 +298,7 @@ pub(crate) fn workgroup_tile(operation: &Operation, target: &Target) -> Result<C
     .finish(target)
 }
 
-fn blocks(span: u64, keys: u32) -> u32 {
+pub(super) fn blocks(span: u64, keys: u32) -> u32 {
     u32::try_from(span.div_ceil(u64::from(keys))).unwrap_or(u32::MAX)
 }
 

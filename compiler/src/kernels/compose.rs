@@ -3,15 +3,15 @@
 use warpweft_plan::{Binding, Dim, Groups};
 
 use super::interface::{Bound, Interface};
-use super::rowwise::Rope;
 use super::spec::Operation;
-use super::{KernelError, attention, linear, rowwise, template, unroll, validate};
+use super::candidates::{chunk_of_candidates, merge_candidates};
+use super::{KernelError, attention, cached, heads, linear, rowwise, template, unroll, validate};
 use crate::target::Target;
 
 /// What a binding of a composed kernel is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Slot {
-    /// The input of a linear, pool or rope.
+    /// The input of what has one.
     X,
     /// The weight of a linear.
     W,
@@ -25,16 +25,20 @@ pub enum Slot {
     V,
     /// The operand of that index; of a gather, its table.
     Operand(usize),
-    /// Frequencies of a rope.
-    Frequencies,
+    /// A vector that parts of heads read.
+    Vector(usize),
     /// The table of token ids.
     Ids,
     /// The table of rows.
     Rows,
     /// The table of sequences.
     Sequences,
+    /// The table of pages.
+    Pages,
     /// The result.
     Out,
+    /// The result of that part of heads.
+    Part(usize),
     /// The step's sizes.
     Step,
 }
@@ -78,7 +82,11 @@ pub enum Algorithm {
         /// Invocations, a power of two.
         invocations: u32,
     },
-    /// The only one that a map, pool or rope has.
+    /// `attention/cached_broadcast.wgsl`
+    CachedBroadcast(cached::CachedTile),
+    /// `attention/cached_workgroup.wgsl`
+    CachedWorkgroup(cached::CachedWorkgroup),
+    /// The only one that any other has.
     Only,
 }
 
@@ -120,12 +128,16 @@ pub struct Composed {
 /// Sizes that don't fit together.
 pub fn candidates(operation: &Operation, target: &Target, rows: RowRange) -> Result<Vec<Choice>, KernelError> {
     let mut choices = match operation {
-        Operation::Linear { .. } => linear::candidates(operation, target, rows)?,
+        Operation::Linear { .. } | Operation::NormedLinear { .. } => linear::candidates(operation, target, rows)?,
         Operation::Attention { .. } => attention::candidates(operation, target, rows)?,
         Operation::Normalize { .. } => rowwise::normalize_candidates(operation, target, rows)?,
-        Operation::Map { .. } | Operation::Pool { .. } | Operation::Rope { .. } => {
-            vec![Choice { algorithm: Algorithm::Only, seconds: 0.0 }]
-        }
+        Operation::CachedAttention { .. } => cached::candidates(operation, target, rows)?,
+        Operation::Map { .. }
+        | Operation::Pool { .. }
+        | Operation::Heads { .. }
+        | Operation::CombineAttention { .. }
+        | Operation::CandidateChunks { .. }
+        | Operation::Candidates { .. } => vec![Choice { algorithm: Algorithm::Only, seconds: 0.0 }],
     };
     choices.sort_by(|a, b| a.seconds.total_cmp(&b.seconds));
     Ok(choices)
@@ -144,6 +156,8 @@ pub fn compose(operation: &Operation, choice: Choice, target: &Target) -> Result
         Algorithm::AttentionWorkgroup => attention::workgroup_tile(operation, target),
         Algorithm::NormalizeSubgroup => rowwise::normalize(operation, None, target),
         Algorithm::NormalizeWorkgroup { invocations } => rowwise::normalize(operation, Some(invocations), target),
+        Algorithm::CachedBroadcast(tile) => cached::broadcast(operation, tile, target),
+        Algorithm::CachedWorkgroup(tile) => cached::workgroup(operation, tile, target),
         Algorithm::Only => only(operation, target),
     }?;
     validate::validate(&composed, target)?;
@@ -154,10 +168,10 @@ fn only(operation: &Operation, target: &Target) -> Result<Composed, KernelError>
     match operation {
         Operation::Map { width, term, operands, rows } => rowwise::map((*width, term, operands, *rows), target),
         Operation::Pool { pool, x, max_context } => rowwise::pool((*pool, *x, *max_context), target),
-        Operation::Rope { x, heads, rotary, interleaved, scale } => {
-            let rope = Rope { x: *x, heads: *heads, rotary: *rotary, interleaved: *interleaved, scale: *scale };
-            rowwise::rope(rope, target)
-        }
+        Operation::Heads { parts, vectors } => heads::ready(parts, *vectors, target),
+        Operation::CombineAttention { .. } => cached::combine(operation, target),
+        Operation::CandidateChunks { x, n, rows } => chunk_of_candidates(*x, *n, *rows, target),
+        Operation::Candidates { width, n, rows } => merge_candidates(*width, *n, *rows, target),
         _ => Err(KernelError::Algorithm("for an operation with several".to_owned())),
     }
 }
@@ -229,7 +243,7 @@ mod tests {
     use crate::formats::Format;
     use crate::kernels::spec::*;
 
-    const FILES: [(&str, &str); 10] = [
+    const FILES: [(&str, &str); 15] = [
         ("linear/broadcast_tile", include_str!("linear/broadcast_tile.wgsl")),
         ("linear/workgroup_tile", include_str!("linear/workgroup_tile.wgsl")),
         ("linear/split_dot", include_str!("linear/split_dot.wgsl")),
@@ -239,7 +253,12 @@ mod tests {
         ("normalize/workgroup", include_str!("normalize/workgroup.wgsl")),
         ("map/pointwise", include_str!("map/pointwise.wgsl")),
         ("pool/columns", include_str!("pool/columns.wgsl")),
-        ("rope/rotate", include_str!("rope/rotate.wgsl")),
+        ("attention/cached_broadcast", include_str!("attention/cached_broadcast.wgsl")),
+        ("attention/cached_workgroup", include_str!("attention/cached_workgroup.wgsl")),
+        ("attention/combine", include_str!("attention/combine.wgsl")),
+        ("heads/ready", include_str!("heads/ready.wgsl")),
+        ("candidates/chunk", include_str!("candidates/chunk.wgsl")),
+        ("candidates/merge", include_str!("candidates/merge.wgsl")),
     ];
 
     #[test]
@@ -313,12 +332,72 @@ mod tests {
             },
         ];
         operations.extend(Format::ALL.map(|f| linear(f, false, gelu.clone(), vec![Operand::Vector])));
-        for pool in [Pool::Mean, Pool::First, Pool::Max] {
+        for pool in [Pool::Mean, Pool::First, Pool::Max, Pool::Last] {
             operations.push(Operation::Pool { pool, x: View::whole(20), max_context: 512 });
         }
         for interleaved in [false, true] {
-            let (x, heads, rotary, scale) = (View::whole(40), 2, 16, 1.5);
-            operations.push(Operation::Rope { x, heads, rotary, interleaved, scale });
+            let rotation = Some(Rotation { rotary: 16, interleaved, scale: 1.5, frequencies: 0 });
+            let part = HeadPart { x: View::whole(40), heads: 2, norm: None, rotation, to: Destination::Rows };
+            operations.push(Operation::Heads { parts: vec![part], vectors: 1 });
+        }
+        let normed = |operation: &Operation| match operation {
+            Operation::Linear { .. } => {
+                Some(Operation::NormedLinear { eps: 1e-6, linear: Box::new(operation.clone()) })
+            }
+            _ => None,
+        };
+        operations.extend(operations.iter().filter_map(normed).collect::<Vec<_>>());
+        operations.extend(cached_operations());
+        operations
+    }
+
+    fn cached_operations() -> Vec<Operation> {
+        let mut operations = Vec::new();
+        let mask = |before| Term::BandMask { before, after: Some(0) };
+        for (dim, heads, kv_heads, before, max_context) in [
+            (20, 3, 1, None, 300),
+            (128, 16, 8, None, 40960),
+            (64, 32, 8, None, 131072),
+            (256, 8, 4, Some(511), 8192),
+            (32, 4, 4, Some(4095), 32768),
+        ] {
+            let term = Term::Binary(Binary::Add, Box::new(Term::Acc), Box::new(mask(before)));
+            for cut in [cached::split(&term, max_context), None] {
+                operations.push(Operation::CachedAttention {
+                    q: View::whole(heads * dim),
+                    k: View::whole(kv_heads * dim),
+                    v: View::whole(kv_heads * dim),
+                    heads,
+                    kv_heads,
+                    term: term.clone(),
+                    max_context,
+                    split: cut,
+                });
+                if let Some(split) = cut {
+                    operations.push(Operation::CombineAttention { heads, value_dim: dim, term: term.clone(), split });
+                }
+            }
+        }
+        let part = |offset, norm, rotation, to| HeadPart {
+            x: View { width: 48, stride: 144, offset },
+            heads: 3,
+            norm,
+            rotation,
+            to,
+        };
+        let rotation = Rotation { rotary: 8, interleaved: true, scale: 2.0, frequencies: 0 };
+        let norm = HeadNorm { eps: 1e-6, gain: Some(1) };
+        operations.push(Operation::Heads { parts: vec![part(0, None, None, Destination::Cache)], vectors: 0 });
+        operations.push(Operation::Heads {
+            parts: vec![
+                part(0, Some(norm), Some(rotation), Destination::Rows),
+                part(48, None, Some(rotation), Destination::Cache),
+            ],
+            vectors: 2,
+        });
+        for (width, n) in [(20, 20), (509, 256), (262_144, 256)] {
+            operations.push(Operation::CandidateChunks { x: View::whole(width), n, rows: Rows::Sequences });
+            operations.push(Operation::Candidates { width, n, rows: Rows::Sequences });
         }
         operations
     }
@@ -376,7 +455,7 @@ mod tests {
                     };
                     assert_eq!(kernel.slots.len(), kernel.bindings.len());
                     assert_eq!(kernel.slots.last(), Some(&Slot::Step), "{}", kernel.name);
-                    assert_eq!(kernel.slots[kernel.slots.len() - 2], Slot::Out);
+                    assert!(matches!(kernel.slots[kernel.slots.len() - 2], Slot::Out | Slot::Part(_)));
                     assert!(kernel.loop_trips <= 65535);
                     assert!(kernel.workgroup.iter().product::<u32>() <= target.limits.workgroup_invocations);
                 }

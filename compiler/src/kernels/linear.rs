@@ -55,10 +55,16 @@ struct Linear<'a> {
     operands: &'a [Operand],
     out: View,
     rows: Rows,
+    /// Epsilon of the norm of x, if it is normalised.
+    norm: Option<f32>,
 }
 
 impl<'a> Linear<'a> {
     fn of(operation: &'a Operation) -> Result<Linear<'a>, KernelError> {
+        let (operation, norm) = match operation {
+            Operation::NormedLinear { eps, linear } => (linear.as_ref(), Some(*eps)),
+            other => (other, None),
+        };
         let Operation::Linear { x, n, format, paired, term, operands, out, rows } = operation else {
             return Err(KernelError::Algorithm("linear for another operation".to_owned()));
         };
@@ -70,7 +76,8 @@ impl<'a> Linear<'a> {
         if reads(term, &Term::Acc2) && !paired {
             return Err(KernelError::Term("a second accumulator without a second weight".to_owned()));
         }
-        Ok(Linear { x: *x, n: *n, format: *format, paired: *paired, term, operands, out: *out, rows: *rows })
+        let (x, n, format, paired, out, rows) = (*x, *n, *format, *paired, *out, *rows);
+        Ok(Linear { x, n, format, paired, term, operands, out, rows, norm })
     }
 
     fn weights(&self) -> u32 {
@@ -111,6 +118,9 @@ fn unpack(packed: Packed, h: u32) -> vec4<f32> {{
 }}
 "
         ));
+        if self.norm.is_some() {
+            interface.bind(Slot::Vector(0), "gain", Access::Read, "array<vec4<f32>>");
+        }
         interface.operands(self.operands, self.n, self.rows)?;
         interface.epilogue_with("epilogue", self.term, &self.vectors())?;
         interface.result(self.out, self.rows)?;
@@ -135,6 +145,23 @@ fn unpack(packed: Packed, h: u32) -> vec4<f32> {{
         (0..self.operands.len()).filter(used).collect()
     }
 
+    /// What a kernel does where x is normalised: `Σ_k (x_k s g_k) w_k = s Σ_k x_k g_k w_k`, and s follows from the squares
+    /// of the x that pass by. `once` says which of several readers of the same x counts.
+    fn normalized(&self, [row, k4, x, once]: [&str; 4]) -> Option<Normalized> {
+        let eps = self.norm?;
+        Some(Normalized {
+            x: format!(
+                "let k4 = {k4};
+let raw = load_x({row}, k4);
+let inside = 4u * k4 + vec4<u32>(0u, 1u, 2u, 3u) < vec4<u32>(WIDTH);
+let counted = select(vec4<f32>(0.0), raw, inside);
+squares += select(0.0, dot(counted, counted), {once});
+{x} = raw * gain[k4];"
+            ),
+            scale: format!("let scale = 1.0 / sqrt(squares / f32(WIDTH) + {eps:?}f);"),
+        })
+    }
+
     /// The slots `columns` and `result`: what is read once for four columns, and what is stored for each row of them.
     fn result(&self, acc: &str, acc2: &str) -> Vec<(&'static str, String)> {
         let columns = self.vectors().iter().map(|i| format!("let v{i} = load_e{i}(0u, column4);\n")).collect();
@@ -154,8 +181,17 @@ fn unpack(packed: Packed, h: u32) -> vec4<f32> {{
 
     fn name(&self, tile: &str) -> String {
         let acc2 = if self.paired { "_paired" } else { "" };
-        format!("linear_{}{acc2}_{}x{}_{tile}", self.format.name(), self.x.width, self.n)
+        let norm = if self.norm.is_some() { "normed_" } else { "" };
+        format!("{norm}linear_{}{acc2}_{}x{}_{tile}", self.format.name(), self.x.width, self.n)
     }
+}
+
+/// Slots of a kernel that normalises.
+struct Normalized {
+    /// `x`
+    x: String,
+    /// `scale`, once `squares` is the sum over the row.
+    scale: String,
 }
 
 /// Bytes of an operand that a kernel of `width` columns must read.
@@ -171,8 +207,10 @@ pub(crate) fn operand_bytes(operand: &Operand, width: u32, rows: Rows) -> Dim {
 pub(crate) fn candidates(operation: &Operation, target: &Target, rows: RowRange) -> Result<Vec<Choice>, KernelError> {
     let linear = Linear::of(operation)?;
     let mut choices = Vec::new();
+    // A tile of one row sees all of it.
+    let most_rows = if linear.norm.is_some() { 1 } else { u32::MAX };
     if let Some(lanes) = target.subgroup_size {
-        for rows_of_tile in [1, 2, 4, 8, 16, 32] {
+        for rows_of_tile in [1, 2, 4, 8, 16, 32].into_iter().filter(|r| *r <= most_rows) {
             for columns4 in [1, 2] {
                 let octets = octets_per_iteration(linear.k8(), rows_of_tile, lanes);
                 let tile = BroadcastTile { rows: rows_of_tile, columns4, octets };
@@ -181,7 +219,7 @@ pub(crate) fn candidates(operation: &Operation, target: &Target, rows: RowRange)
             }
         }
     }
-    for rows_each in [1, 2, 4, 8] {
+    for rows_each in [1, 2, 4, 8].into_iter().filter(|_| linear.norm.is_none()) {
         let octets = if linear.k8().is_multiple_of(2) { 2 } else { 1 };
         let tile = WorkgroupTile { rows: rows_each, octets };
         choices.push(Choice {
@@ -189,7 +227,7 @@ pub(crate) fn candidates(operation: &Operation, target: &Target, rows: RowRange)
             seconds: tile.seconds(&linear, target, rows.typical()),
         });
     }
-    for rows_each in [1, 2, 4] {
+    for rows_each in [1, 2, 4].into_iter().filter(|r| *r <= most_rows) {
         let split = SplitDot { rows: rows_each, shares: if linear.k8() >= 32 { 16 } else { 8 } };
         choices.push(Choice {
             algorithm: Algorithm::LinearSplit(split),
@@ -293,6 +331,18 @@ pub(crate) fn workgroup_tile(
 pub(crate) fn split_dot(operation: &Operation, split: SplitDot, target: &Target) -> Result<Composed, KernelError> {
     let linear = Linear::of(operation)?;
     let SplitDot { rows, shares } = split;
+    let mut slots = linear.result("acc[r]", "acc[R + r]");
+    if let Some(normalized) = linear.normalized(["m0", "k8 * 2u + h", "let xr", "p == 0u"]) {
+        let Normalized { x, scale } = normalized;
+        slots = linear.result("acc[r] * scale", "acc[R + r] * scale");
+        slots.extend([
+            ("statistics", "var squares = 0.0;".to_owned()),
+            ("x", x),
+            ("share", "parts[P * R * T + index] = vec4<f32>(squares);".to_owned()),
+            ("shares", "squares += parts[P * R * T + index + other].x;".to_owned()),
+            ("scale", scale),
+        ]);
+    }
     Draft {
         name: linear.name(&format!("split{shares}_{rows}")),
         source: include_str!("linear/split_dot.wgsl"),
@@ -301,10 +351,12 @@ pub(crate) fn split_dot(operation: &Operation, split: SplitDot, target: &Target)
             ("T", INVOCATIONS, "invocations"),
             ("R", rows, "rows"),
             ("P", linear.weights(), "weights"),
+            ("NORMS", u32::from(linear.norm.is_some()), "norms of x"),
             ("K8", linear.k8(), "octets of k"),
             ("N4", linear.n4(), "vec4s of columns"),
+            ("WIDTH", linear.x.width, "columns of x"),
         ],
-        slots: linear.result("acc[r]", "acc[R + r]"),
+        slots,
         interface: linear.interface()?,
         workgroup: INVOCATIONS,
         grid: linear.grid(INVOCATIONS / shares, rows),
@@ -323,6 +375,13 @@ pub(crate) fn broadcast_tile(
     let linear = Linear::of(operation)?;
     let lanes = target.subgroup_size.ok_or_else(|| KernelError::Algorithm("with subgroups".to_owned()))?;
     let BroadcastTile { rows, columns4, octets } = tile;
+    let mut slots = linear.result("acc[c * R + r]", "acc[(C4 + c) * R + r]");
+    if let Some(normalized) = linear.normalized(["m0", "k8 * 2u + item % (2u * U)", "xs[i]", "item < 2u * U"]) {
+        let Normalized { x, scale } = normalized;
+        let sum = "//# unroll\nfor (var o = 1u; o < S; o *= 2) {\n    squares += subgroupShuffleXor(squares, o);\n}\n";
+        slots = linear.result("acc[c * R + r] * scale", "acc[(C4 + c) * R + r] * scale");
+        slots.extend([("statistics", "var squares = 0.0;".to_owned()), ("x", x), ("scale", sum.to_owned() + &scale)]);
+    }
     Draft {
         name: linear.name(&format!("broadcast{lanes}_{rows}x{}", columns4 * 4)),
         source: include_str!("linear/broadcast_tile.wgsl"),
@@ -335,8 +394,9 @@ pub(crate) fn broadcast_tile(
             ("X", tile.loads(lanes), "vec4s of x that a lane reads in one iteration"),
             ("K8", linear.k8(), "octets of k"),
             ("N4", linear.n4(), "vec4s of columns"),
+            ("WIDTH", linear.x.width, "columns of x"),
         ],
-        slots: linear.result("acc[c * R + r]", "acc[(C4 + c) * R + r]"),
+        slots,
         interface: linear.interface()?,
         workgroup: lanes,
         grid: linear.grid(columns4 * lanes, rows),

@@ -4,8 +4,11 @@
 //! tile by the target's rates, fills the slots, unrolls and validates. `docs/kernels.md` has the layout contract.
 
 mod attention;
+pub mod cached;
+pub mod candidates;
 mod compose;
 mod constant;
+pub mod heads;
 mod interface;
 mod linear;
 mod rowwise;
@@ -16,6 +19,7 @@ mod unroll;
 mod validate;
 
 pub use attention::AttentionTile;
+pub use cached::{CachedTile, CachedWorkgroup};
 pub use compose::{Algorithm, Choice, Composed, RowRange, Slot, candidates, compose, lower};
 pub use linear::{BroadcastTile, SplitDot, WorkgroupTile};
 pub use unroll::UnrollError;

@@ -1,4 +1,4 @@
-//! Operations on rows: normalise, map, pool, rope.
+//! Operations on rows: normalise, map, pool.
 
 use warpweft_plan::{Access, Dim, Groups};
 
@@ -154,9 +154,10 @@ pub(crate) fn pool((pool, x, max_context): (Pool, View, u32), target: &Target) -
         Pool::Mean => ("mean", Vec::new()),
         Pool::Max => ("max", vec![("reduce", walk("acc = max(acc, load_x(m, n4));"))]),
         Pool::First => ("first", vec![("reduce", String::new())]),
+        Pool::Last => ("last", vec![("reduce", "acc = load_x(first + count - 1u, n4);".to_owned())]),
     };
     let read = match pool {
-        Pool::First => Dim::SEQUENCES,
+        Pool::First | Pool::Last => Dim::SEQUENCES,
         Pool::Mean | Pool::Max => Dim::TOKENS,
     };
     Draft {
@@ -173,57 +174,6 @@ pub(crate) fn pool((pool, x, max_context): (Pool, View, u32), target: &Target) -
         grid: columns_grid(n4, Rows::Sequences),
         flops: read * i64::from(x.width),
         bytes: (read + Dim::SEQUENCES) * (4 * i64::from(x.width)),
-    }
-    .finish(target)
-}
-
-/// The fields of [`Operation::Rope`].
-pub(crate) struct Rope {
-    pub(crate) x: View,
-    pub(crate) heads: u32,
-    pub(crate) rotary: u32,
-    pub(crate) interleaved: bool,
-    pub(crate) scale: f32,
-}
-
-/// Writes `rope/rotate.wgsl`.
-pub(crate) fn rope(rope: Rope, target: &Target) -> Result<Composed, KernelError> {
-    let Rope { x, heads, rotary, interleaved, scale } = rope;
-    check_view("x", x)?;
-    let fits = heads > 0 && x.width.is_multiple_of(heads) && rotary.is_multiple_of(2) && rotary <= x.width / heads;
-    if !fits || rotary == 0 {
-        return Err(KernelError::Shape(format!("{rotary} rotating columns of {heads} heads in {x:?}")));
-    }
-    let mut interface = Interface::default();
-    interface.bind(Slot::X, "x", Access::Read, "array<f32>");
-    interface.bind(Slot::Frequencies, "frequencies", Access::Read, "array<f32>");
-    interface.rows_table();
-    interface.output("array<f32>");
-    interface.function(include_str!("lib/cos_sin.wgsl").to_owned());
-    let value = if scale == 1.0 { "turn".to_owned() } else { format!("{} * turn", literal(scale)?) };
-    interface.function(format!("fn scaled(turn: vec2<f32>) -> vec2<f32> {{\n    return {value};\n}}\n"));
-    let mut slots = Vec::new();
-    if interleaved {
-        slots.push(("pair", "let second = d % 2u == 1u;\nlet pair = d / 2u;\nlet distance = 1u;".to_owned()));
-    }
-    Draft {
-        name: format!("rope_{heads}x{}_{rotary}{}", x.width / heads, if interleaved { "_interleaved" } else { "" }),
-        source: include_str!("rope/rotate.wgsl"),
-        constants: vec![
-            ("T", INVOCATIONS, "invocations"),
-            ("N", x.width, "columns of a row"),
-            ("D", x.width / heads, "columns of a head"),
-            ("ROTARY", rotary, "of which rotate"),
-            ("STRIDE", x.stride, "of x"),
-            ("OFFSET", x.offset, "of x"),
-            ("OUT_STRIDE", View::whole(x.width).stride, ""),
-        ],
-        slots,
-        interface,
-        workgroup: INVOCATIONS,
-        grid: columns_grid(x.width, Rows::Tokens),
-        flops: Dim::TOKENS * (4 * i64::from(x.width)),
-        bytes: Dim::TOKENS * (8 * i64::from(x.width)),
     }
     .finish(target)
 }

@@ -2,7 +2,11 @@
 
 use warpweft_plan::{Dim, PAD};
 
+use super::RowRange;
 use crate::formats::Format;
+
+/// Kernels whose rows are sequences are chosen for so many at the most, and work for any number.
+const MOST_SEQUENCES: u32 = 4;
 
 /// A column window of a row-major f32 matrix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -146,6 +150,70 @@ pub enum Pool {
     First,
     /// The greatest value in each column.
     Max,
+    /// The last row.
+    Last,
+}
+
+/// How heads are turned by the position of their row.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Rotation {
+    /// Columns of each head that turn; an even number. The frequencies are a vector of half as many.
+    pub rotary: u32,
+    /// Pairs are (2i, 2i+1) rather than (i, i + rotary/2).
+    pub interleaved: bool,
+    /// Factor on sine and cosine.
+    pub scale: f32,
+    /// Which of the operation's vectors the frequencies are.
+    pub frequencies: usize,
+}
+
+/// x / sqrt(mean(x²) + eps) of each head.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct HeadNorm {
+    /// Epsilon.
+    pub eps: f32,
+    /// Which of the operation's vectors, as wide as a head, the result is multiplied by.
+    pub gain: Option<usize>,
+}
+
+/// Where the rows of a [`HeadPart`] go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Destination {
+    /// To the same rows of a matrix of its own.
+    Rows,
+    /// To the rows of a cache that the step's pages give their positions.
+    Cache,
+}
+
+/// Heads that are made ready for attention: normalised, then turned, then put where attention reads them.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct HeadPart {
+    /// Their columns of the matrix.
+    pub x: View,
+    /// How many heads these are.
+    pub heads: u32,
+    /// Normalised by head.
+    pub norm: Option<HeadNorm>,
+    /// Turned.
+    pub rotation: Option<Rotation>,
+    /// Where they go, as a whole matrix.
+    pub to: Destination,
+}
+
+/// The context of a row in chunks, each attended to by workgroups of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Split {
+    /// Keys of a chunk.
+    pub keys: u32,
+    /// The most chunks that a row sees.
+    pub count: u32,
+}
+
+impl Split {
+    /// vec4s that one row, one head and one chunk leave behind: the columns, then greatest score and sum.
+    pub fn part4(value_dim: u32) -> u32 {
+        value_dim.div_ceil(4) + 1
+    }
 }
 
 /// What a kernel computes. Sizes are logical; physical padding follows from the contract in `docs/kernels.md`.
@@ -169,6 +237,14 @@ pub enum Operation {
         out: View,
         /// What a row is.
         rows: Rows,
+    },
+    /// [`Operation::Linear`] of `x / sqrt(mean(x²) + eps) · gain`, the gain a vector; for rows so few that each can afford
+    /// to be normalised by every workgroup that reads it.
+    NormedLinear {
+        /// Epsilon.
+        eps: f32,
+        /// The linear.
+        linear: Box<Operation>,
     },
     /// For each head, `softmax_j(term(q_i · k_j)) v_j` over the keys of the row's own sequence.
     Attention {
@@ -224,18 +300,100 @@ pub enum Operation {
         /// The longest sequence, for the bound on loop trips.
         max_context: u32,
     },
-    /// Rotary position embedding of `[tokens, heads · head_dim]`: the first `rotary` columns of each head are rotated
-    /// by `position · frequency[i]`, and sine and cosine are multiplied by `scale`; the rest passes through.
-    Rope {
-        /// The input.
-        x: View,
-        /// Heads.
-        heads: u32,
-        /// Columns of each head that rotate; an even number. The frequencies are a vector of half as many.
-        rotary: u32,
-        /// Pairs are (2i, 2i+1) rather than (i, i + rotary/2).
-        interleaved: bool,
-        /// Factor on sine and cosine.
-        scale: f32,
+    /// Parts of the columns of a matrix, read once.
+    Heads {
+        /// The parts, each with a result of its own.
+        parts: Vec<HeadPart>,
+        /// Vectors that the parts read.
+        vectors: usize,
     },
+    /// [`Operation::Attention`] whose keys and values lie in caches, in pages of the sequence.
+    CachedAttention {
+        /// Queries, `[tokens, heads · head_dim]`.
+        q: View,
+        /// Keys: columns of a cache's rows.
+        k: View,
+        /// Values.
+        v: View,
+        /// Query heads.
+        heads: u32,
+        /// Key/value heads, a divisor of `heads`.
+        kv_heads: u32,
+        /// From raw score to logit, as in [`Operation::Attention`].
+        term: Term,
+        /// The longest context.
+        max_context: u32,
+        /// The result is the parts of each chunk, for [`Operation::CombineAttention`]: for each row, chunk and head
+        /// [`Split::part4`] vec4s.
+        split: Option<Split>,
+    },
+    /// The parts of each chunk become the attention's result.
+    CombineAttention {
+        /// Query heads.
+        heads: u32,
+        /// Columns of a head of v.
+        value_dim: u32,
+        /// The attention's term: its mask says which chunks there are.
+        term: Term,
+        /// The chunks.
+        split: Split,
+    },
+    /// Of each row, in chunks of columns: greatest value, sum of exponentials, and the greatest values.
+    CandidateChunks {
+        /// Scores.
+        x: View,
+        /// How many greatest values.
+        n: u32,
+        /// What a row is.
+        rows: Rows,
+    },
+    /// What the chunks hold becomes logarithm of the sum of exponentials, greatest values and their columns.
+    Candidates {
+        /// Columns of the scores.
+        width: u32,
+        /// How many greatest values.
+        n: u32,
+        /// What a row is.
+        rows: Rows,
+    },
+}
+
+impl Operation {
+    /// The linear of a normed one, else the operation itself.
+    pub fn inner(&self) -> &Operation {
+        match self {
+            Operation::NormedLinear { linear, .. } => linear,
+            other => other,
+        }
+    }
+
+    /// The same, to change it.
+    pub fn inner_mut(&mut self) -> &mut Operation {
+        match self {
+            Operation::NormedLinear { linear, .. } => linear,
+            other => other,
+        }
+    }
+
+    /// The numbers of rows of the result in a step of so many tokens.
+    pub fn row_range(&self, tokens: RowRange) -> RowRange {
+        let rows = match self {
+            Operation::Linear { rows, .. }
+            | Operation::Normalize { rows, .. }
+            | Operation::Map { rows, .. }
+            | Operation::CandidateChunks { rows, .. }
+            | Operation::Candidates { rows, .. } => *rows,
+            Operation::NormedLinear { linear, .. } => return linear.row_range(tokens),
+            Operation::Pool { .. } => Rows::Sequences,
+            Operation::Attention { .. }
+            | Operation::Heads { .. }
+            | Operation::CachedAttention { .. }
+            | Operation::CombineAttention { .. } => Rows::Tokens,
+        };
+        match rows {
+            Rows::Tokens => tokens,
+            // Mostly one long sequence, or as many as there are rows.
+            Rows::Sequences => RowRange { min: 1, max: Some(tokens.max.unwrap_or(u32::MAX).min(MOST_SEQUENCES)) },
+        }
+    }
 }

@@ -4,7 +4,7 @@ use egg::{Id, Language};
 use rustc_hash::FxHashMap;
 use warpweft_plan::{DType, Dim};
 
-use super::{Call, Input, Layout, LowerError, Lowering, Value, WeightUse};
+use super::{Call, Input, Layout, LowerError, Lowering, Source, Value, WeightUse};
 use crate::formats::Format;
 use crate::graph::{ArgDecl, Fact, Graph, Op, WeightDecl};
 use crate::kernels::Slot;
@@ -34,21 +34,60 @@ impl<'l> CallBuilder<'l> {
 
     pub(super) fn finish(mut self, operation: impl FnOnce(Vec<Operand>) -> Operation, meaning: Id) -> Call {
         self.meaning.add_output("out", meaning);
-        Call { operation: operation(self.operands), inputs: self.inputs, value: 0, meaning: self.meaning }
+        self.finish_with(operation)
+    }
+
+    /// The call, its meaning's outputs being there already.
+    pub(super) fn finish_with(self, operation: impl FnOnce(Vec<Operand>) -> Operation) -> Call {
+        Call { operation: operation(self.operands), inputs: self.inputs, values: Vec::new(), meaning: self.meaning }
+    }
+
+    /// A call that does a part of an operator's work, which no graph can say.
+    pub(super) fn finish_apart(mut self, operation: impl FnOnce(Vec<Operand>) -> Operation) -> Call {
+        self.meaning = Graph::default();
+        self.finish_with(operation)
+    }
+
+    /// Binds an activation whose meaning is of no concern.
+    pub(super) fn bind(&mut self, slot: Slot, source: Source) {
+        self.inputs.push((slot, Input::Activation(source)));
+    }
+
+    /// The same for one of several windows of the same matrix, which is bound once and remembered in `known`.
+    pub(super) fn window(&mut self, slot: Slot, id: Id, known: &mut Option<(Source, Id)>) -> Built<(View, Id)> {
+        let (source, view) = self.lowering.view(id)?;
+        let arg = match *known {
+            Some((bound, arg)) if bound == source => arg,
+            _ => {
+                let (_, arg) = self.matrix(slot, id)?;
+                *known = Some((source, arg));
+                arg
+            }
+        };
+        Ok((view, self.columns(arg, view, self.base_width(id)?)?))
     }
 
     /// Binds an activation; gives its window and its node in the meaning.
     pub(super) fn activation(&mut self, slot: Slot, id: Id) -> Built<(View, Id)> {
+        let (view, arg) = self.matrix(slot, id)?;
+        Ok((view, self.columns(arg, view, self.base_width(id)?)?))
+    }
+
+    /// Binds the matrix that holds an activation; gives the window and the matrix in the meaning.
+    fn matrix(&mut self, slot: Slot, id: Id) -> Built<(View, Id)> {
         let (source, view) = self.lowering.view(id)?;
         self.inputs.push((slot, Input::Activation(source)));
         let rows = self.lowering.tensor(id)?.shape[0];
         let base = self.base_width(id)?;
         let arg = self.meaning.declare_arg(ArgDecl { shape: vec![rows, base], dtype: DType::F32 });
-        let arg = self.meaning.add(Op::Arg(arg))?;
-        if Dim::constant(view.width.into()) == base {
-            return Ok((view, arg));
+        Ok((view, self.meaning.add(Op::Arg(arg))?))
+    }
+
+    fn columns(&mut self, arg: Id, view: View, base: Dim) -> Built<Id> {
+        match Dim::constant(view.width.into()) == base {
+            true => Ok(arg),
+            false => Ok(self.meaning.slice(arg, 1, view.offset.into(), view.width.into())?),
         }
-        Ok((view, self.meaning.slice(arg, 1, view.offset.into(), view.width.into())?))
     }
 
     /// The width of the matrix that an activation is a window of.
@@ -76,7 +115,7 @@ impl<'l> CallBuilder<'l> {
         Ok((format, self.meaning.add(Op::Weight(meaning))?))
     }
 
-    fn weight_vector(&mut self, slot: Slot, name: &str, id: Id) -> Built<Id> {
+    pub(super) fn weight_vector(&mut self, slot: Slot, name: &str, id: Id) -> Built<Id> {
         let t = self.lowering.tensor(id)?;
         let n = t.shape.last().copied().ok_or_else(|| self.lowering.error(id, "a vector was expected"))?;
         let n = u64::from(self.lowering.size("a vector's length", n)?);
@@ -186,7 +225,7 @@ impl<'l> CallBuilder<'l> {
         let (term, mt) = self.term(term)?;
         let me = self.meaning.real(eps)?;
         let meaning = self.meaning.add(op([mx, me, mt]))?;
-        let Value { width, rows } = value;
+        let Value { width, rows, .. } = value;
         Ok(self.finish(|operands| Operation::Normalize { norm, eps, width, input, term, operands, rows }, meaning))
     }
 
@@ -194,15 +233,6 @@ impl<'l> CallBuilder<'l> {
         let (x, mx) = self.activation(Slot::X, x)?;
         let meaning = self.meaning.add(op([mx]))?;
         Ok(self.finish(|_| Operation::Pool { pool, x, max_context }, meaning))
-    }
-
-    pub(super) fn rope(mut self, x: Id, frequencies: Id, [heads, interleaved]: [u32; 2], scale: f32) -> Built<Call> {
-        let (x, mx) = self.activation(Slot::X, x)?;
-        let pairs = self.lowering.size("a rope's frequencies", self.lowering.tensor(frequencies)?.shape[0])?;
-        let mf = self.weight_vector(Slot::Frequencies, "frequencies", frequencies)?;
-        let interleaved = interleaved == 1;
-        let meaning = self.meaning.rope(mx, mf, heads, interleaved, scale)?;
-        Ok(self.finish(|_| Operation::Rope { x, heads, rotary: 2 * pairs, interleaved, scale }, meaning))
     }
 }
 

@@ -3,7 +3,10 @@
 //! Each call is an [`Operation`] with the values that it reads. Column windows are views and cost nothing; pointwise
 //! nodes that one call alone uses become part of its term; a weight above the binding limit becomes windows, a call each.
 
+mod attention;
 mod call;
+mod heads;
+mod linear;
 mod windows;
 
 use egg::{Id, Language};
@@ -11,8 +14,9 @@ use rustc_hash::FxHashMap;
 use warpweft_plan::Dim;
 
 use crate::graph::{Fact, FactError, Graph, Op, TensorFact};
-use crate::kernels::Slot;
+use crate::kernels::candidates::chunks_view;
 use crate::kernels::spec::{Norm, Operation, Pool, Rows, View};
+use crate::kernels::{RowRange, Slot};
 use call::CallBuilder;
 
 /// Where an activation comes from.
@@ -62,8 +66,8 @@ pub struct Call {
     pub operation: Operation,
     /// What its inputs are; tables, result and step are known by their slots.
     pub inputs: Vec<(Slot, Input)>,
-    /// The value that it writes, or a part of.
-    pub value: usize,
+    /// The values that it writes, or parts of: of [`Slot::Out`], or of each [`Slot::Part`].
+    pub values: Vec<usize>,
     /// What it computes, as a graph: arguments in the order of its activations, weights named like the bindings.
     pub meaning: Graph,
 }
@@ -75,6 +79,26 @@ pub struct Value {
     pub width: u32,
     /// What a row is.
     pub rows: Rows,
+    /// Where it lies.
+    pub place: Place,
+}
+
+impl Value {
+    /// Rows of the step.
+    fn of_step(width: u32, rows: Rows) -> Value {
+        Value { width, rows, place: Place::Step }
+    }
+}
+
+/// Where a value lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// In memory that only this step uses.
+    Step,
+    /// The same, with as many bytes whatever the number of rows.
+    Fixed(u64),
+    /// In the body's cache of that number, with all rows of before.
+    Cache(usize),
 }
 
 /// A body as calls.
@@ -121,6 +145,10 @@ pub struct Bounds {
     pub max_context: u32,
     /// Bytes of one binding.
     pub binding_bytes: u64,
+    /// Storage buffers of one kernel.
+    pub storage_buffers: u32,
+    /// Rows of the step that the program is made for.
+    pub rows: RowRange,
 }
 
 /// Lowers an extracted body.
@@ -132,13 +160,14 @@ pub fn lower(body: &Graph, bounds: Bounds) -> Result<LoweredBody, LowerError> {
         body,
         bounds,
         inlined: inlined(body),
+        normed: linear::taken_norms(body, bounds.rows),
         calls: Vec::new(),
         values: Vec::new(),
         known: FxHashMap::default(),
     };
     let live = body.live();
     for id in body.ids() {
-        if live[usize::from(id)] && lowering.needs_call(id) {
+        if live[usize::from(id)] && lowering.needs_call(id) && !lowering.known.contains_key(&id) {
             lowering.call(id)?;
         }
     }
@@ -157,6 +186,9 @@ fn inlined(body: &Graph) -> Vec<bool> {
     body.ids()
         .map(|id| {
             let node = body.node(id);
+            if heads::is_prepared(body, id) && !is_output(id) {
+                return matches!(users[usize::from(id)].as_slice(), [user] if heads::takes_up(body, *user, id));
+            }
             let is_gather = matches!(node.op, Op::Gather(_));
             let activation = node.fact.tensor().is_some_and(|t| !t.constant);
             if !activation || !(node.op.is_pointwise() || is_gather) || is_output(id) {
@@ -178,6 +210,8 @@ struct Lowering<'b> {
     body: &'b Graph,
     bounds: Bounds,
     inlined: Vec<bool>,
+    /// For each node: it is a norm that all contractions that read it do themselves.
+    normed: Vec<bool>,
     calls: Vec<Call>,
     values: Vec<Value>,
     known: FxHashMap<Id, usize>,
@@ -187,7 +221,7 @@ impl Lowering<'_> {
     fn needs_call(&self, id: Id) -> bool {
         let node = self.body.node(id);
         let Some(t) = node.fact.tensor() else { return false };
-        let free = t.constant || self.inlined[usize::from(id)];
+        let free = t.constant || self.inlined[usize::from(id)] || self.normed[usize::from(id)];
         !free && !matches!(node.op, Op::Arg(_) | Op::Ids | Op::Positions | Op::BandMask(_) | Op::Slice(_))
     }
 
@@ -225,7 +259,15 @@ impl Lowering<'_> {
             d if d == Dim::SEQUENCES => Rows::Sequences,
             _ => return Err(self.error(id, "its rows are neither tokens nor sequences")),
         };
-        Ok(Value { width: self.size("a width", width)?, rows })
+        Ok(Value::of_step(self.size("a width", width)?, rows))
+    }
+
+    /// Columns of an activation.
+    fn width(&self, id: Id) -> Result<u32, LowerError> {
+        match self.tensor(id)?.shape[..] {
+            [_, width] => self.size("a width", width),
+            _ => Err(self.error(id, "a matrix was expected")),
+        }
     }
 
     fn size(&self, what: &str, dim: Dim) -> Result<u32, LowerError> {
@@ -248,10 +290,10 @@ impl Lowering<'_> {
             }
             return Ok((
                 source,
-                View { width: self.matrix(id)?.width, offset: base.offset + self.int(start)?, ..base },
+                View { width: self.width(id)?, offset: base.offset + self.int(start)?, ..base },
             ));
         }
-        let whole = View::whole(self.matrix(id)?.width);
+        let whole = View::whole(self.width(id)?);
         match node.op {
             Op::Arg(a) => Ok((Source::Arg(a.0 as usize), whole)),
             _ => match self.known.get(&id) {
@@ -266,51 +308,44 @@ impl Lowering<'_> {
             return Ok(value);
         }
         // A window or an argument handed through: copied, so that whoever comes next finds a whole matrix.
-        let Value { width, rows } = self.matrix(id)?;
+        let value = self.matrix(id)?;
+        let Value { width, rows, .. } = value;
         let mut builder = CallBuilder::new(self);
         let (term, meaning) = builder.operand(id)?;
         let call = builder.finish(|operands| Operation::Map { width, term, operands, rows }, meaning);
-        self.push(id, Value { width, rows }, vec![call]);
+        self.push(id, value, vec![call]);
         Ok(self.known[&id])
     }
 
     fn push(&mut self, id: Id, value: Value, calls: Vec<Call>) {
-        let at = self.values.len();
-        self.values.push(value);
+        let at = self.value(value);
         self.known.insert(id, at);
-        self.calls.extend(calls.into_iter().map(|call| Call { value: at, ..call }));
+        self.calls.extend(calls.into_iter().map(|call| Call { values: vec![at], ..call }));
+    }
+
+    fn value(&mut self, value: Value) -> usize {
+        self.values.push(value);
+        self.values.len() - 1
     }
 
     fn call(&mut self, id: Id) -> Result<(), LowerError> {
+        let node = self.body.node(id);
+        match node.op {
+            Op::Rope(_) | Op::HeadNorm(_) | Op::Append(_) => return self.heads(id),
+            Op::Attention([_, k, v, ..]) if self.is_cached(k)? && self.is_cached(v)? => {
+                return self.cached_attention(id);
+            }
+            Op::Candidates([x, n]) => return self.candidates(id, x, n),
+            _ => {}
+        }
         let value = self.matrix(id)?;
-        let Value { width, rows } = value;
+        let Value { width, rows, .. } = value;
         let max_context = self.bounds.max_context;
         let mut b = CallBuilder::new(self);
         let op = self.body.node(id).op.clone();
         let call = match op {
-            Op::Linear([x, w, term]) => {
-                let (x, mx) = b.activation(Slot::X, x)?;
-                let (format, mw) = b.weight_matrix(Slot::W, "w", w)?;
-                let (term, mt) = b.term(term)?;
-                let meaning = b.meaning.add(Op::Linear([mx, mw, mt]))?;
-                let out = View::whole(width);
-                b.finish(
-                    |operands| Operation::Linear { x, n: width, format, paired: false, term, operands, out, rows },
-                    meaning,
-                )
-            }
-            Op::LinearPair([x, w, w2, term]) => {
-                let (x, mx) = b.activation(Slot::X, x)?;
-                let (format, mw) = b.weight_matrix(Slot::W, "w", w)?;
-                let (_, mw2) = b.weight_matrix(Slot::W2, "w2", w2)?;
-                let (term, mt) = b.term(term)?;
-                let meaning = b.meaning.add(Op::LinearPair([mx, mw, mw2, mt]))?;
-                let out = View::whole(width);
-                b.finish(
-                    |operands| Operation::Linear { x, n: width, format, paired: true, term, operands, out, rows },
-                    meaning,
-                )
-            }
+            Op::Linear([x, w, term]) => self.linear(x, w, None, term, value)?,
+            Op::LinearPair([x, w, w2, term]) => self.linear(x, w, Some(w2), term, value)?,
             Op::Attention([q, k, v, heads, kv_heads, term]) => {
                 let (h, g) = (self.int(heads)?, self.int(kv_heads)?);
                 let (q, mq) = b.activation(Slot::Q, q)?;
@@ -327,10 +362,7 @@ impl Lowering<'_> {
             Op::MeanPool([x]) => b.pool(Pool::Mean, Op::MeanPool, x, max_context)?,
             Op::FirstRow([x]) => b.pool(Pool::First, Op::FirstRow, x, max_context)?,
             Op::MaxPool([x]) => b.pool(Pool::Max, Op::MaxPool, x, max_context)?,
-            Op::Rope([x, _, frequencies, heads, interleaved, scale]) => {
-                let attributes = [self.int(heads)?, self.int(interleaved)?];
-                b.rope(x, frequencies, attributes, self.real(scale)?)?
-            }
+            Op::LastRow([x]) => b.pool(Pool::Last, Op::LastRow, x, max_context)?,
             Op::Gather(_)
             | Op::Add(_)
             | Op::Sub(_)
@@ -362,7 +394,8 @@ impl Lowering<'_> {
             | Op::MergeHeads(_)
             | Op::Cache(_)
             | Op::Append(_)
-            | Op::LastRow(_)
+            | Op::Rope(_)
+            | Op::HeadNorm(_)
             | Op::Candidates(_)
             | Op::RepeatHeads(_)
             | Op::Softmax(_)
@@ -373,6 +406,25 @@ impl Lowering<'_> {
         };
         let calls = windows::split(call, self.bounds.binding_bytes)?;
         self.push(id, value, calls);
+        Ok(())
+    }
+}
+
+impl Lowering<'_> {
+    /// Two calls: each chunk of columns, then all of them.
+    fn candidates(&mut self, id: Id, x: Id, n: Id) -> Result<(), LowerError> {
+        let Value { width: columns, rows, .. } = self.matrix(x)?;
+        let n = self.int(n)?;
+        let mut first = CallBuilder::new(self);
+        let (x, _) = first.activation(Slot::X, x)?;
+        let first = first.finish_apart(|_| Operation::CandidateChunks { x, n, rows });
+        let chunks = self.value(Value::of_step(chunks_view(columns, n).width, rows));
+        self.calls.push(Call { values: vec![chunks], ..first });
+        let mut second = CallBuilder::new(self);
+        second.bind(Slot::X, Source::Value(chunks));
+        let second = second.finish_apart(|_| Operation::Candidates { width: columns, n, rows });
+        let value = self.matrix(id)?;
+        self.push(id, value, vec![second]);
         Ok(())
     }
 }

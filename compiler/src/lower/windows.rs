@@ -14,7 +14,7 @@ const STEP: u64 = 64;
 
 /// The calls that together do what `call` does, each within the binding limit.
 pub(super) fn split(call: Call, binding_bytes: u64) -> Result<Vec<Call>, LowerError> {
-    match &call.operation {
+    match call.operation.inner() {
         Operation::Linear { x, n, format, .. } => {
             let row_bytes = padded(x.width) * u64::from(format.bytes());
             let rows = window(u64::from(*n), row_bytes, binding_bytes)?;
@@ -43,7 +43,14 @@ pub(super) fn split(call: Call, binding_bytes: u64) -> Result<Vec<Call>, LowerEr
             }
             Ok(calls)
         }
-        Operation::Attention { .. } | Operation::Pool { .. } | Operation::Rope { .. } => Ok(vec![call]),
+        Operation::NormedLinear { .. }
+        | Operation::Attention { .. }
+        | Operation::Pool { .. }
+        | Operation::Heads { .. }
+        | Operation::CachedAttention { .. }
+        | Operation::CombineAttention { .. }
+        | Operation::CandidateChunks { .. }
+        | Operation::Candidates { .. } => Ok(vec![call]),
     }
 }
 
@@ -73,7 +80,7 @@ fn starts(rows: u64, each: u64) -> impl Iterator<Item = u64> {
 
 fn linear_window(call: &Call, first: u64, rows: u64) -> Result<Call, LowerError> {
     let mut call = call.clone();
-    if let Operation::Linear { n, out, operands, .. } = &mut call.operation {
+    if let Operation::Linear { n, out, operands, .. } = call.operation.inner_mut() {
         *n = rows as u32;
         *out = View { width: rows as u32, offset: first as u32, ..*out };
         for operand in operands {
@@ -82,8 +89,8 @@ fn linear_window(call: &Call, first: u64, rows: u64) -> Result<Call, LowerError>
             }
         }
     }
-    for (_, input) in &mut call.inputs {
-        if let Input::Weight(weight) = input {
+    for (slot, input) in &mut call.inputs {
+        if let (Input::Weight(weight), Slot::W | Slot::W2 | Slot::Operand(_)) = (input, *slot) {
             *weight = WeightUse { first, rows, ..*weight };
         }
     }
@@ -96,7 +103,8 @@ fn linear_window(call: &Call, first: u64, rows: u64) -> Result<Call, LowerError>
 fn columns(meaning: &Graph, first: u64, rows: u64) -> Result<Graph, FactError> {
     let mut declarations = meaning.declarations().clone();
     let whole = declarations.weights.first().map_or(0, |w| w.shape[0]);
-    for weight in &mut declarations.weights {
+    // A gain belongs to the columns of the input.
+    for weight in declarations.weights.iter_mut().filter(|w| w.name != "gain") {
         weight.shape[0] = rows;
     }
     // The contraction's input is the first argument; the others are read by the term, as a whole or through a window.

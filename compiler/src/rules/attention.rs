@@ -15,6 +15,10 @@ pub(super) fn rules() -> Table {
         rule!("scores-grouped", Exact,
             "(matmul (split-heads ?q ?h) (transpose (repeat-heads (split-heads ?k ?g) ?n)))" => "(scores ?q ?k ?h ?g acc)",
             grouped()),
+        // A norm of each head alone, with one gain for all of them.
+        rule!("head-norm", Exact,
+            "(merge-heads (rms-norm (split-heads ?x ?h) ?eps (mul acc ?g)))" => "(head-norm ?x ?h ?eps ?g)",
+            Condition::ConstantVector(var("?g"))),
         // o_i = Σ_j softmax_j(s_ij) v_j, in one pass over j with a running maximum and sum (Milakov & Gimelshein 2018,
         // arXiv 1805.02867; Dao et al. 2022, arXiv 2205.14135).
         rule!("attention", Reassociates,

@@ -7,7 +7,7 @@ use super::slots::Slots;
 use super::{ComposedBody, Shared};
 use crate::graph::{FactError, Graph};
 use crate::kernels::{RowRange, Slot};
-use crate::lower::{Call, Input, Source, Value};
+use crate::lower::{Call, Input, Place, Source, Value};
 use crate::roll::{Region, Rolled};
 use crate::target::Target;
 
@@ -53,6 +53,16 @@ struct Flat<'b> {
     reads: Vec<Key>,
 }
 
+impl Flat<'_> {
+    fn writes(&self) -> impl Iterator<Item = Key> {
+        self.call.values.iter().map(|&value| (self.region, value))
+    }
+
+    fn written(&self, at: usize) -> Key {
+        (self.region, self.call.values.get(at).copied().unwrap_or(usize::MAX))
+    }
+}
+
 /// Puts the regions' calls together into the program of one output.
 ///
 /// # Errors
@@ -80,11 +90,13 @@ pub fn assemble(
     let mut slots = Slots::default();
     let mut places: FxHashMap<Key, usize> = FxHashMap::default();
     for (i, step) in flat.iter().enumerate() {
-        let key = (step.region, step.call.value);
-        if key != result && !places.contains_key(&key) {
-            places.insert(key, slots.take(bytes(value(key))));
+        for key in step.writes() {
+            if key != result && !places.contains_key(&key) && !matches!(value(key).place, Place::Cache(_)) {
+                places.insert(key, slots.take(bytes(value(key))));
+            }
         }
-        let done: FxHashSet<Key> = step.reads.iter().copied().filter(|k| last[k] == i).collect();
+        let unread = step.writes().filter(|key| !last.contains_key(key));
+        let done: FxHashSet<Key> = step.reads.iter().copied().filter(|k| last[k] == i).chain(unread).collect();
         for key in done {
             if let Some(&slot) = places.get(&key) {
                 slots.give_back(slot);
@@ -94,30 +106,36 @@ pub fn assemble(
 
     let (sizes, order) = slots.ordered();
     let scratch: Vec<usize> = sizes.iter().enumerate().map(|(i, &b)| shared.scratch(i, b)).collect();
-    let Value { width, rows } = value(result);
+    let Value { width, rows, .. } = value(result);
     let output = shared.output(part.output, rows.dim(), width);
     let mut steps = Vec::new();
     for step in &flat {
         let region = &rolled.regions[step.region];
         let body = &bodies[region.body];
         let composed = &body.composed.kernels[step.kernel];
-        let place = |key: Key| match places.get(&key) {
-            Some(&slot) if key != result => scratch[order[slot]],
-            _ => output.buffer,
+        let place = |key: Key, shared: &mut Shared| match (value(key).place, places.get(&key)) {
+            (Place::Cache(c), _) => {
+                let cache = rolled.regions[key.0].caches.get(c);
+                cache.map(|&cache| shared.cache(model, cache)).ok_or_else(missing)
+            }
+            (_, Some(&slot)) if key != result => Ok(scratch[order[slot]]),
+            _ => Ok(output.buffer),
         };
         let mut buffers = Vec::new();
         for slot in &composed.slots {
             buffers.push(match slot {
-                Slot::Out => place((step.region, step.call.value)),
+                Slot::Out => place(step.written(0), shared)?,
+                Slot::Part(part) => place(step.written(*part), shared)?,
                 Slot::Ids => shared.table(Table::Ids),
                 Slot::Rows => shared.table(Table::Rows),
                 Slot::Sequences => shared.table(Table::Sequences),
                 Slot::Step => shared.table(Table::Step),
-                Slot::X | Slot::W | Slot::W2 | Slot::Q | Slot::K | Slot::V | Slot::Operand(_) | Slot::Frequencies => {
+                Slot::Pages => shared.table(Table::Pages),
+                Slot::X | Slot::W | Slot::W2 | Slot::Q | Slot::K | Slot::V | Slot::Operand(_) | Slot::Vector(_) => {
                     let input = step.call.inputs.iter().find(|(s, _)| s == slot).map(|(_, input)| input);
                     match input.ok_or_else(|| ScheduleError::Missing(format!("{slot:?} of {}", composed.name)))? {
                         Input::Weight(weight) => shared.weight(model, region, body.graph, *weight)?,
-                        Input::Activation(source) => place(resolve(region, step.region, *source, &homes)?),
+                        Input::Activation(source) => place(resolve(region, step.region, *source, &homes)?, shared)?,
                     }
                 }
             });
@@ -142,7 +160,10 @@ pub fn assemble(
 }
 
 fn bytes(value: Value) -> Dim {
-    value.rows.dim() * (i64::from(value.width.next_multiple_of(PAD as u32)) * 4)
+    match value.place {
+        Place::Fixed(bytes) => Dim::constant(bytes as i64),
+        Place::Step | Place::Cache(_) => value.rows.dim() * (i64::from(value.width.next_multiple_of(PAD as u32)) * 4),
+    }
 }
 
 /// Where each node that crosses regions is computed.
@@ -190,7 +211,7 @@ fn needed<'b>(mut flat: Vec<Flat<'b>>, result: Key) -> Vec<Flat<'b>> {
     let mut wanted: FxHashSet<Key> = FxHashSet::from_iter([result]);
     let mut keep = vec![false; flat.len()];
     for (i, step) in flat.iter().enumerate().rev() {
-        if wanted.contains(&(step.region, step.call.value)) {
+        if step.writes().any(|key| wanted.contains(&key)) {
             keep[i] = true;
             wanted.extend(step.reads.iter().copied());
         }

@@ -8,7 +8,7 @@ use rustc_hash::FxHashMap;
 use warpweft_plan::{Buffer, Dim, Input as Table, Kernel, Output, OutputKind, PAD, Plan, Program, Role};
 
 use crate::formats::Format;
-use crate::graph::{Fact, FactError, Graph, Op};
+use crate::graph::{CacheId, Fact, FactError, Graph, Op};
 use crate::kernels::Composed;
 use crate::lower::{Layout, LoweredBody, WeightUse};
 use crate::pack::{Packing, Recipe};
@@ -33,6 +33,7 @@ pub struct Shared {
     buffers: Vec<Buffer>,
     buffer_index: FxHashMap<(Role, Dim), usize>,
     scratch: Vec<usize>,
+    caches: FxHashMap<u32, usize>,
     recipes: Vec<Recipe>,
     recipe_index: FxHashMap<(String, Layout), usize>,
 }
@@ -83,6 +84,7 @@ impl Shared {
                 Table::Ids => "ids",
                 Table::Rows => "rows",
                 Table::Sequences => "sequences",
+                Table::Pages => "pages",
                 Table::Step => "step",
             }
             .to_owned()
@@ -90,7 +92,7 @@ impl Shared {
         self.buffer(Role::Input(table), table.bytes(), name)
     }
 
-    /// The `at`-th scratch buffer, made to have room for `bytes` (a multiple of tokens and of sequences).
+    /// The `at`-th scratch buffer, made to have room for `bytes` (a multiple of tokens, of sequences, or constant).
     fn scratch(&mut self, at: usize, bytes: Dim) -> usize {
         while self.scratch.len() <= at {
             self.scratch.push(self.buffers.len());
@@ -100,7 +102,19 @@ impl Shared {
         let buffer = &mut self.buffers[self.scratch[at]];
         buffer.bytes.tokens = buffer.bytes.tokens.max(bytes.tokens);
         buffer.bytes.sequences = buffer.bytes.sequences.max(bytes.sequences);
+        buffer.bytes.constant = buffer.bytes.constant.max(bytes.constant);
         self.scratch[at]
+    }
+
+    /// The buffer of a cache of the model: the same for all programs.
+    fn cache(&mut self, model: &Graph, cache: CacheId) -> usize {
+        let buffers = &mut self.buffers;
+        *self.caches.entry(cache.0).or_insert_with(|| {
+            let width = i64::from(model.declarations().caches[cache.0 as usize].width.next_multiple_of(PAD as u32));
+            let (name, bytes) = (format!("cache{}", cache.0), Dim::CONTEXT * (4 * width));
+            buffers.push(Buffer { name, role: Role::Cache, bytes });
+            buffers.len() - 1
+        })
     }
 
     /// The result of that kind; all programs write it to the same place.

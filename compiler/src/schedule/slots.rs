@@ -17,8 +17,8 @@ struct Slot {
 impl Slots {
     /// A free slot for a value: the smallest that is large enough, else the largest, which grows.
     pub(super) fn take(&mut self, bytes: Dim) -> usize {
-        let of_kind = |s: &Slot| s.free && (s.bytes.tokens > 0) == (bytes.tokens > 0);
-        let weight = |d: Dim| d.tokens.max(d.sequences);
+        let of_kind = |s: &Slot| s.free && kind(s.bytes) == kind(bytes);
+        let weight = |d: Dim| d.tokens.max(d.sequences).max(d.constant);
         let free: Vec<usize> = (0..self.slots.len()).filter(|&i| of_kind(&self.slots[i])).collect();
         let size = |i: &usize| weight(self.slots[*i].bytes);
         let fitting = free.iter().copied().filter(|i| size(i) >= weight(bytes)).min_by_key(size);
@@ -28,6 +28,7 @@ impl Slots {
                 slot.free = false;
                 slot.bytes.tokens = slot.bytes.tokens.max(bytes.tokens);
                 slot.bytes.sequences = slot.bytes.sequences.max(bytes.sequences);
+                slot.bytes.constant = slot.bytes.constant.max(bytes.constant);
                 at
             }
             None => {
@@ -48,13 +49,22 @@ impl Slots {
         let mut order: Vec<usize> = (0..self.slots.len()).collect();
         order.sort_by_key(|&i| {
             let bytes = self.slots[i].bytes;
-            (bytes.tokens == 0, std::cmp::Reverse(bytes.tokens.max(bytes.sequences)))
+            (kind(bytes), std::cmp::Reverse(bytes.tokens.max(bytes.sequences).max(bytes.constant)))
         });
         let mut place = vec![0; order.len()];
         for (at, &i) in order.iter().enumerate() {
             place[i] = at;
         }
         (order.iter().map(|&i| self.slots[i].bytes).collect(), place)
+    }
+}
+
+/// What a size grows with: values of one kind share slots.
+fn kind(bytes: Dim) -> u8 {
+    match bytes {
+        Dim { tokens: 1.., .. } => 0,
+        Dim { sequences: 1.., .. } => 1,
+        _ => 2,
     }
 }
 

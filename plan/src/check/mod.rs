@@ -96,7 +96,10 @@ fn check_buffer(at: &str, buffer: &Buffer, tensors: &[Tensor]) -> Result<(), Pla
         Role::Input(input) if bytes != input.bytes() => {
             Err(invalid(format!("{at}: bytes"), bytes, format!("{} for {input:?}", input.bytes())))
         }
-        Role::Input(_) | Role::Scratch | Role::Output => Ok(()),
+        Role::Cache if bytes != Dim::CONTEXT * bytes.context => {
+            Err(invalid(format!("{at}: bytes"), bytes, "a multiple of context for a cache"))
+        }
+        Role::Input(_) | Role::Scratch | Role::Output | Role::Cache => Ok(()),
     }
 }
 

@@ -124,7 +124,7 @@ fn check_operands(
         let expected = match buffer.role {
             Role::Input(Input::Step) => &[Access::Uniform][..],
             Role::Input(_) | Role::Weight { .. } => &[Access::Read],
-            Role::Scratch | Role::Output => &[Access::Read, Access::ReadWrite],
+            Role::Scratch | Role::Output | Role::Cache => &[Access::Read, Access::ReadWrite],
         };
         if !expected.contains(&binding.access) {
             let found = format!("{:?} of a buffer with the role {:?}", binding.access, buffer.role);

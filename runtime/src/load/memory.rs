@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use warpweft_plan::{MAX_GROUPS, Plan, ROW_BLOCK, Role, Sizes};
+use warpweft_plan::{Input, MAX_GROUPS, PAGE_ROWS, Plan, ROW_BLOCK, Role, Sizes};
 
 use super::job::{Job, Window};
 use crate::RuntimeError;
@@ -17,22 +17,25 @@ pub struct Account {
     pub activations: u64,
     /// Tables, results, and the copies through which they travel.
     pub transfers: u64,
+    /// Rows of sessions.
+    pub cache: u64,
 }
 
 impl Account {
     /// All of it.
     pub fn total(&self) -> u64 {
-        self.weights.saturating_add(self.activations).saturating_add(self.transfers)
+        self.weights.saturating_add(self.activations).saturating_add(self.transfers).saturating_add(self.cache)
     }
 
-    /// What a job needs for steps of up to `rows` rows, with these weights on the device.
-    pub(crate) fn new(plan: &Plan, job: &Job, weights: &BTreeSet<Window>, rows: u64) -> Account {
+    /// What a job needs for steps of some extent, with these weights on the device.
+    pub(crate) fn new(plan: &Plan, job: &Job, weights: &BTreeSet<Window>, extent: Extent) -> Account {
         let mut account = Account { weights: weights.iter().map(|w| w.bytes).sum(), ..Account::default() };
         for &index in &job.buffers {
-            let bytes = size(plan, index, rows);
+            let bytes = size(plan, index, extent);
             let (part, copies) = match plan.buffers[index].role {
                 Role::Weight { .. } => continue,
                 Role::Scratch => (&mut account.activations, 1),
+                Role::Cache => (&mut account.cache, 1),
                 Role::Input(_) | Role::Output => (&mut account.transfers, 2),
             };
             *part = part.saturating_add(bytes.saturating_mul(copies));
@@ -41,15 +44,48 @@ impl Account {
     }
 }
 
-/// The symbols' values for which buffers are made, so that steps of up to `rows` rows fit.
-pub(crate) fn capacity_sizes(rows: u64) -> Sizes {
-    let rows = rows.next_multiple_of(ROW_BLOCK);
-    Sizes { tokens: rows, context: rows, sequences: rows }
+/// The steps for which buffers are made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Extent {
+    /// Rows in a step.
+    pub(crate) rows: u64,
+    /// Sequences in a step.
+    pub(crate) sequences: u64,
+    /// Rows of the longest sequence, cached ones included.
+    pub(crate) context: u64,
+    /// Rows of the pool of all sessions.
+    pub(crate) pool: u64,
+    /// Pages of all sequences; those that several share count for each.
+    pub(crate) pages: u64,
 }
 
-/// Bytes of a buffer for steps of up to `rows` rows.
-pub(crate) fn size(plan: &Plan, buffer: usize, rows: u64) -> u64 {
-    plan.buffers[buffer].bytes.eval(capacity_sizes(rows)).unwrap_or(u64::MAX)
+impl Extent {
+    /// Whole sequences of `rows` rows together.
+    pub(crate) fn whole(rows: u64) -> Extent {
+        Extent { rows, sequences: rows, context: rows, pool: 0, pages: 0 }
+    }
+
+    /// Whether a step of extent `other` fits.
+    pub(crate) fn covers(&self, other: &Extent) -> bool {
+        self.rows >= other.rows
+            && self.sequences >= other.sequences
+            && self.context >= other.context
+            && self.pool == other.pool
+            && self.pages >= other.pages
+    }
+}
+
+/// Bytes of a buffer for steps of some extent.
+pub(crate) fn size(plan: &Plan, buffer: usize, extent: Extent) -> u64 {
+    let block = |rows: u64| rows.next_multiple_of(ROW_BLOCK);
+    let buffer = &plan.buffers[buffer];
+    let context = match buffer.role {
+        Role::Cache => extent.pool.next_multiple_of(PAGE_ROWS),
+        Role::Input(Input::Pages) => extent.pool.max(extent.pages),
+        _ => block(extent.context),
+    };
+    let sizes = Sizes { tokens: block(extent.rows), context, sequences: block(extent.sequences) };
+    buffer.bytes.eval(sizes).unwrap_or(u64::MAX)
 }
 
 /// Where a limit comes from.
@@ -76,7 +112,7 @@ fn available() -> Option<u64> {
     line.split_whitespace().nth(1)?.parse::<u64>().ok()?.checked_mul(1024)
 }
 
-/// The greatest number of rows that one step can have, at most `ceiling` unless one sequence is longer.
+/// The greatest number of rows that one step of whole sequences can have, at most `ceiling` unless one sequence is longer.
 ///
 /// # Errors
 /// [`RuntimeError::Memory`] if the longest sequence that the device's buffers allow does not fit into `limit`,
@@ -90,39 +126,66 @@ pub(crate) fn capacity(
     limit: &Limit,
 ) -> Result<u64, RuntimeError> {
     let longest = u64::from(plan.model.max_positions);
-    let most = greatest(ceiling.max(longest), |rows| device_allows(plan, job, adapter, rows));
-    if most == 0 {
-        let reasons =
-            vec![format!("{}: a step of one row needs buffers or grids above the device's limits", job.target)];
-        return Err(RuntimeError::NoTier { adapter: adapter.name.clone(), reasons });
-    }
-    let account = |rows| Account::new(plan, job, weights, rows);
-    let need = account(longest.min(most));
-    if need.total() > limit.bytes {
-        return Err(RuntimeError::Memory {
-            weights: need.weights,
-            activations: need.activations,
-            transfers: need.transfers,
-            limit: limit.bytes,
-            limit_is: limit.what.clone(),
-        });
-    }
+    let most = device_rows(plan, job, adapter, ceiling.max(longest), Extent::whole)?;
+    let account = |rows| Account::new(plan, job, weights, Extent::whole(rows));
+    fits(&account(longest.min(most)), limit)?;
     Ok(greatest(most, |rows| account(rows).total() <= limit.bytes).max(longest.min(most)))
 }
 
-fn device_allows(plan: &Plan, job: &Job, adapter: &Adapter, rows: u64) -> bool {
-    let most = adapter.limits.max_storage_buffer_binding_size.min(adapter.limits.max_buffer_size);
-    let sizes = Sizes { tokens: rows, context: rows, sequences: rows };
-    job.buffers.iter().all(|&i| size(plan, i, rows) <= most)
+/// The greatest number of rows, at most `most`, that one step can have on the device.
+///
+/// # Errors
+/// [`RuntimeError::NoTier`] if not even one row fits into the device's buffers.
+pub(crate) fn device_rows(
+    plan: &Plan,
+    job: &Job,
+    adapter: &Adapter,
+    most: u64,
+    extent: impl Fn(u64) -> Extent,
+) -> Result<u64, RuntimeError> {
+    match greatest(most, |rows| device_allows(plan, job, adapter, extent(rows))) {
+        0 => {
+            let reasons =
+                vec![format!("{}: a step of one row needs buffers or grids above the device's limits", job.target)];
+            Err(RuntimeError::NoTier { adapter: adapter.name.clone(), reasons })
+        }
+        rows => Ok(rows),
+    }
+}
+
+/// Refuses what is more than the limit.
+pub(crate) fn fits(need: &Account, limit: &Limit) -> Result<(), RuntimeError> {
+    if need.total() <= limit.bytes {
+        return Ok(());
+    }
+    Err(RuntimeError::Memory {
+        weights: need.weights,
+        activations: need.activations,
+        transfers: need.transfers,
+        cache: need.cache,
+        limit: limit.bytes,
+        limit_is: limit.what.clone(),
+    })
+}
+
+/// The largest buffer that a kernel can see.
+pub(crate) fn largest_binding(adapter: &Adapter) -> u64 {
+    adapter.limits.max_storage_buffer_binding_size.min(adapter.limits.max_buffer_size)
+}
+
+fn device_allows(plan: &Plan, job: &Job, adapter: &Adapter, extent: Extent) -> bool {
+    let most = largest_binding(adapter);
+    let sizes = Sizes { tokens: extent.rows, context: extent.context, sequences: extent.sequences };
+    job.buffers.iter().all(|&i| size(plan, i, extent) <= most)
         && job
-            .program(plan, rows)
+            .program(plan, extent.rows)
             .steps
             .iter()
             .all(|step| step.grid.iter().all(|groups| groups.count(sizes).is_some_and(|n| n <= MAX_GROUPS)))
 }
 
 /// The greatest number up to `most` for which a condition holds that only ever stops holding; 0 if there is none.
-fn greatest(most: u64, holds: impl Fn(u64) -> bool) -> u64 {
+pub(crate) fn greatest(most: u64, holds: impl Fn(u64) -> bool) -> u64 {
     let (mut good, mut bad) = (0, most + 1);
     while bad - good > 1 {
         let middle = good + (bad - good) / 2;

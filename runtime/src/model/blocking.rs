@@ -5,7 +5,7 @@ use std::path::Path;
 use warpweft_plan::{OutputKind, PlanFile};
 
 use super::{Engine, Matrix, OnProgress, Options};
-use crate::RuntimeError;
+use crate::{RuntimeError, Session};
 use crate::device::block_on;
 
 /// A plan on a device.
@@ -75,6 +75,14 @@ impl Model {
         block_on(self.engine.run(OutputKind::Logits, sequences))
     }
 
+    /// A session without rows, which [`Session::generate_ids`] and its kin fill.
+    ///
+    /// # Errors
+    /// As [`Engine::session`].
+    pub fn session(&self) -> Result<Session, RuntimeError> {
+        self.engine.session()
+    }
+
     /// Makes an output ready before it is asked for.
     ///
     /// # Errors
@@ -90,6 +98,12 @@ impl Model {
 
     /// The same, to call it.
     pub fn engine_mut(&mut self) -> &mut Engine {
+        &mut self.engine
+    }
+}
+
+impl AsMut<Engine> for Model {
+    fn as_mut(&mut self) -> &mut Engine {
         &mut self.engine
     }
 }

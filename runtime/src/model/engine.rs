@@ -8,22 +8,25 @@ use super::{Matrix, OnProgress, Options, Progress};
 use crate::RuntimeError;
 use crate::device::{Adapter, Device, Pipeline, best_target, choose};
 use crate::load::job::{Job, Window};
-use crate::load::memory::{self, Account};
+use crate::load::memory::{self, Account, Extent};
 use crate::load::{pipelines, upload};
-use crate::run::arena::Arena;
+use crate::run::arena::{Arena, Resident};
 use crate::run::batch::{Tables, cut};
 use crate::run::pace::Pace;
 use crate::run::submit::{Ready, Submission};
+use crate::session::{Ledger, Pool, pool};
 
 /// Rows of a submission unless the options say otherwise.
 const MAX_ROWS: u32 = 8192;
 
 /// An output that can be computed.
-struct Prepared {
+pub(crate) struct Prepared {
     job: Job,
     /// Rows that one submission can have.
     capacity: u64,
-    pace: Pace,
+    pub(crate) pace: Pace,
+    /// Whether it reads the rows of sessions.
+    cached: bool,
 }
 
 /// A plan on a device. All calls are asynchronous; [`Model`](crate::Model) has the same without.
@@ -32,16 +35,24 @@ struct Prepared {
 /// that polls it, and an executor should poll it where blocking is allowed.
 pub struct Engine {
     file: PlanFile,
-    device: Device,
+    pub(crate) device: Device,
     options: Options,
     weights: HashMap<Window, wgpu::Buffer>,
     pipelines: HashMap<usize, Pipeline>,
     prepared: BTreeMap<OutputKind, Prepared>,
     /// Activations of the output that ran last.
-    arena: Option<(OutputKind, Arena)>,
-    submissions: Vec<Submission>,
+    arenas: BTreeMap<OutputKind, Arena>,
+    pub(crate) ledger: Ledger,
+    pub(crate) pool: Option<Pool>,
+    pub(crate) submissions: Vec<Submission>,
     #[cfg(feature = "text")]
-    pub(super) text: Option<super::text::Text>,
+    pub(crate) text: Option<crate::text::Text>,
+}
+
+impl AsMut<Engine> for Engine {
+    fn as_mut(&mut self) -> &mut Engine {
+        self
+    }
 }
 
 impl Engine {
@@ -65,7 +76,8 @@ impl Engine {
         progress: OnProgress<'_>,
     ) -> Result<Engine, RuntimeError> {
         let has = |kind: &OutputKind| file.plan().programs.iter().any(|p| p.output.kind == *kind);
-        let first = [OutputKind::Embedding, OutputKind::Hidden, OutputKind::Logits].into_iter().find(has);
+        let preferred = [OutputKind::Embedding, OutputKind::Candidates, OutputKind::Hidden, OutputKind::Logits];
+        let first = preferred.into_iter().find(has);
         let output = options.output.or(first).unwrap_or(OutputKind::Embedding);
         // What cannot run is refused before the device is opened.
         best_target(file.plan(), output, adapter, options.target.as_deref())?;
@@ -78,7 +90,9 @@ impl Engine {
             weights: HashMap::new(),
             pipelines: HashMap::new(),
             prepared: BTreeMap::new(),
-            arena: None,
+            arenas: BTreeMap::new(),
+            ledger: Ledger::default(),
+            pool: None,
             submissions: Vec::new(),
             #[cfg(feature = "text")]
             text: None,
@@ -105,14 +119,25 @@ impl Engine {
         let all = &loaded | &windows;
         let limit = memory::limit(adapter, self.options.memory);
         let ceiling = u64::from(self.options.max_rows.unwrap_or(MAX_ROWS)).max(1);
-        let capacity = memory::capacity(plan, &job, &all, adapter, ceiling, &limit)?;
+        let cached = pool::is_cached(plan, &job);
+        let capacity = if cached {
+            let most = match &self.pool {
+                Some(pool) => pool.most,
+                None => pool::limit_rows(plan, &job, &all, adapter, self.options.context, &limit)?,
+            };
+            let pool = self.pool.get_or_insert_with(|| Pool::new(plan, &self.ledger, most));
+            pool.ensure(&self.device, 1).await?;
+            pool::capacity(plan, &job, &all, adapter, ceiling, &limit)?
+        } else {
+            memory::capacity(plan, &job, &all, adapter, ceiling, &limit)?
+        };
         tracing::debug!(output = output.name(), target, capacity, "output chosen");
         if !self.options.lazy {
             pipelines::build(&self.device, plan, &job.kernels, &mut self.pipelines, progress).await?;
         }
         upload::upload(&self.device, &self.file, &windows, &mut self.weights, progress).await?;
         let pace = Pace::new(capacity.min(ceiling));
-        self.prepared.insert(output, Prepared { job, capacity, pace });
+        self.prepared.insert(output, Prepared { job, capacity, pace, cached });
         Ok(())
     }
 
@@ -125,6 +150,9 @@ impl Engine {
         self.prepare(output, &mut |_| ()).await?;
         self.submissions.clear();
         self.check(output, sequences)?;
+        if self.prepared.get(&output).is_some_and(|p| p.cached) {
+            return self.run_cached(output, sequences).await;
+        }
         let mut matrix = Matrix { rows: 0, width: self.width(output), values: Vec::new() };
         let mut rest = sequences;
         while !rest.is_empty() {
@@ -137,27 +165,50 @@ impl Engine {
         Ok(matrix)
     }
 
-    async fn submit(&mut self, output: OutputKind, tables: &Tables, values: &mut Vec<f32>) -> Result<(), RuntimeError> {
-        let Some(Prepared { job, capacity, pace }) = self.prepared.get_mut(&output) else { return Ok(()) };
+    /// Runs one step and appends its result to `values`.
+    pub(crate) async fn submit(
+        &mut self,
+        output: OutputKind,
+        tables: &Tables,
+        values: &mut Vec<f32>,
+    ) -> Result<(), RuntimeError> {
+        let Some(Prepared { job, capacity, pace, cached }) = self.prepared.get_mut(&output) else { return Ok(()) };
         let (plan, device) = (self.file.plan(), &self.device);
         let rows = tables.ids.len() as u64;
         let kernels = job.kernels_for(plan, rows);
         pipelines::build(device, plan, &kernels, &mut self.pipelines, &mut |_| ()).await?;
-        let fitting = self.arena.take().filter(|(kind, arena)| *kind == output && arena.rows >= rows);
+        let none = HashMap::new();
+        let (pool, caches) = self.pool.as_ref().map_or((0, &none), |pool| (pool.rows, &pool.buffers));
+        let extent = |rows| match pool::extent(plan, rows, pool) {
+            _ if !*cached => Extent::whole(rows),
+            usual => Extent {
+                sequences: usual.sequences.max(tables.sequences.len() as u64),
+                pages: usual.pages.max(tables.pages.len() as u64),
+                ..usual
+            },
+        };
+        let fitting = self.arenas.remove(&output).filter(|arena| arena.extent.covers(&extent(rows)));
         let mut arena = match fitting {
-            Some((_, arena)) => arena,
+            Some(arena) => arena,
             None => {
+                // One token after the other may need both; anything else would hold memory for nothing.
+                let pair = |kind: &OutputKind| matches!(kind, OutputKind::Next | OutputKind::Candidates);
+                self.arenas.retain(|kind, _| pair(kind) && pair(&output));
                 // Sizes double, so that growing texts don't allocate each time.
                 let rows = rows.next_power_of_two().min(*capacity).max(rows);
-                Arena::new(device, plan, job, rows).await?
+                Arena::new(device, plan, job, extent(rows)).await?
             }
         };
-        arena.bind(device, plan, job, job.position(plan, rows), &self.weights, &self.pipelines).await?;
+        let resident = Resident { weights: &self.weights, caches, pipelines: &self.pipelines };
+        arena.bind(device, plan, job, job.position(plan, rows), resident).await?;
         let ready = Ready { device, plan, job, pipelines: &self.pipelines, arena: &arena };
         let submission = ready.submit(tables, self.options.profile, values).await?;
-        pace.learn(rows, submission.seconds);
+        // Few rows on top of many cached ones say nothing about many rows.
+        if !*cached || rows >= pace.rows() / 2 {
+            pace.learn(rows, submission.seconds);
+        }
         self.submissions.push(submission);
-        self.arena = Some((output, arena));
+        self.arenas.insert(output, arena);
         Ok(())
     }
 
@@ -165,9 +216,11 @@ impl Engine {
         let model = &self.plan().model;
         let positions = u64::from(model.max_positions);
         let capacity = self.prepared.get(&output).map_or(0, |p| p.capacity);
-        let (limit, why) = match capacity < positions {
-            true => (capacity, "the device's buffers hold no more"),
-            false => (positions, "the model has no more positions"),
+        let cached = self.prepared.get(&output).is_some_and(|p| p.cached);
+        let (limit, why) = match (cached, capacity < positions) {
+            (true, _) => self.context_limit(),
+            (false, true) => (capacity, "the device's buffers hold no more"),
+            (false, false) => (positions, "the model has no more positions"),
         };
         for (sequence, ids) in sequences.iter().map(AsRef::as_ref).enumerate() {
             if ids.is_empty() {
@@ -183,7 +236,11 @@ impl Engine {
         Ok(())
     }
 
-    fn width(&self, output: OutputKind) -> usize {
+    pub(crate) fn prepared(&self, output: OutputKind) -> Option<&Prepared> {
+        self.prepared.get(&output)
+    }
+
+    pub(crate) fn width(&self, output: OutputKind) -> usize {
         self.plan().programs.iter().find(|p| p.output.kind == output).map_or(0, |p| p.output.width as usize)
     }
 
@@ -212,9 +269,11 @@ impl Engine {
         Some(self.prepared.get(&output)?.job.program(self.plan(), rows))
     }
 
-    /// Bytes on the device for steps of up to `rows` rows; `None` until the output is ready.
+    /// Bytes on the device for steps of up to `rows` rows, with the cache as it is; `None` until the output is ready.
     pub fn account(&self, output: OutputKind, rows: u64) -> Option<Account> {
-        let job = &self.prepared.get(&output)?.job;
-        Some(Account::new(self.plan(), job, &self.weights.keys().copied().collect(), rows))
+        let Prepared { job, cached, .. } = self.prepared.get(&output)?;
+        let pool = self.pool.as_ref().map_or(0, |pool| pool.rows);
+        let extent = if *cached { pool::extent(self.plan(), rows, pool) } else { Extent::whole(rows) };
+        Some(Account::new(self.plan(), job, &self.weights.keys().copied().collect(), extent))
     }
 }

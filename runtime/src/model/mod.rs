@@ -5,8 +5,6 @@ mod blocking;
 mod engine;
 mod options;
 mod results;
-#[cfg(feature = "text")]
-mod text;
 
 #[cfg(not(target_arch = "wasm32"))]
 pub use blocking::Model;

@@ -13,9 +13,13 @@ pub struct Options {
     pub target: Option<String>,
     /// Bytes that the model may take on the device. If `None`, what is free where the CPU does the work.
     pub memory: Option<u64>,
+    /// Rows that all sessions together can have in the cache. If `None`, room for four as long as the model allows,
+    /// or as much as half of the free memory holds. The cache grows with what sessions need.
+    pub context: Option<u32>,
     /// Rows in one submission at the most (a single longer sequence still goes alone); 8192 if `None`.
     pub max_rows: Option<u32>,
-    /// What is made ready at opening; if `None`, the embedding where the plan has one, else its first output.
+    /// What is made ready at opening; if `None`, the embedding or what generates text where the
+    /// plan has it, else its first output.
     /// Other outputs are made ready when they are first asked for.
     pub output: Option<OutputKind>,
     /// Compile the kernels for a number of rows when a step first has it, instead of all at opening: the shortest way to

@@ -7,12 +7,21 @@ use warpweft_plan::{Input, Plan, Role};
 use crate::RuntimeError;
 use crate::device::{Device, Pipeline};
 use crate::load::job::{Job, Window, window};
-use crate::load::memory::size;
+use crate::load::memory::{Extent, size};
 
-/// Everything that steps of up to [`Arena::rows`] rows need besides weights and pipelines.
+/// What stays on the device from step to step.
+#[derive(Clone, Copy)]
+pub(crate) struct Resident<'a> {
+    pub(crate) weights: &'a HashMap<Window, wgpu::Buffer>,
+    /// By the index of their buffer.
+    pub(crate) caches: &'a HashMap<usize, wgpu::Buffer>,
+    pub(crate) pipelines: &'a HashMap<usize, Pipeline>,
+}
+
+/// Everything that steps within [`Arena::extent`] need besides weights, caches and pipelines.
 #[derive(Debug)]
 pub(crate) struct Arena {
-    pub(crate) rows: u64,
+    pub(crate) extent: Extent,
     /// Scratch, inputs and outputs by the index of their buffer.
     buffers: HashMap<usize, wgpu::Buffer>,
     /// Bind groups of each step, by the position of the program in the job; of those programs that have run.
@@ -22,18 +31,19 @@ pub(crate) struct Arena {
 }
 
 impl Arena {
-    pub(crate) async fn new(device: &Device, plan: &Plan, job: &Job, rows: u64) -> Result<Arena, RuntimeError> {
+    pub(crate) async fn new(device: &Device, plan: &Plan, job: &Job, extent: Extent) -> Result<Arena, RuntimeError> {
         let make = || {
-            let computed = job.buffers.iter().filter(|&&i| window(plan, i).is_none());
-            let buffers: HashMap<_, _> = computed.map(|&i| (i, create(device, plan, i, rows))).collect();
-            let outputs = job.programs.iter().map(|&i| size(plan, plan.programs[i].output.buffer, rows));
+            let passing = |&i: &usize| !matches!(plan.buffers[i].role, Role::Weight { .. } | Role::Cache);
+            let passing = job.buffers.iter().copied().filter(passing);
+            let buffers: HashMap<_, _> = passing.map(|i| (i, create(device, plan, i, extent))).collect();
+            let outputs = job.programs.iter().map(|&i| size(plan, plan.programs[i].output.buffer, extent));
             let copy = device.gpu.create_buffer(&wgpu::BufferDescriptor {
                 label: Some("results"),
                 size: outputs.max().unwrap_or(4),
                 usage: wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::MAP_READ,
                 mapped_at_creation: false,
             });
-            Arena { rows, buffers, groups: HashMap::new(), copy }
+            Arena { extent, buffers, groups: HashMap::new(), copy }
         };
         device.guard("allocating activations", make).await
     }
@@ -45,8 +55,7 @@ impl Arena {
         plan: &Plan,
         job: &Job,
         position: usize,
-        weights: &HashMap<Window, wgpu::Buffer>,
-        pipelines: &HashMap<usize, Pipeline>,
+        resident: Resident<'_>,
     ) -> Result<(), RuntimeError> {
         if self.groups.contains_key(&position) {
             return Ok(());
@@ -54,11 +63,11 @@ impl Arena {
         let bind = || -> Option<Vec<wgpu::BindGroup>> {
             let bound = plan.programs[job.programs[position]].steps.iter().map(|step| {
                 let operand = |&i: &usize| match window(plan, i) {
-                    Some(window) => weights.get(&window),
-                    None => self.buffers.get(&i),
+                    Some(window) => resident.weights.get(&window),
+                    None => self.buffers.get(&i).or_else(|| resident.caches.get(&i)),
                 };
                 let operands: Option<Vec<&wgpu::Buffer>> = step.buffers.iter().map(operand).collect();
-                Some(pipelines.get(&step.kernel)?.bind(device, &operands?))
+                Some(resident.pipelines.get(&step.kernel)?.bind(device, &operands?))
             });
             bound.collect()
         };
@@ -75,7 +84,7 @@ impl Arena {
         self.groups.get(&position).map_or(&[], Vec::as_slice)
     }
 
-    /// A buffer that is no weight.
+    /// A buffer between kernels.
     pub(crate) fn buffer(&self, index: usize) -> Option<&wgpu::Buffer> {
         self.buffers.get(&index)
     }
@@ -89,16 +98,16 @@ impl Arena {
     }
 }
 
-fn create(device: &Device, plan: &Plan, index: usize, rows: u64) -> wgpu::Buffer {
+fn create(device: &Device, plan: &Plan, index: usize, extent: Extent) -> wgpu::Buffer {
     let usage = match plan.buffers[index].role {
         Role::Input(Input::Step) => wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST,
         Role::Input(_) => wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST,
         Role::Output => wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC,
-        Role::Scratch | Role::Weight { .. } => wgpu::BufferUsages::STORAGE,
+        Role::Scratch | Role::Weight { .. } | Role::Cache => wgpu::BufferUsages::STORAGE,
     };
     device.gpu.create_buffer(&wgpu::BufferDescriptor {
         label: Some(&plan.buffers[index].name),
-        size: size(plan, index, rows),
+        size: size(plan, index, extent),
         usage,
         mapped_at_creation: false,
     })

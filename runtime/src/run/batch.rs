@@ -25,24 +25,31 @@ pub(crate) struct Tables {
     pub(crate) ids: Vec<u32>,
     pub(crate) rows: Vec<Entry>,
     pub(crate) sequences: Vec<Entry>,
+    /// Pages of each sequence in order; empty without a cache.
+    pub(crate) pages: Vec<u32>,
 }
 
 impl Tables {
+    /// Tables of whole sequences.
     pub(crate) fn new<S: AsRef<[u32]>>(sequences: &[S]) -> Tables {
         let mut tables = Tables::default();
-        for (index, sequence) in (0..).zip(sequences) {
-            let ids = sequence.as_ref();
-            let (first, rows) = (tables.ids.len() as u32, ids.len() as u32);
-            tables.ids.extend(ids);
-            tables.rows.extend((0..rows).map(|position| Entry([position, first, rows, index])));
-            tables.sequences.push(Entry([first, rows, 0, 0]));
-        }
+        sequences.iter().for_each(|ids| tables.push(ids.as_ref(), 0, []));
         tables
     }
 
-    /// Rows of the longest sequence.
+    /// Adds a sequence whose first `cached` rows lie in the cache. `pages` has room for the new ones too.
+    pub(crate) fn push(&mut self, ids: &[u32], cached: u32, pages: impl IntoIterator<Item = u32>) {
+        let (first, rows) = (self.ids.len() as u32, ids.len() as u32);
+        let index = self.sequences.len() as u32;
+        self.ids.extend(ids);
+        self.rows.extend((cached..cached + rows).map(|position| Entry([position, first, rows, index])));
+        self.sequences.push(Entry([first, rows, cached, self.pages.len() as u32]));
+        self.pages.extend(pages);
+    }
+
+    /// Rows of the longest sequence, cached ones included.
     pub(crate) fn longest(&self) -> u64 {
-        self.sequences.iter().map(|s| u64::from(s.0[1])).max().unwrap_or(0)
+        self.sequences.iter().map(|s| u64::from(s.0[1]) + u64::from(s.0[2])).max().unwrap_or(0)
     }
 
     /// The bytes of one table.
@@ -51,6 +58,7 @@ impl Tables {
             Input::Ids => bytemuck::cast_slice(&self.ids).to_vec(),
             Input::Rows => bytemuck::cast_slice(&self.rows).to_vec(),
             Input::Sequences => bytemuck::cast_slice(&self.sequences).to_vec(),
+            Input::Pages => bytemuck::cast_slice(&self.pages).to_vec(),
             Input::Step => bytemuck::bytes_of(&[self.ids.len() as u32, self.sequences.len() as u32, 0, 0]).to_vec(),
         }
     }
@@ -75,5 +83,12 @@ mod tests {
         assert_eq!(tables.sequences, [Entry([0, 2, 0, 0]), Entry([2, 1, 0, 0])]);
         assert_eq!(tables.bytes(Input::Step), bytemuck::cast_slice::<u32, u8>(&[3, 2, 0, 0]));
         assert_eq!(tables.longest(), 2);
+        let mut tables = Tables::new(&[vec![7]]);
+        tables.push(&[8, 9], 33, [4, 2]);
+        tables.push(&[5], 0, [6]);
+        assert_eq!(tables.rows[1..], [Entry([33, 1, 2, 1]), Entry([34, 1, 2, 1]), Entry([0, 3, 1, 2])]);
+        assert_eq!(tables.sequences[1..], [Entry([1, 2, 33, 0]), Entry([3, 1, 0, 2])]);
+        assert_eq!(tables.bytes(Input::Pages), bytemuck::cast_slice::<u32, u8>(&[4, 2, 6]));
+        assert_eq!(tables.longest(), 35);
     }
 }

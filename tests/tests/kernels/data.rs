@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use warpweft_compiler::formats::Format;
 use warpweft_compiler::kernels::Slot;
 use warpweft_compiler::kernels::spec::{Binary, Index, Operand, Term, Unary, View};
+use warpweft_plan::Sizes;
 
 /// What `out` holds before a kernel runs.
 pub(crate) const UNTOUCHED: f32 = 12345.0;
@@ -37,9 +38,16 @@ pub(crate) fn floats(bytes: &[u8]) -> Vec<f32> {
     bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect()
 }
 
+/// Rows of a page.
+const PAGE: u32 = warpweft_plan::PAGE_ROWS as u32;
+
 /// Sequences of given lengths in one step, one after the other.
 pub(crate) struct Batch {
     pub(crate) lengths: Vec<u32>,
+    /// Rows that each sequence's cache held before.
+    pub(crate) cached: Vec<u32>,
+    /// Pages of each sequence, in order.
+    pub(crate) pages: Vec<Vec<u32>>,
     /// Row by row: position, first row, rows, sequence.
     pub(crate) rows: Vec<[u32; 4]>,
     pub(crate) ids: Vec<u32>,
@@ -47,13 +55,41 @@ pub(crate) struct Batch {
 
 impl Batch {
     pub(crate) fn new(lengths: &[u32]) -> Batch {
+        Batch::cached(&lengths.iter().map(|&n| (0, n)).collect::<Vec<_>>())
+    }
+
+    /// Sequences of so many cached and new rows, their pages anywhere in the pool.
+    pub(crate) fn cached(sequences: &[(u32, u32)]) -> Batch {
         let mut rows = Vec::new();
-        for (s, &length) in lengths.iter().enumerate() {
+        for (s, &(cached, length)) in sequences.iter().enumerate() {
             let first = rows.len() as u32;
-            rows.extend((0..length).map(|position| [position, first, length, s as u32]));
+            rows.extend((0..length).map(|i| [cached + i, first, length, s as u32]));
         }
         let ids = (0..rows.len() as u32).map(|m| m * 7 % 50).collect();
-        Batch { lengths: lengths.to_vec(), rows, ids }
+        let counts = sequences.iter().map(|(cached, length)| (cached + length).div_ceil(PAGE));
+        let total: u32 = counts.clone().sum();
+        // An odd step through a pool of a power of two of pages meets each once.
+        let pool = (total + 1).next_power_of_two();
+        let mut next = (0..).map(|i: u32| (i * 5 + 3) % pool);
+        let pages = counts.map(|n| next.by_ref().take(n as usize).collect()).collect();
+        let (cached, lengths) = sequences.iter().copied().unzip();
+        Batch { lengths, cached, pages, rows, ids }
+    }
+
+    /// The row of the caches that holds a position of a sequence.
+    pub(crate) fn cache_row(&self, sequence: usize, position: u32) -> usize {
+        (self.pages[sequence][(position / PAGE) as usize] * PAGE + position % PAGE) as usize
+    }
+
+    /// Rows of the whole pool.
+    pub(crate) fn pool_rows(&self) -> usize {
+        let pages: usize = self.pages.iter().map(Vec::len).sum();
+        (pages + 1).next_power_of_two() * PAGE as usize
+    }
+
+    /// Rows of the longest context.
+    pub(crate) fn context(&self) -> u32 {
+        self.cached.iter().zip(&self.lengths).map(|(c, n)| c + n).max().unwrap_or(0)
     }
 
     pub(crate) fn tokens(&self) -> usize {
@@ -83,16 +119,26 @@ impl Data {
         ids.resize(batch.capacity(), 0);
         let mut first = 0;
         let mut sequences = Vec::new();
-        for &length in &batch.lengths {
-            sequences.extend([first, length, 0, 0]);
+        let mut first_page = 0;
+        for ((&length, &cached), pages) in batch.lengths.iter().zip(&batch.cached).zip(&batch.pages) {
+            sequences.extend([first, length, cached, first_page]);
             first += length;
+            first_page += pages.len() as u32;
         }
+        let pages: Vec<u32> = batch.pages.iter().flatten().copied().collect();
+        bytes_of.insert(Slot::Pages, bytes(&pages, u32::to_le_bytes));
         let step = [batch.tokens() as u32, batch.lengths.len() as u32, 0, 0];
         bytes_of.insert(Slot::Rows, bytes(&rows, u32::to_le_bytes));
         bytes_of.insert(Slot::Ids, bytes(&ids, u32::to_le_bytes));
         bytes_of.insert(Slot::Sequences, bytes(&sequences, u32::to_le_bytes));
         bytes_of.insert(Slot::Step, bytes(&step, u32::to_le_bytes));
         Data { batch, bytes: bytes_of, matrices: HashMap::new(), random: Random::new(seed) }
+    }
+
+    pub(crate) fn sizes(&self) -> Sizes {
+        let Batch { lengths, .. } = &self.batch;
+        let (tokens, sequences) = (self.batch.tokens() as u64, lengths.len() as u64);
+        Sizes { tokens, sequences, context: self.batch.context().into() }
     }
 
     pub(crate) fn bytes(&self, slot: Slot) -> Vec<u8> {

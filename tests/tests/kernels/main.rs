@@ -2,7 +2,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod attention;
+mod cached;
+mod candidates;
 mod data;
+mod heads;
 mod linear;
 mod rowwise;
 
@@ -11,9 +14,8 @@ use std::process::Command;
 
 use data::{Data, UNTOUCHED, floats};
 use warpweft_compiler::kernels::spec::{Operation, View};
-use warpweft_compiler::kernels::{Choice, Composed, KernelError, RowRange, Slot, candidates, compose};
+use warpweft_compiler::kernels::{Choice, Composed, KernelError, RowRange, Slot, candidates as choices, compose};
 use warpweft_compiler::target::Target;
-use warpweft_plan::Sizes;
 use warpweft_runtime::{Device, block_on};
 use warpweft_tests::{gpu, runners};
 
@@ -30,7 +32,7 @@ fn kernels(operation: &Operation, target: &Target) -> Vec<Composed> {
     let mut hasher = std::hash::DefaultHasher::new();
     format!("{operation:?}").hash(&mut hasher);
     let pick = hasher.finish() as usize;
-    let choices = candidates(operation, target, RowRange { min: 1, max: Some(64) }).unwrap();
+    let choices = choices(operation, target, RowRange { min: 1, max: Some(64) }).unwrap();
     let kind = |choice: &Choice| std::mem::discriminant(&choice.algorithm);
     let mut kinds: Vec<_> = Vec::new();
     for choice in &choices {
@@ -47,7 +49,7 @@ fn kernels(operation: &Operation, target: &Target) -> Vec<Composed> {
 
 /// Every kernel that there is for the operation, but those that would loop too often.
 fn all_kernels(operation: &Operation, target: &Target) -> Vec<Composed> {
-    let choices = candidates(operation, target, RowRange { min: 1, max: Some(64) }).unwrap();
+    let choices = choices(operation, target, RowRange { min: 1, max: Some(64) }).unwrap();
     let composed = choices.into_iter().map(|choice| compose(operation, choice, target));
     composed.filter(|kernel| !matches!(kernel, Err(KernelError::LoopTrips { .. }))).map(Result::unwrap).collect()
 }
@@ -61,8 +63,7 @@ fn check(
     expect: impl Fn(usize, usize) -> Option<(f64, f64)>,
 ) {
     let capacity = rows.next_multiple_of(64) * out.stride as usize;
-    let context = data.batch.lengths.iter().max().copied().unwrap_or(0).into();
-    let sizes = Sizes { tokens: data.batch.tokens() as u64, sequences: data.batch.lengths.len() as u64, context };
+    let sizes = data.sizes();
     let result = floats(&gpu::run(device, kernel, sizes, |slot| match slot {
         Slot::Out => data::bytes(&vec![UNTOUCHED; capacity], f32::to_le_bytes),
         slot => data.bytes(slot),

@@ -1,4 +1,4 @@
-//! Normalise, map, pool, rope.
+//! Normalise, map, pool.
 
 use warpweft_compiler::formats::Format;
 use warpweft_compiler::kernels::Slot;
@@ -123,7 +123,7 @@ fn maps() {
 
 #[test]
 fn pools() {
-    for pool in [Pool::Mean, Pool::First, Pool::Max] {
+    for pool in [Pool::Mean, Pool::First, Pool::Max, Pool::Last] {
         for x in [View::whole(60), View { width: 15, stride: 40, offset: 10 }] {
             let mut data = Data::new(Batch::new(&[1, 37, 300, 2]), 11);
             let tokens = data.batch.tokens();
@@ -137,52 +137,10 @@ fn pools() {
                         let value = match pool {
                             Pool::Mean => values.iter().sum::<f64>() / values.len() as f64,
                             Pool::First => values[0],
+                            Pool::Last => values[values.len() - 1],
                             Pool::Max => values.iter().copied().fold(f64::MIN, f64::max),
                         };
                         Some((value, 2e-6))
-                    });
-                }
-            });
-        }
-    }
-}
-
-#[test]
-fn ropes() {
-    for (heads, dim, rotary, interleaved, scale) in
-        [(2, 20, 20, false, 1.0), (3, 15, 10, true, 1.25), (1, 64, 32, false, 1.0), (1, 6, 6, true, 1.0)]
-    {
-        for offset in [0, 3] {
-            let width = heads * dim;
-            let x = View { width, stride: (width + offset).next_multiple_of(8), offset };
-            let mut data = Data::new(Batch::new(&[300, 37]), 3);
-            let tokens = data.batch.tokens();
-            data.matrix(Slot::X, x, tokens, 1.0);
-            let frequencies = (0..rotary / 2).map(|i| 10f32.powi(i as i32 % 4) / 50.0).collect::<Vec<f32>>();
-            let mut padded = frequencies.clone();
-            padded.resize(padded.len().next_multiple_of(8), 0.0);
-            data.exactly(Slot::Frequencies, padded);
-            let operation = Operation::Rope { x, heads, rotary, interleaved, scale };
-            let (dim, rotary) = (dim as usize, rotary as usize);
-            everywhere(|device, target| {
-                for kernel in kernels(&operation, target) {
-                    check(device, &kernel, &data, (View::whole(width), tokens), |m, n| {
-                        let d = n % dim;
-                        let value = data.at(Slot::X, x, m, n);
-                        if d >= rotary {
-                            return Some((value, 1e-9));
-                        }
-                        let (pair, second, distance) = match interleaved {
-                            true => (d / 2, d % 2 == 1, 1),
-                            false => (d % (rotary / 2), d >= rotary / 2, rotary / 2),
-                        };
-                        let angle = f64::from(data.batch.rows[m][0] as f32 * frequencies[pair]);
-                        let (sin, cos) = angle.sin_cos();
-                        let turned = match second {
-                            true => value * cos + data.at(Slot::X, x, m, n - distance) * sin,
-                            false => value * cos - data.at(Slot::X, x, m, n + distance) * sin,
-                        };
-                        Some((turned * f64::from(scale), 1.5e-6))
                     });
                 }
             });

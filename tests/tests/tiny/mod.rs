@@ -1,6 +1,8 @@
 //! A plan written by hand: a gather that scales by position, and a mean over each sequence. Small enough to check by eye.
 #![allow(dead_code, reason = "each test file uses a part")]
 
+pub(crate) mod decoder;
+
 use warpweft_plan::*;
 
 pub(crate) const VOCAB: usize = 11;

@@ -287,6 +287,9 @@ impl<'g> Evaluator<'g> {
                 self.int(*interleaved) == 1,
                 self.real(*scale),
             ),
+            Op::HeadNorm([x, heads, eps, gain]) => {
+                reduce::head_norm(self.get(*x)?, self.int(*heads), self.real(*eps), self.get(*gain)?)
+            }
             Op::MeanPool([x]) => reduce::mean_pool(self.get(*x)?),
             Op::LastRow([x]) => reduce::last_row(self.get(*x)?),
             Op::Candidates([x, n]) => reduce::candidates(self.get(*x)?, self.int(*n)),

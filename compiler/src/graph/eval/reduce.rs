@@ -38,6 +38,15 @@ pub(super) fn rms_norm(x: &Tensor, eps: f64) -> Tensor {
     })
 }
 
+/// [`rms_norm`] of each head of each row, times the gain.
+pub(super) fn head_norm(x: &Tensor, heads: usize, eps: f64, gain: &Tensor) -> Tensor {
+    let width = x.last() / heads.max(1);
+    let by_head = Tensor { shape: vec![x.data.len() / width.max(1), width], data: x.data.clone() };
+    let normed = rms_norm(&by_head, eps);
+    let product = |at: usize| (f64::from(normed.data[at]) * f64::from(gain.data[at % width])) as f32;
+    Tensor::filled(x.shape.clone(), product)
+}
+
 pub(super) fn l2_norm(x: &Tensor, eps: f64) -> Tensor {
     rows(x, |row| {
         let length = row.iter().map(|v| v * v).sum::<f64>().sqrt().max(eps);

@@ -60,13 +60,17 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(subgroup_invocation_id
     let m0 = group.y * R;
     let n4 = group.x * (C4 * S) + lane;
     var acc: array<vec4<f32>, P * C4 * R>;
+    //# slot statistics
+    //# end
     //# trips K8 / U
     for (var k8 = 0u; k8 < K8; k8 += U) {
         var xs: array<vec4<f32>, X>;
         //# unroll
         for (var i = 0u; i < X; i++) {
             let item = i * S + lane;
+            //# slot x
             xs[i] = load_x(m0 + item / (2u * U) % R, k8 * 2u + item % (2u * U));
+            //# end
         }
         //# unroll
         for (var u = 0u; u < U; u++) {
@@ -110,6 +114,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(subgroup_invocation_id
             }
         }
     }
+    //# slot scale
+    //# end
     //# unroll
     for (var c = 0u; c < C4; c++) {
         let column4 = n4 + c * S;

@@ -9,6 +9,7 @@ const KS: u32 = 8u; // invocations that share columns
 const T: u32 = 64u; // invocations
 const R: u32 = 1u; // rows
 const P: u32 = 1u; // weights
+const NORMS: u32 = 0u; // norms of x
 const K8: u32 = 48u; // octets of k
 const N4: u32 = 96u; // vec4s of columns
 //# end
@@ -20,7 +21,7 @@ const N4: u32 = 96u; // vec4s of columns
 @group(0) @binding(3) var<uniform> step: vec4<u32>;
 //# end
 
-var<workgroup> parts: array<vec4<f32>, P * R * T>;
+var<workgroup> parts: array<vec4<f32>, (P * R + NORMS) * T>;
 
 //# slot functions
 alias Packed = PackedF32;
@@ -62,6 +63,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let m0 = group.y * R;
     let n = 4u * min(column4, N4 - 1u);
     var acc: array<vec4<f32>, P * R>;
+    //# slot statistics
+    //# end
     //# trips (K8 + KS - 1) / KS
     for (var k8 = share; k8 < K8; k8 += KS) {
         //# unroll
@@ -74,7 +77,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             for (var r = 0u; r < R; r++) {
                 //# unroll
                 for (var h = 0u; h < 2u; h++) {
+                    //# slot x
                     let xr = load_x(m0 + r, k8 * 2u + h);
+                    //# end
                     acc[p * R + r] += vec4<f32>(
                         dot(xr, unpack(w0, h)), dot(xr, unpack(w1, h)), dot(xr, unpack(w2, h)), dot(xr, unpack(w3, h)));
                 }
@@ -85,6 +90,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     for (var i = 0u; i < P * R; i++) {
         parts[i * T + index] = acc[i];
     }
+    //# slot share
+    //# end
     workgroupBarrier();
     if (share != 0u || column4 >= N4) {
         return;
@@ -95,7 +102,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         for (var i = 0u; i < P * R; i++) {
             acc[i] += parts[i * T + index + other];
         }
+        //# slot shares
+        //# end
     }
+    //# slot scale
+    //# end
     //# slot columns
     //# end
     //# unroll

@@ -1,0 +1,416 @@
+//! Attention over a paged cache: rows of one sequence in tiles, or one row in chunks of its context.
+
+use std::collections::BTreeSet;
+
+use warpweft_plan::{Access, Dim, Groups};
+
+use super::KernelError;
+use super::attention::{Band, load_head, split_mask, store_head};
+use super::compose::{Algorithm, Choice, Composed, Draft, RowRange, Slot};
+use super::interface::{Interface, check_view, store_view, view_type};
+use super::spec::{Operation, Split, Term, View};
+use super::term::expression;
+use crate::target::Target;
+
+/// `attention/cached_broadcast.wgsl`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct CachedTile {
+    /// Rows.
+    pub rows: u32,
+    /// Heads of a row, all of one group.
+    pub heads: u32,
+    /// vec4s of keys of a lane.
+    pub keys4: u32,
+}
+
+/// `attention/cached_workgroup.wgsl`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct CachedWorkgroup {
+    /// Rows.
+    pub rows: u32,
+    /// Heads of a row, all of one group.
+    pub heads: u32,
+}
+
+/// Invocations of a workgroup that uses workgroup memory.
+const INVOCATIONS: u32 = 64;
+
+/// Keys of a chunk of the context, where it is cut at all; a multiple of it in a very long one.
+const CHUNK: u32 = 256;
+
+/// The most chunks of a context.
+const MOST_CHUNKS: u32 = 64;
+
+/// Contexts up to here are attended to at once.
+const SHORT: u32 = 512;
+
+/// How one row's attention is cut, if it is.
+pub fn split(term: &Term, max_context: u32) -> Option<Split> {
+    let (_, band) = split_mask(term);
+    let seen = band.before.map_or(max_context, |before| max_context.min(before.saturating_add(1)));
+    if seen <= SHORT {
+        return None;
+    }
+    let keys = max_context.div_ceil(MOST_CHUNKS).next_multiple_of(CHUNK);
+    // A window does not begin where a chunk does.
+    let count = max_context.div_ceil(keys).min(seen.div_ceil(keys) + 1);
+    Some(Split { keys, count })
+}
+
+struct Cached {
+    q: View,
+    k: View,
+    v: View,
+    heads: u32,
+    kv_heads: u32,
+    logit: Term,
+    band: Band,
+    max_context: u32,
+    split: Option<Split>,
+}
+
+impl Cached {
+    fn of(operation: &Operation) -> Result<Cached, KernelError> {
+        let Operation::CachedAttention { q, k, v, heads, kv_heads, term, max_context, split } = operation else {
+            return Err(KernelError::Algorithm("cached attention for another operation".to_owned()));
+        };
+        for (name, view) in [("q", q), ("k", k), ("v", v)] {
+            check_view(name, *view)?;
+        }
+        let (heads, kv_heads) = (*heads, *kv_heads);
+        let divides = heads > 0
+            && kv_heads > 0
+            && heads.is_multiple_of(kv_heads)
+            && q.width.is_multiple_of(heads)
+            && v.width.is_multiple_of(kv_heads)
+            && q.width / heads * kv_heads == k.width;
+        if !divides || *max_context == 0 {
+            return Err(KernelError::Shape(format!("{heads} and {kv_heads} heads of {q:?}, {k:?}, {v:?}")));
+        }
+        let (logit, band) = split_mask(term);
+        let logit = logit.unwrap_or(Term::Constant(0.0));
+        let (q, k, v, max_context, split) = (*q, *k, *v, *max_context, *split);
+        Ok(Cached { q, k, v, heads, kv_heads, logit, band, max_context, split })
+    }
+
+    fn head_dim(&self) -> u32 {
+        self.q.width / self.heads
+    }
+
+    fn value_dim(&self) -> u32 {
+        self.v.width / self.kv_heads
+    }
+
+    /// Query heads that read the same keys.
+    fn group(&self) -> u32 {
+        self.heads / self.kv_heads
+    }
+
+    /// The most keys that a tile of `rows` walks.
+    fn span(&self, rows: u32) -> u32 {
+        match (self.split, self.band.before) {
+            (Some(split), _) => split.keys,
+            (None, Some(before)) => self.max_context.min(before.saturating_add(rows)),
+            (None, None) => self.max_context,
+        }
+    }
+
+    /// q, k, v, rows, sequences, pages, out, step.
+    fn interface(&self) -> Result<Interface, KernelError> {
+        let mut interface = Interface::default();
+        for (slot, name, view, dim, exact) in [
+            (Slot::Q, "q", self.q, self.head_dim(), true),
+            (Slot::K, "k", self.k, self.head_dim(), false),
+            (Slot::V, "v", self.v, self.value_dim(), false),
+        ] {
+            let four = view.offset.is_multiple_of(4) && dim.is_multiple_of(4);
+            interface.bind(slot, name, Access::Read, if four { view_type(view) } else { "array<f32>" });
+            interface.function(load_head(name, view, dim, exact));
+        }
+        interface.rows_table();
+        interface.bind(Slot::Sequences, "sequences", Access::Read, "array<vec4<u32>>");
+        interface.bind(Slot::Pages, "pages", Access::Read, "array<u32>");
+        interface.function(key_range(self.band));
+        let mut functions = BTreeSet::new();
+        let value = expression(&self.logit, &[], &mut functions)?;
+        interface.library(functions);
+        interface.function(format!("fn logit(acc: vec4<f32>) -> vec4<f32> {{\n    return {value};\n}}\n"));
+        match self.split {
+            None => {
+                let kind = store(self.heads, self.value_dim(), &mut interface);
+                interface.output(kind);
+            }
+            Some(split) => {
+                let (count, heads, part4) = (split.count, self.heads, Split::part4(self.value_dim()));
+                interface.function(format!(
+                    "fn store(m: u32, chunk: u32, head: u32, d4: u32, value: vec4<f32>) {{
+    out[((m * {count}u + chunk) * {heads}u + head) * {part4}u + d4] = value;\n}}\n"
+                ));
+                interface.output("array<vec4<f32>>");
+            }
+        }
+        Ok(interface)
+    }
+
+    /// The slot `range` where a tile is one row: all of its context, or a chunk.
+    fn range(&self, rows: u32) -> Option<String> {
+        let row = "let m0 = group.x;\nif (m0 >= step.x) {\n    return;\n}\nlet last = m0;\nlet sequence = rows[m0].w;\n";
+        match self.split {
+            Some(_) => Some(format!(
+                "{row}let chunk = first_key(m0) / CHUNK + group.z;
+let begin = max(first_key(m0), chunk * CHUNK);
+let end = min(end_key(m0), chunk * CHUNK + CHUNK);
+if (begin >= end) {{\n    return;\n}}"
+            )),
+            None if rows == 1 => Some(format!("{row}let begin = first_key(m0);\nlet end = end_key(m0);")),
+            None => None,
+        }
+    }
+
+    fn grid(&self, rows: u32, heads: u32) -> [Groups; 3] {
+        let constant = |n: u32| Groups { dim: Dim::constant(n.into()), per: 1 };
+        let depth = match self.split {
+            Some(split) if self.band.before.is_none() => Groups { dim: Dim::CONTEXT, per: split.keys },
+            Some(split) => constant(split.count),
+            // As many sequences may share a tile.
+            None => constant(rows),
+        };
+        [Groups { dim: Dim::TOKENS, per: rows }, constant(self.heads / heads), depth]
+    }
+
+    fn flops(&self) -> Dim {
+        let per_key = 2 * i64::from(self.heads) * i64::from(self.head_dim() + self.value_dim());
+        Dim::TOKENS * (per_key * i64::from(self.band.before.map_or(self.max_context, |b| b.min(self.max_context))))
+    }
+
+    fn bytes(&self) -> Dim {
+        let width = self.q.width + self.k.width + self.v.width + self.heads * self.value_dim();
+        Dim::TOKENS * (4 * i64::from(width))
+    }
+
+    fn name(&self, tile: &str) -> String {
+        let heads = match self.kv_heads == self.heads {
+            true => format!("{}", self.heads),
+            false => format!("{}to{}", self.heads, self.kv_heads),
+        };
+        let band = self.band.before.map_or(String::new(), |before| format!("_window{before}"));
+        let chunk = self.split.map_or(String::new(), |s| format!("_chunks{}", s.keys));
+        format!("cached_attention_{heads}x{}{band}{chunk}_{tile}", self.head_dim())
+    }
+
+    /// vec4s of columns of q and k in one iteration: a divisor of all, few enough iterations for the longest contexts.
+    fn columns(&self) -> u32 {
+        let d4 = self.head_dim().div_ceil(4);
+        let least = d4.div_ceil(8).max(4).min(d4);
+        (least..=d4).find(|u| d4.is_multiple_of(*u)).unwrap_or(d4)
+    }
+}
+
+/// Defines `store(m, head, d4, value)` into a whole matrix; gives the type of the binding.
+fn store(heads: u32, dim: u32, interface: &mut Interface) -> &'static str {
+    let out = View::whole(heads * dim);
+    if dim.is_multiple_of(4) {
+        let (kind, text) = store_view(out);
+        let call = format!("    store_out(m, head * {}u + d4, value);\n", dim / 4);
+        interface.function(text.replace("fn store(", "fn store_out(") + "\n" + &store_head(&call));
+        return kind;
+    }
+    let mut body = format!("    let i = m * {}u + head * {dim}u + 4u * d4;\n", out.stride);
+    for (j, part) in ["x", "y", "z", "w"].iter().enumerate() {
+        body += &format!("    if (4u * d4 + {j}u < {dim}u) {{\n        out[i + {j}u] = value.{part};\n    }}\n");
+    }
+    interface.function(store_head(&body));
+    "array<f32>"
+}
+
+/// `first_key(m)` and `end_key(m)`, positions in the row's own sequence.
+fn key_range(band: Band) -> String {
+    let first = match band.before {
+        Some(before) => format!("rows[m].x - min(rows[m].x, {before}u)"),
+        None => "0u".to_owned(),
+    };
+    let all = "sequences[rows[m].w].z + sequences[rows[m].w].y";
+    let end = match band.after.filter(|&after| after < 1 << 30) {
+        Some(0) => "rows[m].x + 1u".to_owned(),
+        Some(after) => format!("min({all}, rows[m].x + {}u)", after + 1),
+        None => all.to_owned(),
+    };
+    format!(
+        "fn first_key(m: u32) -> u32 {{\n    return {first};\n}}\n\nfn end_key(m: u32) -> u32 {{\n    return {end};\n}}\n"
+    )
+}
+
+/// Divisors of a group of heads that a tile may take together.
+fn together(group: u32) -> impl Iterator<Item = u32> {
+    (1..=group.min(8)).filter(move |h| group.is_multiple_of(*h))
+}
+
+/// The ways to compute an attention over a cache.
+pub(crate) fn candidates(operation: &Operation, target: &Target, rows: RowRange) -> Result<Vec<Choice>, KernelError> {
+    let cached = Cached::of(operation)?;
+    let typical = f64::from(rows.typical());
+    let keys = typical.max(512.0).min(f64::from(cached.span(rows.typical()))).max(1.0);
+    let dims = f64::from(cached.head_dim() + cached.value_dim());
+    let work = f64::from(cached.heads) * dims * typical * keys;
+    let rates = &target.rates;
+    let mut choices = Vec::new();
+    let tiles: &[u32] = if cached.split.is_some() || rows.max == Some(1) { &[1] } else { &[1, 2, 4, 8, 16] };
+    for &tile_rows in tiles {
+        for heads in together(cached.group()) {
+            let reuse = f64::from(tile_rows * heads);
+            let waste = (typical / f64::from(tile_rows)).ceil() * f64::from(tile_rows) / typical;
+            if let Some(lanes) = target.subgroup_size.filter(|_| tile_rows * heads <= 8) {
+                // For each fused multiply-add: its share of the loads of keys and values and of the broadcasts.
+                let loads = rates.scattered_load / (4.0 * reuse) + rates.load / (4.0 * reuse);
+                let broadcasts = rates.broadcast * 0.25;
+                let c4 = f64::from(cached.value_dim().div_ceil(4).div_ceil(lanes));
+                let spill = (4.0 * reuse * (2.0 + c4) / f64::from(rates.registers)).max(1.0);
+                let seconds = work * (spill + loads + broadcasts) * waste / rates.fmas;
+                let algorithm = Algorithm::CachedBroadcast(CachedTile { rows: tile_rows, heads, keys4: 1 });
+                choices.push(Choice { algorithm, seconds });
+            }
+            let each = 1.0 + rates.load / 4.0 + 2.0 * rates.load / (4.0 * reuse) + rates.workgroup_load;
+            let seconds = work * each * waste / rates.fmas;
+            let algorithm = Algorithm::CachedWorkgroup(CachedWorkgroup { rows: tile_rows, heads });
+            choices.push(Choice { algorithm, seconds });
+        }
+    }
+    Ok(choices)
+}
+
+/// Writes `attention/cached_broadcast.wgsl`.
+pub(crate) fn broadcast(operation: &Operation, tile: CachedTile, target: &Target) -> Result<Composed, KernelError> {
+    let cached = Cached::of(operation)?;
+    let lanes = target.subgroup_size.ok_or_else(|| KernelError::Algorithm("with subgroups".to_owned()))?;
+    let CachedTile { rows, heads, keys4 } = tile;
+    let (d4, dv4) = (cached.head_dim().div_ceil(4), cached.value_dim().div_ceil(4));
+    let columns = cached.columns();
+    let mut slots = Vec::new();
+    if lanes > 8 {
+        // Written out, the lanes of a large subgroup make too long a text.
+        slots.push(("lanes", "//# trips S".to_owned()));
+    }
+    slots.extend(cached.range(rows).map(|text| ("range", text)));
+    if cached.split.is_some() {
+        let text = "//# unroll
+for (var c = 0u; c < C4; c++) {
+    if (lane + c * S < DV4) {
+        store(m, group.z, head, lane + c * S, acc[r * C4 + c]);
+    }
+}
+if (lane == 0u) {
+    store(m, group.z, head, DV4, vec4<f32>(top[r], sum, 0.0, 0.0));
+}";
+        slots.push(("result", text.to_owned()));
+    }
+    Draft {
+        name: cached.name(&format!("broadcast{lanes}_{rows}x{heads}x{}", keys4 * 4 * lanes)),
+        source: include_str!("attention/cached_broadcast.wgsl"),
+        constants: vec![
+            ("S", lanes, "lanes of a subgroup"),
+            ("ROWS", rows, "rows of a tile"),
+            ("HEADS", heads, "heads of a tile"),
+            ("B", keys4, "vec4s of keys of a lane"),
+            ("U", columns, "vec4s of columns of q and k in one iteration"),
+            ("X", (rows * heads * columns).div_ceil(lanes), "vec4s of q that a lane reads in one iteration"),
+            ("D4", d4, "vec4s of columns of a head of q and k"),
+            ("DV4", dv4, "vec4s of columns of a head of v"),
+            ("C4", dv4.div_ceil(lanes), "vec4s of columns of a lane"),
+            ("G", cached.group(), "heads of q for one of k and v"),
+            ("BLOCKS", cached.span(rows).div_ceil(4 * keys4 * lanes), "the most blocks of keys"),
+            ("CHUNK", cached.split.map_or(cached.max_context, |s| s.keys), "keys of a chunk of the context"),
+        ],
+        slots,
+        interface: cached.interface()?,
+        workgroup: lanes,
+        grid: cached.grid(rows, heads),
+        flops: cached.flops(),
+        bytes: cached.bytes(),
+    }
+    .finish(target)
+}
+
+/// Writes `attention/cached_workgroup.wgsl`.
+pub(crate) fn workgroup(
+    operation: &Operation,
+    tile: CachedWorkgroup,
+    target: &Target,
+) -> Result<Composed, KernelError> {
+    let cached = Cached::of(operation)?;
+    let CachedWorkgroup { rows, heads } = tile;
+    let (d4, dv4) = (cached.head_dim().div_ceil(4), cached.value_dim().div_ceil(4));
+    let vectors = (rows * heads).next_power_of_two();
+    let keys = 32.max(INVOCATIONS / vectors);
+    let mut slots: Vec<(&'static str, String)> = cached.range(rows).map(|text| ("range", text)).into_iter().collect();
+    if cached.split.is_some() {
+        let text = "store(m, group.z, head, item % DV4, acc[a]);
+if (item % DV4 == 0u) {
+    store(m, group.z, head, DV4, vec4<f32>(top[row], total[row], 0.0, 0.0));
+}";
+        slots.push(("result", text.to_owned()));
+    }
+    Draft {
+        name: cached.name(&format!("workgroup_{rows}x{heads}x{keys}")),
+        source: include_str!("attention/cached_workgroup.wgsl"),
+        constants: vec![
+            ("T", INVOCATIONS, "invocations"),
+            ("ROWS", rows, "rows of a tile"),
+            ("HEADS", heads, "heads of a tile"),
+            ("R", vectors, "of both"),
+            ("B", keys, "keys of a block"),
+            ("A", (rows * heads * dv4).div_ceil(INVOCATIONS), "vec4s of out of an invocation"),
+            ("U", cached.columns(), "vec4s of columns of q and k in one iteration"),
+            ("V", 16, "keys in one iteration"),
+            ("D4", d4, "vec4s of columns of a head of q and k"),
+            ("DV4", dv4, "vec4s of columns of a head of v"),
+            ("G", cached.group(), "heads of q for one of k and v"),
+            ("BLOCKS", cached.span(rows).div_ceil(keys), "the most blocks of keys"),
+            ("CHUNK", cached.split.map_or(cached.max_context, |s| s.keys), "keys of a chunk of the context"),
+        ],
+        slots,
+        interface: cached.interface()?,
+        workgroup: INVOCATIONS,
+        grid: cached.grid(rows, heads),
+        flops: cached.flops(),
+        bytes: cached.bytes(),
+    }
+    .finish(target)
+}
+
+/// Writes `attention/combine.wgsl`.
+pub(crate) fn combine(operation: &Operation, target: &Target) -> Result<Composed, KernelError> {
+    let Operation::CombineAttention { heads, value_dim, term, split } = operation else {
+        return Err(KernelError::Algorithm("combine for another operation".to_owned()));
+    };
+    let dv4 = value_dim.div_ceil(4);
+    let mut interface = Interface::default();
+    interface.bind(Slot::X, "x", Access::Read, "array<vec4<f32>>");
+    interface.rows_table();
+    interface.bind(Slot::Sequences, "sequences", Access::Read, "array<vec4<u32>>");
+    interface.function(key_range(split_mask(term).1));
+    let kind = store(*heads, *value_dim, &mut interface);
+    interface.output(kind);
+    let width = i64::from(heads * value_dim);
+    Draft {
+        name: format!("combine_attention_{heads}x{value_dim}_{}", split.count),
+        source: include_str!("attention/combine.wgsl"),
+        constants: vec![
+            ("T", INVOCATIONS, "invocations"),
+            ("H", *heads, "heads"),
+            ("DV4", dv4, "vec4s of columns of a head"),
+            ("CHUNK", split.keys, "keys of a chunk"),
+            ("CHUNKS", split.count, "the most chunks"),
+        ],
+        slots: Vec::new(),
+        interface,
+        workgroup: INVOCATIONS,
+        grid: [
+            Groups { dim: Dim::constant(i64::from(heads * dv4)), per: INVOCATIONS },
+            Groups { dim: Dim::TOKENS, per: 1 },
+            Groups::ONE,
+        ],
+        flops: Dim::TOKENS * (4 * width),
+        bytes: Dim::TOKENS * (8 * width),
+    }
+    .finish(target)
+}

@@ -1,0 +1,106 @@
+//! The greatest values of long rows, in two dispatches.
+
+use warpweft_plan::{Access, Dim, Groups};
+
+use super::KernelError;
+use super::compose::{Composed, Draft, Slot};
+use super::interface::{Interface, check_view};
+use super::spec::{Rows, View};
+use crate::target::Target;
+
+/// Invocations of a workgroup, one for each of 256 digits.
+const INVOCATIONS: u32 = 256;
+
+/// Columns of a chunk.
+const CHUNK: u32 = 8192;
+
+/// The most columns: their indices are exact as floats.
+const MOST_COLUMNS: u32 = 1 << 24;
+
+/// What `candidates/chunk.wgsl` leaves of rows of `width` columns.
+pub fn chunks_view(width: u32, n: u32) -> View {
+    View::whole(chunks(width) * (2 * n + 2))
+}
+
+fn chunks(width: u32) -> u32 {
+    width.div_ceil(CHUNK)
+}
+
+fn check(width: u32, n: u32) -> Result<(), KernelError> {
+    if n == 0 || n > INVOCATIONS || n > width || width >= MOST_COLUMNS {
+        return Err(KernelError::Shape(format!("the {n} greatest of {width} columns")));
+    }
+    Ok(())
+}
+
+fn row_count(rows: Rows) -> String {
+    let count = match rows {
+        Rows::Tokens => "step.x",
+        Rows::Sequences => "step.y",
+    };
+    format!("fn row_count() -> u32 {{\n    return {count};\n}}\n")
+}
+
+/// Writes `candidates/chunk.wgsl`.
+pub(crate) fn chunk_of_candidates(x: View, n: u32, rows: Rows, target: &Target) -> Result<Composed, KernelError> {
+    check_view("x", x)?;
+    check(x.width, n)?;
+    let mut interface = Interface::default();
+    interface.bind(Slot::X, "x", Access::Read, "array<f32>");
+    interface.output("array<u32>");
+    interface.function(row_count(rows));
+    let chunks = chunks(x.width);
+    Draft {
+        name: format!("candidates_chunk_{n}_of_{}", x.width),
+        source: include_str!("candidates/chunk.wgsl"),
+        constants: vec![
+            ("T", INVOCATIONS, "invocations, one for each digit"),
+            ("N", n, "greatest values"),
+            ("WIDTH", x.width, "columns"),
+            ("CHUNK", CHUNK, "columns of a chunk"),
+            ("STRIDE", x.stride, "of x"),
+            ("OFFSET", x.offset, "of x"),
+            ("OUT_STRIDE", chunks_view(x.width, n).stride, "of out"),
+        ],
+        slots: Vec::new(),
+        interface,
+        workgroup: INVOCATIONS,
+        grid: [
+            Groups { dim: Dim::constant(chunks.into()), per: 1 },
+            Groups { dim: rows.dim(), per: 1 },
+            Groups::ONE,
+        ],
+        flops: rows.dim() * (8 * i64::from(x.width)),
+        bytes: rows.dim() * (4 * i64::from(x.width)),
+    }
+    .finish(target)
+}
+
+/// Writes `candidates/merge.wgsl`.
+pub(crate) fn merge_candidates(width: u32, n: u32, rows: Rows, target: &Target) -> Result<Composed, KernelError> {
+    check(width, n)?;
+    let mut interface = Interface::default();
+    interface.bind(Slot::X, "x", Access::Read, "array<u32>");
+    interface.output("array<f32>");
+    interface.function(row_count(rows));
+    let chunks = chunks(width);
+    Draft {
+        name: format!("candidates_merge_{n}_of_{width}"),
+        source: include_str!("candidates/merge.wgsl"),
+        constants: vec![
+            ("T", INVOCATIONS, "invocations, one for each digit"),
+            ("N", n, "greatest values"),
+            ("CHUNKS", chunks, "chunks"),
+            ("E", (chunks * n).div_ceil(INVOCATIONS), "elements of an invocation"),
+            ("STRIDE", chunks_view(width, n).stride, "of x"),
+            ("OUT_STRIDE", View::whole(1 + 2 * n).stride, "of out"),
+        ],
+        slots: Vec::new(),
+        interface,
+        workgroup: INVOCATIONS,
+        grid: [Groups::ONE, Groups { dim: rows.dim(), per: 1 }, Groups::ONE],
+        flops: rows.dim() * (8 * i64::from(chunks * n)),
+        bytes: rows.dim() * (8 * i64::from((chunks + 1) * n)),
+    }
+    .finish(target)
+}

@@ -1,0 +1,153 @@
+// Candidates, a chunk of a row: greatest value, sum of exponentials above it, and the N greatest values
+//
+// x [M, WIDTH]; out: for each row and chunk of CHUNK columns (top, sum, N values as bits, their columns), unordered.
+// A value's key is its bits, made so that keys compare as values do; of equal values the first comes first. The N-th
+// greatest (key, column) is found digit by digit, 8 bits at a time: how many have which digit, of those that agree
+// with what is known. Whatever is not less than that is kept.
+
+//# slot constants
+const T: u32 = 256u; // invocations, one for each digit
+const N: u32 = 256u; // greatest values
+const WIDTH: u32 = 151936u; // columns
+const CHUNK: u32 = 8192u; // columns of a chunk
+const STRIDE: u32 = 151936u; // of x
+const OFFSET: u32 = 0u; // of x
+const OUT_STRIDE: u32 = 9768u; // of out
+//# end
+const PASSES: u32 = 6u; // digits of the key, then of the column in the chunk
+const LOWEST: f32 = -3.4e38;
+
+//# slot bindings
+@group(0) @binding(0) var<storage, read> x: array<f32>;
+@group(0) @binding(1) var<storage, read_write> out: array<u32>;
+@group(0) @binding(2) var<uniform> step: vec4<u32>;
+//# end
+
+var<workgroup> counts: array<atomic<u32>, T>;
+var<workgroup> sums: array<u32, 16>;
+var<workgroup> floats: array<f32, T>;
+var<workgroup> found: vec2<u32>;
+var<workgroup> missing: u32;
+var<workgroup> kept_count: atomic<u32>;
+
+//# slot functions
+fn row_count() -> u32 {
+    return step.x;
+}
+//# end
+
+fn order(bits: u32) -> u32 {
+    return select(bits | 0x80000000u, ~bits, bits >= 0x80000000u);
+}
+
+// Key and column, the greater the sooner.
+fn element(m: u32, first: u32, i: u32) -> vec2<u32> {
+    let column = first + i;
+    let bits = bitcast<u32>(x[m * STRIDE + OFFSET + min(column, WIDTH - 1u)]);
+    return vec2<u32>(select(0u, order(bits), column < WIDTH), 0xffffu - i);
+}
+
+@compute @workgroup_size(T)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) index: u32) {
+    let m = group.y;
+    let first = group.x * CHUNK;
+    if (m >= row_count()) {
+        return;
+    }
+    if (index == 0u) {
+        found = vec2<u32>(0u);
+        missing = N;
+        atomicStore(&kept_count, 0u);
+    }
+    var top = LOWEST;
+    //# trips CHUNK / T
+    for (var i = index; i < CHUNK; i += T) {
+        top = max(top, x[m * STRIDE + OFFSET + min(first + i, WIDTH - 1u)]);
+    }
+    floats[index] = top;
+    workgroupBarrier();
+    //# unroll
+    for (var o = 1u; o < T; o *= 2) {
+        if (index % (2u * o) == 0u) {
+            floats[index] = max(floats[index], floats[index + o]);
+        }
+        workgroupBarrier();
+    }
+    top = floats[0];
+    workgroupBarrier();
+    var sum = 0.0;
+    //# trips CHUNK / T
+    for (var i = index; i < CHUNK; i += T) {
+        let value = max(x[m * STRIDE + OFFSET + min(first + i, WIDTH - 1u)], LOWEST);
+        sum += select(0.0, exp(max(value - top, -100.0)), first + i < WIDTH && value - top > -100.0);
+    }
+    floats[index] = sum;
+    workgroupBarrier();
+    //# unroll
+    for (var o = 1u; o < T; o *= 2) {
+        if (index % (2u * o) == 0u) {
+            floats[index] += floats[index + o];
+        }
+        workgroupBarrier();
+    }
+    let at = m * OUT_STRIDE + group.x * (2u * N + 2u);
+    if (index == 0u) {
+        out[at] = bitcast<u32>(top);
+        out[at + 1u] = bitcast<u32>(floats[0]);
+    }
+    var known = vec2<u32>(0u);
+    var mask = vec2<u32>(0u);
+    //# trips PASSES
+    for (var turn = 0u; turn < PASSES; turn++) {
+        let high = turn < 4u;
+        let shift = 8u * select(PASSES - 1u - turn, 3u - turn, high);
+        atomicStore(&counts[index], 0u);
+        workgroupBarrier();
+        //# trips CHUNK / T
+        for (var i = index; i < CHUNK; i += T) {
+            let key = element(m, first, i);
+            if (all((key & mask) == known)) {
+                atomicAdd(&counts[(select(key.y, key.x, high) >> shift) & 255u], 1u);
+            }
+        }
+        workgroupBarrier();
+        if (index < 16u) {
+            var count = 0u;
+            //# unroll
+            for (var i = 0u; i < 16u; i++) {
+                count += atomicLoad(&counts[index * 16u + i]);
+            }
+            sums[index] = count;
+        }
+        workgroupBarrier();
+        if (index == 0u) {
+            var left = missing;
+            var digit = 15u;
+            //# trips 16
+            while (digit > 0u && sums[digit] < left) {
+                left -= sums[digit];
+                digit--;
+            }
+            digit = digit * 16u + 15u;
+            //# trips 16
+            while (digit % 16u > 0u && atomicLoad(&counts[digit]) < left) {
+                left -= atomicLoad(&counts[digit]);
+                digit--;
+            }
+            missing = left;
+            found |= select(vec2<u32>(0u, digit << shift), vec2<u32>(digit << shift, 0u), high);
+        }
+        workgroupBarrier();
+        known = found;
+        mask |= select(vec2<u32>(0u, 255u << shift), vec2<u32>(255u << shift, 0u), high);
+    }
+    //# trips CHUNK / T
+    for (var i = index; i < CHUNK; i += T) {
+        let key = element(m, first, i);
+        if (key.x > known.x || (key.x == known.x && key.y >= known.y)) {
+            let place = atomicAdd(&kept_count, 1u);
+            out[at + 2u + place] = key.x;
+            out[at + 2u + N + place] = select(0xffffffu, first + i, first + i < WIDTH);
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! Heads made ready for attention: `(append &c (rope (head-norm x …) …))` and any part of that chain is one part of a
+//! kernel, and parts that read the same matrix share one.
+
+use egg::Id;
+
+use super::call::CallBuilder;
+use super::{Call, LowerError, Lowering, Place, Source, Value};
+use crate::graph::{CacheDecl, Graph, Op};
+use crate::kernels::Slot;
+use crate::kernels::heads::storage_buffers;
+use crate::kernels::spec::{Destination, HeadNorm, HeadPart, Operation, Rotation, Rows};
+
+/// Columns of a piece of a row that is copied without regard to heads, about.
+const PIECE: u32 = 64;
+
+/// Whether a node is a step of the chain.
+pub(super) fn is_prepared(body: &Graph, id: Id) -> bool {
+    matches!(body.node(id).op, Op::Rope(_) | Op::HeadNorm(_) | Op::Append(_))
+}
+
+/// Whether `user` does its own step and the one of `id`.
+pub(super) fn takes_up(body: &Graph, user: Id, id: Id) -> bool {
+    match (&body.node(user).op, &body.node(id).op) {
+        (Op::Append([_, x]), Op::Rope(_) | Op::HeadNorm(_)) => *x == id,
+        (Op::Rope([x, _, _, heads, ..]), Op::HeadNorm([_, own, ..])) => {
+            *x == id && body.node(*heads).fact == body.node(*own).fact
+        }
+        _ => false,
+    }
+}
+
+/// The chain that ends in a node.
+#[derive(Clone, Copy)]
+struct Chain {
+    end: Id,
+    append: Option<Id>,
+    rope: Option<Id>,
+    norm: Option<Id>,
+    start: Id,
+}
+
+impl Lowering<'_> {
+    fn chain(&self, end: Id) -> Chain {
+        let mut chain = Chain { end, append: None, rope: None, norm: None, start: end };
+        let takes = |chain: &Chain, x: Id| chain.start == end || self.inlined[usize::from(x)];
+        if let Op::Append([_, x]) = self.body.node(chain.start).op {
+            (chain.append, chain.start) = (Some(end), x);
+        }
+        if let Op::Rope([x, ..]) = self.body.node(chain.start).op
+            && takes(&chain, chain.start)
+        {
+            (chain.rope, chain.start) = (Some(chain.start), x);
+        }
+        if let Op::HeadNorm([x, ..]) = self.body.node(chain.start).op
+            && takes(&chain, chain.start)
+        {
+            (chain.norm, chain.start) = (Some(chain.start), x);
+        }
+        chain
+    }
+
+    /// Lowers the chain that ends in `id`, and with it those that read the same matrix, as far as buffers suffice. Only
+    /// where something is cached: rows that are only turned keep a kernel each.
+    pub(super) fn heads(&mut self, id: Id) -> Result<(), LowerError> {
+        let chain = self.chain(id);
+        let (source, _) = self.view(chain.start)?;
+        let mut chains = vec![chain];
+        let live = self.body.live();
+        let later = self.body.ids().filter(|&other| {
+            other > id && live[usize::from(other)] && is_prepared(self.body, other) && self.needs_call(other)
+        });
+        let mut best = self.prepare(&chains)?;
+        let others: Vec<Chain> = later
+            .map(|other| self.chain(other))
+            .filter(|c| !self.known.contains_key(&c.end) && matches!(self.view(c.start), Ok((s, _)) if s == source))
+            .collect();
+        if chain.append.is_some() || others.iter().any(|c| c.append.is_some()) {
+            for other in others {
+                chains.push(other);
+                let call = self.prepare(&chains)?;
+                match fits(&call, self.bounds.storage_buffers) {
+                    true => best = call,
+                    false => drop(chains.pop()),
+                }
+            }
+        }
+        let mut values = Vec::new();
+        for chain in chains {
+            let width = self.width(chain.end)?;
+            let place = match chain.append.map(|a| &self.body.node(a).op) {
+                Some(Op::Append([cache, _])) => self.cache(*cache)?,
+                _ => Place::Step,
+            };
+            let value = self.value(Value { width, rows: Rows::Tokens, place });
+            self.known.insert(chain.end, value);
+            values.push(value);
+        }
+        self.calls.push(Call { values, ..best });
+        Ok(())
+    }
+
+    fn cache(&self, id: Id) -> Result<Place, LowerError> {
+        match self.body.node(id).op {
+            Op::Cache(c) => Ok(Place::Cache(c.0 as usize)),
+            _ => Err(self.error(id, "rows are appended to a cache")),
+        }
+    }
+
+    /// One call for chains that read the same matrix.
+    fn prepare(&self, chains: &[Chain]) -> Result<Call, LowerError> {
+        let mut b = Parts { builder: CallBuilder::new(self), vectors: Vec::new(), x: None };
+        let mut parts = Vec::new();
+        for (i, chain) in chains.iter().enumerate() {
+            let (part, meaning) = b.part(self, chain)?;
+            parts.push(part);
+            let name = if chains.len() == 1 { "out".to_owned() } else { format!("out{i}") };
+            b.builder.meaning.add_output(name, meaning);
+        }
+        let vectors = b.vectors.len();
+        Ok(b.builder.finish_with(|_| Operation::Heads { parts, vectors }))
+    }
+}
+
+fn fits(call: &Call, limit: u32) -> bool {
+    match &call.operation {
+        Operation::Heads { parts, vectors } => storage_buffers(parts, *vectors) <= limit as usize,
+        _ => false,
+    }
+}
+
+struct Parts<'l> {
+    builder: CallBuilder<'l>,
+    /// Vectors that are bound, with their nodes in the meaning.
+    vectors: Vec<(Id, Id)>,
+    /// The matrix in the meaning.
+    x: Option<(Source, Id)>,
+}
+
+impl Parts<'_> {
+    fn vector(&mut self, id: Id) -> Result<(usize, Id), LowerError> {
+        if let Some(at) = self.vectors.iter().position(|(known, _)| *known == id) {
+            return Ok((at, self.vectors[at].1));
+        }
+        let at = self.vectors.len();
+        let meaning = self.builder.weight_vector(Slot::Vector(at), &format!("vector{at}"), id)?;
+        self.vectors.push((id, meaning));
+        Ok((at, meaning))
+    }
+
+    fn part(&mut self, lowering: &Lowering<'_>, chain: &Chain) -> Result<(HeadPart, Id), LowerError> {
+        let (x, mut meaning) = self.builder.window(Slot::X, chain.start, &mut self.x)?;
+        let mut heads = None;
+        let mut norm = None;
+        if let Some(Op::HeadNorm([_, n, eps, gain])) = chain.norm.map(|id| &lowering.body.node(id).op) {
+            let (count, eps) = (lowering.int(*n)?, lowering.real(*eps)?);
+            let (at, mg) = self.vector(*gain)?;
+            heads = Some(count);
+            norm = Some(HeadNorm { eps, gain: Some(at) });
+            let graph = &mut self.builder.meaning;
+            let (mn, me) = (graph.int(count.into())?, graph.real(eps)?);
+            meaning = graph.add(Op::HeadNorm([meaning, mn, me, mg]))?;
+        }
+        let mut rotation = None;
+        if let Some(Op::Rope([_, _, frequencies, n, interleaved, scale])) =
+            chain.rope.map(|id| &lowering.body.node(id).op)
+        {
+            let pairs = lowering.size("a rope's frequencies", lowering.tensor(*frequencies)?.shape[0])?;
+            let (count, interleaved) = (lowering.int(*n)?, lowering.int(*interleaved)? == 1);
+            let scale = lowering.real(*scale)?;
+            let (at, mf) = self.vector(*frequencies)?;
+            heads = Some(count);
+            rotation = Some(Rotation { rotary: 2 * pairs, interleaved, scale, frequencies: at });
+            meaning = self.builder.meaning.rope(meaning, mf, count, interleaved, scale)?;
+        }
+        let mut to = Destination::Rows;
+        if chain.append.is_some() {
+            to = Destination::Cache;
+            let graph = &mut self.builder.meaning;
+            let cache = graph.declare_cache(CacheDecl { width: x.width });
+            let cache = graph.add(Op::Cache(cache))?;
+            meaning = graph.add(Op::Append([cache, meaning]))?;
+        }
+        // Without a norm or rotation, any cut into pieces will do.
+        let pieces = || (1..=x.width.div_ceil(PIECE)).rev().find(|n| x.width.is_multiple_of(*n)).unwrap_or(1);
+        let heads = heads.unwrap_or_else(pieces);
+        Ok((HeadPart { x, heads, norm, rotation, to }, meaning))
+    }
+}

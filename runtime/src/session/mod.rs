@@ -1,0 +1,13 @@
+//! Sequences that grow: a pool of pages on the device, sessions that hold some of them, steps that add rows.
+
+mod handle;
+mod ledger;
+pub(crate) mod pool;
+mod scheduler;
+mod step;
+
+pub use handle::Session;
+pub(crate) use ledger::Ledger;
+pub(crate) use pool::Pool;
+pub use scheduler::{Done, Refused, Scheduler, Ticket};
+pub use step::Part;

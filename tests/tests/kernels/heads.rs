@@ -1,0 +1,132 @@
+//! Heads made ready: norms, rotations, pages.
+
+use warpweft_compiler::kernels::Slot;
+use warpweft_compiler::kernels::spec::{Destination, HeadNorm, HeadPart, Operation, Rotation, View};
+use warpweft_tests::gpu;
+
+use crate::data::{Batch, Data, UNTOUCHED, bytes, floats};
+use crate::{everywhere, kernels};
+
+const EPS: f32 = 1e-6;
+
+/// A part's columns as they should be in row m.
+fn expected(part: &HeadPart, data: &Data, m: usize) -> Vec<f64> {
+    let dim = (part.x.width / part.heads) as usize;
+    let mut row: Vec<f64> = (0..part.x.width as usize).map(|n| data.at(Slot::X, part.x, m, n)).collect();
+    let vector = |at: usize, i: usize| f64::from(data.matrices[&Slot::Vector(at)][i]);
+    for head in row.chunks_exact_mut(dim) {
+        if let Some(norm) = part.norm {
+            let mean = head.iter().map(|v| v * v).sum::<f64>() / dim as f64;
+            for (i, v) in head.iter_mut().enumerate() {
+                *v *= norm.gain.map_or(1.0, |g| vector(g, i)) / (mean + f64::from(EPS)).sqrt();
+            }
+        }
+        let Some(r) = part.rotation else { continue };
+        let half = (r.rotary / 2) as usize;
+        let before = head.to_vec();
+        for pair in 0..half {
+            let (a, b) = if r.interleaved { (2 * pair, 2 * pair + 1) } else { (pair, pair + half) };
+            let angle = f64::from(data.batch.rows[m][0] as f32 * vector(r.frequencies, pair) as f32);
+            let (sin, cos) = angle.sin_cos();
+            head[a] = (before[a] * cos - before[b] * sin) * f64::from(r.scale);
+            head[b] = (before[b] * cos + before[a] * sin) * f64::from(r.scale);
+        }
+    }
+    row
+}
+
+fn run(parts: Vec<HeadPart>, vectors: Vec<Vec<f32>>) {
+    let mut data = Data::new(Batch::cached(&[(300, 37), (31, 3), (0, 2), (64, 1)]), 3);
+    let tokens = data.batch.tokens();
+    let end = parts.iter().map(|p| p.x.offset + p.x.width).max().unwrap();
+    let x = View { width: end, stride: parts[0].x.stride, offset: 0 };
+    data.matrix(Slot::X, x, tokens, 1.0);
+    for (i, mut vector) in vectors.iter().cloned().enumerate() {
+        vector.resize(vector.len().next_multiple_of(8), 0.0);
+        data.exactly(Slot::Vector(i), vector);
+    }
+    let operation = Operation::Heads { parts: parts.clone(), vectors: vectors.len() };
+    everywhere(|device, target| {
+        for kernel in kernels(&operation, target) {
+            let rows = |part: &HeadPart| match part.to {
+                Destination::Rows => data.batch.capacity(),
+                Destination::Cache => data.batch.pool_rows(),
+            };
+            let stride = |part: &HeadPart| View::whole(part.x.width).stride as usize;
+            let outputs = gpu::run_all(device, &kernel, data.sizes(), |slot| match slot {
+                Slot::Part(i) => bytes(&vec![UNTOUCHED; rows(&parts[i]) * stride(&parts[i])], f32::to_le_bytes),
+                slot => data.bytes(slot),
+            });
+            for (part, output) in parts.iter().zip(outputs) {
+                let (found, stride) = (floats(&output), stride(part));
+                let mut written = vec![false; found.len()];
+                for m in 0..tokens {
+                    let [position, _, _, sequence] = data.batch.rows[m];
+                    let row = match part.to {
+                        Destination::Rows => m,
+                        Destination::Cache => data.batch.cache_row(sequence as usize, position),
+                    };
+                    for (n, wanted) in expected(part, &data, m).into_iter().enumerate() {
+                        let value = f64::from(found[row * stride + n]);
+                        let tolerance = 4e-6 * (1.0 + wanted.abs());
+                        assert!((value - wanted).abs() < tolerance, "{} [{m}, {n}] {value} {wanted}", kernel.name);
+                        written[row * stride + n] = true;
+                    }
+                }
+                let untouched = found.iter().zip(&written).all(|(v, w)| *w || *v == UNTOUCHED);
+                assert!(untouched, "{} wrote elsewhere", kernel.name);
+            }
+        }
+    });
+}
+
+fn frequencies(count: u32) -> Vec<f32> {
+    (0..count).map(|i| 10f32.powi(i as i32 % 4) / 50.0).collect()
+}
+
+#[test]
+fn rotations() {
+    for (heads, dim, rotary, interleaved, scale) in
+        [(2, 20, 20, false, 1.0), (3, 15, 10, true, 1.25), (1, 64, 32, false, 1.0), (1, 6, 6, true, 1.0)]
+    {
+        for (offset, to) in [(0, Destination::Rows), (3, Destination::Rows), (5, Destination::Cache)] {
+            let width = heads * dim;
+            let x = View { width, stride: (width + offset).next_multiple_of(8), offset };
+            let rotation = Some(Rotation { rotary, interleaved, scale, frequencies: 0 });
+            run(vec![HeadPart { x, heads, norm: None, rotation, to }], vec![frequencies(rotary / 2)]);
+        }
+    }
+}
+
+#[test]
+fn queries_keys_and_values_together() {
+    let window = |width, offset| View { width, stride: 8 * 128, offset };
+    let rotation = Some(Rotation { rotary: 128, interleaved: false, scale: 1.0, frequencies: 0 });
+    let part = |x, heads, rotation, to| HeadPart { x, heads, norm: None, rotation, to };
+    let parts = vec![
+        part(window(512, 0), 4, rotation, Destination::Rows),
+        part(window(256, 512), 2, rotation, Destination::Cache),
+        part(window(256, 768), 4, None, Destination::Cache),
+    ];
+    run(parts, vec![frequencies(64)]);
+}
+
+#[test]
+fn norms_of_heads() {
+    let gain = |n: u32| (0..n).map(|i| 0.5 + i as f32 / n as f32).collect::<Vec<f32>>();
+    for (heads, dim) in [(3, 20), (2, 128), (5, 15), (1, 256)] {
+        let x = |offset| View { width: heads * dim, stride: (2 * heads * dim).next_multiple_of(8), offset };
+        let rotary = dim / 2 * 2;
+        let rotation = Some(Rotation { rotary, interleaved: false, scale: 1.0, frequencies: 0 });
+        let norm = Some(HeadNorm { eps: EPS, gain: Some(1) });
+        let first = HeadPart { x: x(0), heads, norm, rotation, to: Destination::Cache };
+        let plain = HeadPart { x: x(heads * dim), heads, norm: None, rotation: None, to: Destination::Rows };
+        run(vec![first, plain], vec![frequencies(rotary / 2), gain(dim)]);
+    }
+}
+
+#[test]
+fn copies_to_a_cache() {
+    let x = View { width: 60, stride: 72, offset: 7 };
+    run(vec![HeadPart { x, heads: 1, norm: None, rotation: None, to: Destination::Cache }], vec![]);
+}
