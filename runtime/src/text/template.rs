@@ -122,7 +122,7 @@ mod tests {
         let cases = [
             ("{{ bos_token }}{{ eos_token }}{{ unk_token }}{{ pad_token }}", "<s></s>"),
             ("{% if messages %}\n  {% for m in messages[1:] -%}\n {{ m.content.strip() + '!' }}{% endfor %}\n{% endif %}", "b!"),
-            ("{{ messages[0]['content'].split('>')[-1].upper() | trim }}", "A"),
+            ("{{ messages[0]['content'].split('>')[-1].upper() | trim }}", "<A"),
             ("{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}{% if loop.first %}{% continue %}{% endif %}{{ ns.n }}{% endfor %}", "2"),
             ("{{ messages[0] | tojson }}", r#"{"role": "user", "content": " <a"}"#),
             ("{{ 'a\\\\u003c \" \\n é &\\'' | tojson }}", "\"a\\\\u003c \\\" \\n é &'\""),
