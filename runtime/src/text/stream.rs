@@ -77,8 +77,7 @@ mod tests {
 
     use super::*;
 
-    const FIXTURES: [&str; 8] =
-        ["llama", "llama-sharded", "mistral", "qwen2", "qwen3", "gemma2", "phi3", "gpt2"];
+    const FIXTURES: [&str; 8] = ["llama", "llama-sharded", "mistral", "qwen2", "qwen3", "gemma2", "phi3", "gpt2"];
 
     fn read(name: &str, file: &str) -> String {
         std::fs::read_to_string(format!("{}/../tests/fixtures/{name}/{file}", env!("CARGO_MANIFEST_DIR"))).unwrap()
