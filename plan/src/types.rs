@@ -101,7 +101,11 @@ pub enum Role {
     Output,
     /// Rows that outlive the step: keys or values of all sessions, in pages of [`PAGE_ROWS`] rows. Its size is a multiple
     /// of `context`, which stands for the rows of the whole pool.
-    Cache,
+    Cache {
+        /// Rows before a row's own that it sees, at the most: those before them may be forgotten, so pages are those of
+        /// [`Input::WindowPages`]. If `None`, a row sees all rows before it, and pages are those of [`Input::Pages`].
+        window: Option<u32>,
+    },
 }
 
 /// Tables that describe the rows of a step.
@@ -113,15 +117,22 @@ pub enum Input {
     /// `vec4<u32>` per row: position in its sequence, first row of its sequence, rows of its sequence in this step, index of its sequence.
     Rows,
     /// `vec4<u32>` per sequence: first row, rows, rows that its cache held before this step, and where its pages begin in
-    /// [`Input::Pages`].
+    /// [`Input::Pages`] and [`Input::WindowPages`].
     Sequences,
-    /// `u32` per page of each sequence, in order: the page's index in the pool.
+    /// `u32` per page of each sequence, in order: the page's index in the pool of the caches without a window.
     Pages,
+    /// The same for the pool of the caches with a window. Pages that were forgotten are 0; a kernel does not read them.
+    WindowPages,
     /// One uniform `vec4<u32>`: rows in this step, sequences in this step, 0, 0.
     Step,
 }
 
 impl Input {
+    /// The table of the pages of caches with or without a window.
+    pub fn pages_of(window: Option<u32>) -> Input {
+        if window.is_some() { Input::WindowPages } else { Input::Pages }
+    }
+
     /// Size in bytes.
     pub fn bytes(self) -> Dim {
         match self {
@@ -129,7 +140,7 @@ impl Input {
             Input::Rows => Dim::TOKENS * 16,
             Input::Sequences => Dim::SEQUENCES * 16,
             // Pages that several sequences share are listed for each, so there is room for more than the pool has.
-            Input::Pages => Dim::CONTEXT * 4,
+            Input::Pages | Input::WindowPages => Dim::CONTEXT * 4,
             Input::Step => Dim::constant(16),
         }
     }

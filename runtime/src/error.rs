@@ -114,8 +114,10 @@ pub enum RuntimeError {
         why: &'static str,
     },
     /// The sessions together hold too many rows.
-    #[error("the cache has no room for {needed} more rows: {free} of {limit} are free")]
+    #[error("{cache} has no room for {needed} more rows: {free} of {limit} are free")]
     CacheFull {
+        /// Which one: that of layers that keep all rows, or that of layers with a sliding window.
+        cache: &'static str,
         /// Rows that are needed, in whole pages.
         needed: u64,
         /// Rows that are free.

@@ -148,14 +148,14 @@ fn a_truncated_session_goes_on_from_there() {
     let mut session = engine.session().unwrap();
     add(&mut engine, &mut session, &ids(1, 100)).unwrap();
     for (rows, more) in [(99, 1), (64, 5), (33, 40), (33, 1), (1, 2), (0, 7)] {
-        session.truncate(rows);
+        assert_eq!(session.truncate(rows), rows);
         let candidates = add(&mut engine, &mut session, &ids(rows, more)).unwrap();
         assert_eq!(session.len(), rows + more);
         assert_follows(&candidates, &session);
     }
     // Cut in a page that others read.
     let other = session.fork();
-    session.truncate(3);
+    assert_eq!(session.truncate(3), 3);
     let candidates = add(&mut engine, &mut session, &[8, 8]).unwrap();
     assert_follows(&candidates, &session);
     let mut again = other.fork();
@@ -193,7 +193,8 @@ fn long_contexts_are_refused_with_both_numbers() {
     let other = self::engine(&Options::default());
     let mut foreign = other.session().unwrap();
     let wrong: [(&[u32], &str); 2] = [(&[], "no ids"), (&[1, 13], "id 13 is not below the vocabulary's size 13")];
-    session.truncate(10);
+    assert_eq!(session.truncate(10), 10);
+    assert_eq!(session.truncate(11), 10);
     for (ids, says) in wrong {
         let error = add(&mut engine, &mut session, ids).unwrap_err();
         assert!(error.to_string().contains(says), "{error}");
@@ -224,7 +225,7 @@ fn a_full_cache_refuses_and_recovers() {
     let mut parts = [Part { session: &mut one, ids: &[1] }, Part { session: &mut two, ids: &[2] }];
     assert!(block_on(engine.advance(OutputKind::Candidates, &mut parts)).is_err());
     assert_eq!((one.len(), two.len(), engine.free_rows()), (90, 32, 0));
-    one.truncate(64);
+    assert_eq!(one.truncate(64), 64);
     let candidates = add(&mut engine, &mut two, &[1]).unwrap();
     assert_follows(&candidates, &two);
 }
@@ -326,8 +327,8 @@ fn a_queue_without_room_sends_the_first_one_back() {
     queue.submit(&engine, engine.session().unwrap(), ids(3, 10)).unwrap();
     let mut done = block_on(queue.step(&mut engine)).unwrap();
     assert_eq!((done.len(), done[0].ticket, queue.len()), (1, first, 1));
-    assert!(matches!(done.remove(0).result, Err(RuntimeError::CacheFull { needed: 32, free: 0, limit: 64 })));
-    held.truncate(32);
+    assert!(matches!(done.remove(0).result, Err(RuntimeError::CacheFull { needed: 32, free: 0, limit: 64, .. })));
+    assert_eq!(held.truncate(32), 32);
     let done = block_on(queue.step(&mut engine)).unwrap();
     assert_follows(done[0].result.as_ref().unwrap(), &done[0].session);
 }

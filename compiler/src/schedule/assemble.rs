@@ -4,8 +4,9 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use warpweft_plan::{Dim, Input as Table, OutputKind, PAD, Program, Step};
 
 use super::slots::Slots;
+use super::windows::{Use, Windows};
 use super::{ComposedBody, Shared};
-use crate::graph::{FactError, Graph};
+use crate::graph::{CacheId, FactError, Graph};
 use crate::kernels::{RowRange, Slot};
 use crate::lower::{Call, Input, Place, Source, Value};
 use crate::roll::{Region, Rolled};
@@ -37,6 +38,9 @@ pub enum ScheduleError {
     /// A value that no region computes; a bug.
     #[error("nothing computes {0}")]
     Missing(String),
+    /// Programs whose attentions see different rows of a cache; a bug.
+    #[error("programs disagree on the window of cache {0}")]
+    Window(u32),
     /// A weight expression that does not type-check; a bug.
     #[error(transparent)]
     Fact(#[from] FactError),
@@ -61,6 +65,12 @@ impl Flat<'_> {
     fn written(&self, at: usize) -> Key {
         (self.region, self.call.values.get(at).copied().unwrap_or(usize::MAX))
     }
+
+    /// The caches that it touches, given which value is a cache.
+    fn caches(&self, cache: impl Fn(Key) -> Option<CacheId>) -> Use<'_> {
+        let reads = self.reads.iter().copied().filter_map(&cache).collect();
+        Use { operation: &self.call.operation, reads, writes: self.writes().filter_map(&cache).collect() }
+    }
 }
 
 /// Puts the regions' calls together into the program of one output.
@@ -78,8 +88,15 @@ pub fn assemble(
     let wanted = model.output(part.output).ok_or_else(missing)?;
     let homes = homes(rolled, bodies);
     let result = *homes.get(&wanted).ok_or_else(missing)?;
-    let flat = needed(flatten(rolled, bodies, &homes)?, result);
+    let flat = flatten(rolled, bodies, &homes)?;
     let value = |(region, at): Key| bodies[rolled.regions[region].body].composed.lowered.values[at];
+    let cache = |key: Key| match value(key).place {
+        Place::Cache(c) => rolled.regions[key.0].caches.get(c).copied(),
+        Place::Step | Place::Fixed(_) => None,
+    };
+    // Of all calls, not only of those that this output needs: programs share caches.
+    let windows = Windows::of(&flat.iter().map(|step| step.caches(cache)).collect::<Vec<_>>());
+    let flat = needed(flat, result);
 
     let mut last: FxHashMap<Key, usize> = FxHashMap::default();
     for (i, step) in flat.iter().enumerate() {
@@ -113,10 +130,11 @@ pub fn assemble(
         let region = &rolled.regions[step.region];
         let body = &bodies[region.body];
         let composed = &body.composed.kernels[step.kernel];
+        let window = step.caches(cache).caches().find_map(|cache| windows.get(cache));
         let place = |key: Key, shared: &mut Shared| match (value(key).place, places.get(&key)) {
-            (Place::Cache(c), _) => {
-                let cache = rolled.regions[key.0].caches.get(c);
-                cache.map(|&cache| shared.cache(model, cache)).ok_or_else(missing)
+            (Place::Cache(_), _) => {
+                let cache = cache(key).ok_or_else(missing)?;
+                shared.cache(model, cache, windows.get(cache))
             }
             (_, Some(&slot)) if key != result => Ok(scratch[order[slot]]),
             _ => Ok(output.buffer),
@@ -130,7 +148,7 @@ pub fn assemble(
                 Slot::Rows => shared.table(Table::Rows),
                 Slot::Sequences => shared.table(Table::Sequences),
                 Slot::Step => shared.table(Table::Step),
-                Slot::Pages => shared.table(Table::Pages),
+                Slot::Pages => shared.table(Table::pages_of(window)),
                 Slot::X | Slot::W | Slot::W2 | Slot::Q | Slot::K | Slot::V | Slot::Operand(_) | Slot::Vector(_) => {
                     let input = step.call.inputs.iter().find(|(s, _)| s == slot).map(|(_, input)| input);
                     match input.ok_or_else(|| ScheduleError::Missing(format!("{slot:?} of {}", composed.name)))? {

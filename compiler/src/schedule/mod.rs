@@ -2,6 +2,7 @@
 
 mod assemble;
 mod slots;
+mod windows;
 
 use egg::Id;
 use rustc_hash::FxHashMap;
@@ -85,6 +86,7 @@ impl Shared {
                 Table::Rows => "rows",
                 Table::Sequences => "sequences",
                 Table::Pages => "pages",
+                Table::WindowPages => "window_pages",
                 Table::Step => "step",
             }
             .to_owned()
@@ -106,15 +108,20 @@ impl Shared {
         self.scratch[at]
     }
 
-    /// The buffer of a cache of the model: the same for all programs.
-    fn cache(&mut self, model: &Graph, cache: CacheId) -> usize {
+    /// The buffer of a cache of the model: the same for all programs, which have to agree on its window.
+    fn cache(&mut self, model: &Graph, cache: CacheId, window: Option<u32>) -> Result<usize, ScheduleError> {
         let buffers = &mut self.buffers;
-        *self.caches.entry(cache.0).or_insert_with(|| {
+        let role = Role::Cache { window };
+        let at = *self.caches.entry(cache.0).or_insert_with(|| {
             let width = i64::from(model.declarations().caches[cache.0 as usize].width.next_multiple_of(PAD as u32));
             let (name, bytes) = (format!("cache{}", cache.0), Dim::CONTEXT * (4 * width));
-            buffers.push(Buffer { name, role: Role::Cache, bytes });
+            buffers.push(Buffer { name, role, bytes });
             buffers.len() - 1
-        })
+        });
+        if self.buffers[at].role != role {
+            return Err(ScheduleError::Window(cache.0));
+        }
+        Ok(at)
     }
 
     /// The result of that kind; all programs write it to the same place.

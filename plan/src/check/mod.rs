@@ -36,7 +36,7 @@ impl Plan {
         check_model(&self.model)?;
         check_tensors(&self.tensors)?;
         for (i, buffer) in self.buffers.iter().enumerate() {
-            check_buffer(&format!("buffer {i} ({})", clipped(&buffer.name)), buffer, &self.tensors)?;
+            check_buffer(&format!("buffer {i} ({})", clipped(&buffer.name)), buffer, self)?;
         }
         check_kernels(&self.kernels)?;
         programs::check(self)
@@ -84,7 +84,7 @@ fn check_tensors(tensors: &[Tensor]) -> Result<(), PlanError> {
     Ok(())
 }
 
-fn check_buffer(at: &str, buffer: &Buffer, tensors: &[Tensor]) -> Result<(), PlanError> {
+fn check_buffer(at: &str, buffer: &Buffer, plan: &Plan) -> Result<(), PlanError> {
     let bytes = buffer.bytes;
     check_size(&format!("{at}: bytes"), bytes)?;
     let parts = [bytes.constant, bytes.tokens, bytes.context, bytes.sequences];
@@ -92,14 +92,18 @@ fn check_buffer(at: &str, buffer: &Buffer, tensors: &[Tensor]) -> Result<(), Pla
         return Err(invalid(format!("{at}: bytes"), bytes, "multiples of 4, not 0"));
     }
     match buffer.role {
-        Role::Weight { tensor, offset } => check_window(at, bytes, tensor, offset, tensors),
+        Role::Weight { tensor, offset } => check_window(at, bytes, tensor, offset, &plan.tensors),
         Role::Input(input) if bytes != input.bytes() => {
             Err(invalid(format!("{at}: bytes"), bytes, format!("{} for {input:?}", input.bytes())))
         }
-        Role::Cache if bytes != Dim::CONTEXT * bytes.context => {
+        Role::Cache { .. } if bytes != Dim::CONTEXT * bytes.context => {
             Err(invalid(format!("{at}: bytes"), bytes, "a multiple of context for a cache"))
         }
-        Role::Input(_) | Role::Scratch | Role::Output | Role::Cache => Ok(()),
+        Role::Cache { window: Some(window) } if window >= plan.model.max_positions => {
+            let expected = format!("a window below {} (model.max_positions)", plan.model.max_positions);
+            Err(invalid(format!("{at}: window"), window, expected))
+        }
+        Role::Input(_) | Role::Scratch | Role::Output | Role::Cache { .. } => Ok(()),
     }
 }
 

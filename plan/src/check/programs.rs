@@ -115,6 +115,7 @@ fn check_operands(
         return Err(invalid(format!("{at}: buffers"), step.buffers.len(), expected));
     }
     let mut writes = Vec::new();
+    let mut pages = None;
     for (&index, binding) in step.buffers.iter().zip(&kernel.bindings) {
         let at = format!("{at}: binding {}", clipped(&binding.name));
         let buffer = plan
@@ -124,7 +125,7 @@ fn check_operands(
         let expected = match buffer.role {
             Role::Input(Input::Step) => &[Access::Uniform][..],
             Role::Input(_) | Role::Weight { .. } => &[Access::Read],
-            Role::Scratch | Role::Output | Role::Cache => &[Access::Read, Access::ReadWrite],
+            Role::Scratch | Role::Output | Role::Cache { .. } => &[Access::Read, Access::ReadWrite],
         };
         if !expected.contains(&binding.access) {
             let found = format!("{:?} of a buffer with the role {:?}", binding.access, buffer.role);
@@ -142,6 +143,13 @@ fn check_operands(
         if binding.access == Access::ReadWrite {
             writes.push(index);
         }
+        match pages_of(buffer.role) {
+            Some(other) if other != *pages.get_or_insert(other) => {
+                let expected = "caches and pages with a window, or those without";
+                return Err(invalid(&at, "both those with and without a window in one step", expected));
+            }
+            Some(_) | None => {}
+        }
     }
     for &index in &writes {
         if step.buffers.iter().filter(|&&other| other == index).count() > 1 {
@@ -150,6 +158,18 @@ fn check_operands(
     }
     written.extend(writes);
     Ok(())
+}
+
+/// The page table by which a buffer is read, or that it is.
+fn pages_of(role: Role) -> Option<Input> {
+    match role {
+        Role::Cache { window } => Some(Input::pages_of(window)),
+        Role::Input(table @ (Input::Pages | Input::WindowPages)) => Some(table),
+        Role::Input(Input::Ids | Input::Rows | Input::Sequences | Input::Step)
+        | Role::Weight { .. }
+        | Role::Scratch
+        | Role::Output => None,
+    }
 }
 
 fn check_groups(at: &str, groups: Groups, program: &Program) -> Result<(), PlanError> {

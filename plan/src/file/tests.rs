@@ -231,6 +231,23 @@ fn another_version_is_named() {
     assert!(matches!(&error, PlanError::Version { found, expected } if found == "7" && expected == "1"), "{error}");
 }
 
+/// The second kernel gets a cache in place of its gain and a page table in place of its sequences.
+fn cache_bound_with(plan: &mut Plan, table: Input, window: Option<u32>) {
+    plan.buffers[4] = Buffer { name: "cache".into(), role: Role::Cache { window }, bytes: Dim::CONTEXT * 32 };
+    plan.buffers[5] = Buffer { name: "pages".into(), role: Role::Input(table), bytes: table.bytes() };
+}
+
+#[test]
+fn caches_go_with_their_own_pages() {
+    for (table, window) in [(Input::Pages, None), (Input::WindowPages, Some(0)), (Input::WindowPages, Some(63))] {
+        let mut plan = sample();
+        cache_bound_with(&mut plan, table, window);
+        plan.check().unwrap();
+        let json = serde_json::to_string(&plan).unwrap();
+        assert_eq!(serde_json::from_str::<Plan>(&json).unwrap(), plan);
+    }
+}
+
 #[test]
 fn lies_are_named() {
     type Change = Box<dyn FnOnce(&mut Plan)>;
@@ -250,6 +267,16 @@ fn lies_are_named() {
         ("expected 4*tokens for Ids", Box::new(|p| p.buffers[1].bytes = Dim::TOKENS * 8)),
         ("found -32*tokens", Box::new(|p| p.buffers[3].bytes = Dim::TOKENS * -32)),
         ("found 2*tokens, expected multiples of 4", Box::new(|p| p.buffers[3].bytes = Dim::TOKENS * 2)),
+        ("a multiple of context", Box::new(|p| p.buffers[3].role = Role::Cache { window: None })),
+        (
+            "window: found 64, expected a window below 64",
+            Box::new(|p| {
+                let role = Role::Cache { window: Some(64) };
+                p.buffers.push(Buffer { name: "cache".into(), role, bytes: Dim::CONTEXT * 32 });
+            }),
+        ),
+        ("both those with and without a window", Box::new(|p| cache_bound_with(p, Input::Pages, Some(3)))),
+        ("both those with and without a window", Box::new(|p| cache_bound_with(p, Input::WindowPages, None))),
         ("workgroup: found [0, 1, 1]", Box::new(|p| p.kernels[0].workgroup[0] = 0)),
         ("workgroup: found 512", Box::new(|p| p.kernels[0].workgroup[0] = 512)),
         ("loop_trips: found 65536, expected at most 65535", Box::new(|p| p.kernels[0].loop_trips = 65_536)),

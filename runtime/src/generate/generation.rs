@@ -59,7 +59,8 @@ impl Session {
         self.generate_ids(model, &ids, sampling)
     }
 
-    /// Writes the answer to a conversation. Rows that the session has from earlier turns are kept as far as they agree.
+    /// Writes the answer to a conversation. Rows that the session has from earlier turns are kept as far as they agree
+    /// and [`Session::truncate`] can keep them.
     ///
     /// # Errors
     /// As [`Session::generate`]; [`RuntimeError::Template`] if the plan has no chat template or it refuses the messages.
@@ -77,7 +78,7 @@ impl Session {
         }
         // At least the last row has to be computed, to know what follows on it.
         let kept = self.common(&ids).min(ids.len().saturating_sub(1));
-        self.truncate(kept);
+        let kept = self.truncate(kept);
         self.generate_ids(model, &ids[kept..], sampling)
     }
 }
@@ -93,7 +94,7 @@ impl Generation<'_> {
             return Ok(None);
         }
         self.engine.prepare(OutputKind::Candidates, &mut |_| ()).await?;
-        let rows = self.engine.step_rows(OutputKind::Candidates).min(self.pending.len());
+        let rows = self.engine.piece(OutputKind::Candidates, self.session, self.pending.len());
         let part = Part { session: self.session, ids: &self.pending[..rows] };
         let mut found = self.engine.advance_candidates(&mut [part]).await?;
         self.pending.drain(..rows);

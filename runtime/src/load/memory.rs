@@ -35,7 +35,7 @@ impl Account {
             let (part, copies) = match plan.buffers[index].role {
                 Role::Weight { .. } => continue,
                 Role::Scratch => (&mut account.activations, 1),
-                Role::Cache => (&mut account.cache, 1),
+                Role::Cache { .. } => (&mut account.cache, 1),
                 Role::Input(_) | Role::Output => (&mut account.transfers, 2),
             };
             *part = part.saturating_add(bytes.saturating_mul(copies));
@@ -53,16 +53,32 @@ pub(crate) struct Extent {
     pub(crate) sequences: u64,
     /// Rows of the longest sequence, cached ones included.
     pub(crate) context: u64,
-    /// Rows of the pool of all sessions.
-    pub(crate) pool: u64,
-    /// Pages of all sequences; those that several share count for each.
+    /// Rows of the pools of all sessions.
+    pub(crate) pool: PoolRows,
+    /// Pages of all sequences in each pool; those that several share count for each.
     pub(crate) pages: u64,
+}
+
+/// Rows of the pools, 0 where a plan has no caches of that kind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct PoolRows {
+    /// Of the caches that keep all rows.
+    pub(crate) full: u64,
+    /// Of those that keep a window.
+    pub(crate) window: u64,
+}
+
+impl PoolRows {
+    /// Those of the caches with or without a window.
+    pub(crate) fn of(&self, window: Option<u32>) -> u64 {
+        if window.is_some() { self.window } else { self.full }
+    }
 }
 
 impl Extent {
     /// Whole sequences of `rows` rows together.
     pub(crate) fn whole(rows: u64) -> Extent {
-        Extent { rows, sequences: rows, context: rows, pool: 0, pages: 0 }
+        Extent { rows, sequences: rows, context: rows, pool: PoolRows::default(), pages: 0 }
     }
 
     /// Whether a step of extent `other` fits.
@@ -80,8 +96,8 @@ pub(crate) fn size(plan: &Plan, buffer: usize, extent: Extent) -> u64 {
     let block = |rows: u64| rows.next_multiple_of(ROW_BLOCK);
     let buffer = &plan.buffers[buffer];
     let context = match buffer.role {
-        Role::Cache => extent.pool.next_multiple_of(PAGE_ROWS),
-        Role::Input(Input::Pages) => extent.pool.max(extent.pages),
+        Role::Cache { window } => extent.pool.of(window).next_multiple_of(PAGE_ROWS),
+        Role::Input(Input::Pages | Input::WindowPages) => extent.pages,
         _ => block(extent.context),
     };
     let sizes = Sizes { tokens: block(extent.rows), context, sequences: block(extent.sequences) };

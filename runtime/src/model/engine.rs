@@ -14,7 +14,7 @@ use crate::run::arena::{Arena, Resident};
 use crate::run::batch::{Tables, cut};
 use crate::run::pace::Pace;
 use crate::run::submit::{Ready, Submission};
-use crate::session::{Ledger, Pool, pool};
+use crate::session::{Ledger, Pool, pool, room};
 
 /// Rows of a submission unless the options say otherwise.
 const MAX_ROWS: u32 = 8192;
@@ -42,8 +42,10 @@ pub struct Engine {
     prepared: BTreeMap<OutputKind, Prepared>,
     /// Activations of the output that ran last.
     arenas: BTreeMap<OutputKind, Arena>,
-    pub(crate) ledger: Ledger,
-    pub(crate) pool: Option<Pool>,
+    /// The books of all pools.
+    pub(crate) ledgers: Vec<Ledger>,
+    /// In the same order; none until an output needs them.
+    pub(crate) pools: Vec<Pool>,
     pub(crate) submissions: Vec<Submission>,
     #[cfg(feature = "text")]
     pub(crate) text: Option<crate::text::Text>,
@@ -83,6 +85,7 @@ impl Engine {
         best_target(file.plan(), output, adapter, options.target.as_deref())?;
         let device = Device::open(adapter).await?;
         progress(Progress::Device { adapter: &adapter.name, notice: adapter.notice().as_deref() });
+        let ledgers = pool::ledgers(file.plan());
         let mut engine = Engine {
             file,
             device,
@@ -91,8 +94,8 @@ impl Engine {
             pipelines: HashMap::new(),
             prepared: BTreeMap::new(),
             arenas: BTreeMap::new(),
-            ledger: Ledger::default(),
-            pool: None,
+            ledgers,
+            pools: Vec::new(),
             submissions: Vec::new(),
             #[cfg(feature = "text")]
             text: None,
@@ -121,13 +124,14 @@ impl Engine {
         let ceiling = u64::from(self.options.max_rows.unwrap_or(MAX_ROWS)).max(1);
         let cached = pool::is_cached(plan, &job);
         let capacity = if cached {
-            let most = match &self.pool {
-                Some(pool) => pool.most,
-                None => pool::limit_rows(plan, &job, &all, adapter, self.options.context, &limit)?,
-            };
-            let pool = self.pool.get_or_insert_with(|| Pool::new(plan, &self.ledger, most));
-            pool.ensure(&self.device, 1).await?;
-            pool::capacity(plan, &job, &all, adapter, ceiling, &limit)?
+            if self.pools.is_empty() {
+                let most = room::limit_rows(plan, &job, &all, adapter, self.options.context, &limit)?;
+                self.pools = Pool::all(plan, &self.ledgers, most);
+            }
+            for pool in self.pools.iter_mut().filter(|pool| pool.rows == 0) {
+                pool.ensure(&self.device, 1).await?;
+            }
+            room::capacity(plan, &job, &all, adapter, ceiling, &limit)?
         } else {
             memory::capacity(plan, &job, &all, adapter, ceiling, &limit)?
         };
@@ -177,13 +181,12 @@ impl Engine {
         let rows = tables.ids.len() as u64;
         let kernels = job.kernels_for(plan, rows);
         pipelines::build(device, plan, &kernels, &mut self.pipelines, &mut |_| ()).await?;
-        let none = HashMap::new();
-        let (pool, caches) = self.pool.as_ref().map_or((0, &none), |pool| (pool.rows, &pool.buffers));
-        let extent = |rows| match pool::extent(plan, rows, pool) {
+        let pool = pool::rows(&self.pools);
+        let extent = |rows| match room::extent(plan, rows, pool) {
             _ if !*cached => Extent::whole(rows),
             usual => Extent {
                 sequences: usual.sequences.max(tables.sequences.len() as u64),
-                pages: usual.pages.max(tables.pages.len() as u64),
+                pages: usual.pages.max(tables.pages.len().next_power_of_two() as u64),
                 ..usual
             },
         };
@@ -199,7 +202,7 @@ impl Engine {
                 Arena::new(device, plan, job, extent(rows)).await?
             }
         };
-        let resident = Resident { weights: &self.weights, caches, pipelines: &self.pipelines };
+        let resident = Resident { weights: &self.weights, pools: &self.pools, pipelines: &self.pipelines };
         arena.bind(device, plan, job, job.position(plan, rows), resident).await?;
         let ready = Ready { device, plan, job, pipelines: &self.pipelines, arena: &arena };
         let submission = ready.submit(tables, self.options.profile, values).await?;
@@ -272,8 +275,8 @@ impl Engine {
     /// Bytes on the device for steps of up to `rows` rows, with the cache as it is; `None` until the output is ready.
     pub fn account(&self, output: OutputKind, rows: u64) -> Option<Account> {
         let Prepared { job, cached, .. } = self.prepared.get(&output)?;
-        let pool = self.pool.as_ref().map_or(0, |pool| pool.rows);
-        let extent = if *cached { pool::extent(self.plan(), rows, pool) } else { Extent::whole(rows) };
+        let pool = pool::rows(&self.pools);
+        let extent = if *cached { room::extent(self.plan(), rows, pool) } else { Extent::whole(rows) };
         Some(Account::new(self.plan(), job, &self.weights.keys().copied().collect(), extent))
     }
 }

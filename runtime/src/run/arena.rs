@@ -8,13 +8,13 @@ use crate::RuntimeError;
 use crate::device::{Device, Pipeline};
 use crate::load::job::{Job, Window, window};
 use crate::load::memory::{Extent, size};
+use crate::session::Pool;
 
 /// What stays on the device from step to step.
 #[derive(Clone, Copy)]
 pub(crate) struct Resident<'a> {
     pub(crate) weights: &'a HashMap<Window, wgpu::Buffer>,
-    /// By the index of their buffer.
-    pub(crate) caches: &'a HashMap<usize, wgpu::Buffer>,
+    pub(crate) pools: &'a [Pool],
     pub(crate) pipelines: &'a HashMap<usize, Pipeline>,
 }
 
@@ -33,7 +33,7 @@ pub(crate) struct Arena {
 impl Arena {
     pub(crate) async fn new(device: &Device, plan: &Plan, job: &Job, extent: Extent) -> Result<Arena, RuntimeError> {
         let make = || {
-            let passing = |&i: &usize| !matches!(plan.buffers[i].role, Role::Weight { .. } | Role::Cache);
+            let passing = |&i: &usize| !matches!(plan.buffers[i].role, Role::Weight { .. } | Role::Cache { .. });
             let passing = job.buffers.iter().copied().filter(passing);
             let buffers: HashMap<_, _> = passing.map(|i| (i, create(device, plan, i, extent))).collect();
             let outputs = job.programs.iter().map(|&i| size(plan, plan.programs[i].output.buffer, extent));
@@ -60,11 +60,12 @@ impl Arena {
         if self.groups.contains_key(&position) {
             return Ok(());
         }
+        let cache = |i: usize| resident.pools.iter().find_map(|pool| pool.buffers.get(&i));
         let bind = || -> Option<Vec<wgpu::BindGroup>> {
             let bound = plan.programs[job.programs[position]].steps.iter().map(|step| {
                 let operand = |&i: &usize| match window(plan, i) {
                     Some(window) => resident.weights.get(&window),
-                    None => self.buffers.get(&i).or_else(|| resident.caches.get(&i)),
+                    None => self.buffers.get(&i).or_else(|| cache(i)),
                 };
                 let operands: Option<Vec<&wgpu::Buffer>> = step.buffers.iter().map(operand).collect();
                 Some(resident.pipelines.get(&step.kernel)?.bind(device, &operands?))
@@ -103,7 +104,7 @@ fn create(device: &Device, plan: &Plan, index: usize, extent: Extent) -> wgpu::B
         Role::Input(Input::Step) => wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST,
         Role::Input(_) => wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST,
         Role::Output => wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC,
-        Role::Scratch | Role::Weight { .. } | Role::Cache => wgpu::BufferUsages::STORAGE,
+        Role::Scratch | Role::Weight { .. } | Role::Cache { .. } => wgpu::BufferUsages::STORAGE,
     };
     device.gpu.create_buffer(&wgpu::BufferDescriptor {
         label: Some(&plan.buffers[index].name),

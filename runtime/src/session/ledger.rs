@@ -1,12 +1,16 @@
-//! Which pages of the pool are whose. A page is a number here; the same number means the same rows in every cache.
+//! Which pages of a pool are whose. A page is a number here; the same number means the same rows in all of its caches.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use warpweft_plan::PAGE_ROWS;
 
 /// The books of a pool, shared by all of its sessions.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Ledger(Arc<Mutex<Books>>);
+#[derive(Clone, Debug)]
+pub(crate) struct Ledger {
+    /// Rows before its own that a row sees in the pool's caches; all if `None`.
+    window: Option<u32>,
+    books: Arc<Mutex<Books>>,
+}
 
 #[derive(Debug, Default)]
 struct Books {
@@ -31,13 +35,23 @@ pub(crate) fn pages(rows: u64) -> usize {
 }
 
 impl Ledger {
+    /// The books of a pool without pages.
+    pub(crate) fn new(window: Option<u32>) -> Ledger {
+        Ledger { window, books: Arc::default() }
+    }
+
+    /// Rows before its own that a row sees in the pool's caches; all if `None`.
+    pub(crate) fn window(&self) -> Option<u32> {
+        self.window
+    }
+
     fn books(&self) -> MutexGuard<'_, Books> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.books.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether two sessions live in the same pool.
     pub(crate) fn is(&self, other: &Ledger) -> bool {
-        Arc::ptr_eq(&self.0, &other.0)
+        Arc::ptr_eq(&self.books, &other.books)
     }
 
     /// Adds pages until there are `pages`.
@@ -134,7 +148,7 @@ mod tests {
     use super::*;
 
     fn ledger(pages: u32) -> Ledger {
-        let ledger = Ledger::default();
+        let ledger = Ledger::new(None);
         ledger.grow(pages);
         ledger
     }

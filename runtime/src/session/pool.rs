@@ -1,31 +1,79 @@
 //! The caches on the device. They begin small and grow with what sessions need, up to a limit that is known at opening.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 
 use warpweft_plan::{PAGE_ROWS, Plan, Role};
 
 use super::Ledger;
+use super::table::alive;
 use crate::RuntimeError;
-use crate::device::{Adapter, Device};
-use crate::load::job::{Job, Window};
-use crate::load::memory::{Account, Extent, Limit, device_rows, fits, greatest, largest_binding};
+use crate::device::Device;
+use crate::load::job::Job;
+use crate::load::memory::PoolRows;
 
-/// Rows of the pool before anything is cached.
+/// Rows of a pool before anything is cached.
 const FIRST_ROWS: u64 = 512;
-/// Sessions as long as the model allows for which there is room, unless the options say otherwise or memory is short.
-const SESSIONS: u64 = 4;
-/// Sequences for which a step has room, and which the queue puts into one step at the most.
-pub(crate) const MAX_SEQUENCES: u64 = 64;
-/// Rows of a step for which there must be room beside the cache.
-const STEP_ROWS: u64 = 512;
 
-/// The caches of all layers.
+/// Caches whose pages are the same.
+#[derive(Clone, Debug)]
+pub(crate) struct Class {
+    /// The most rows before its own that a row sees; all if `None`.
+    pub(crate) window: Option<u32>,
+    /// Bytes of a row of each, by the index of its buffer in the plan.
+    pub(crate) row_bytes: BTreeMap<usize, u64>,
+}
+
+impl Class {
+    /// Bytes of a row of all.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.row_bytes.values().sum()
+    }
+}
+
+/// The caches of a plan: those that keep all rows, then those that keep a window, the widest of theirs.
+pub(crate) fn classes(plan: &Plan) -> Vec<Class> {
+    let class = |windowed: bool| {
+        let mut class = Class { window: None, row_bytes: BTreeMap::new() };
+        for (i, buffer) in plan.buffers.iter().enumerate() {
+            match buffer.role {
+                Role::Cache { window } if window.is_some() == windowed => {
+                    class.window = class.window.max(window);
+                    class.row_bytes.insert(i, u64::try_from(buffer.bytes.context).unwrap_or(0));
+                }
+                Role::Cache { .. } | Role::Weight { .. } | Role::Scratch | Role::Input(_) | Role::Output => {}
+            }
+        }
+        class
+    };
+    [class(false), class(true)].into_iter().filter(|class| !class.row_bytes.is_empty()).collect()
+}
+
+/// The books of the pools of a plan's caches.
+pub(crate) fn ledgers(plan: &Plan) -> Vec<Ledger> {
+    classes(plan).iter().map(|class| Ledger::new(class.window)).collect()
+}
+
+/// Whether a job reads or writes a cache.
+pub(crate) fn is_cached(plan: &Plan, job: &Job) -> bool {
+    job.buffers.iter().any(|&i| matches!(plan.buffers[i].role, Role::Cache { .. }))
+}
+
+/// The rows of pools as they are.
+pub(crate) fn rows(pools: &[Pool]) -> PoolRows {
+    let rows = |windowed| {
+        let pool = pools.iter().find(|pool| pool.ledger.window().is_some() == windowed);
+        pool.map_or(0, |pool| pool.rows)
+    };
+    PoolRows { full: rows(false), window: rows(true) }
+}
+
+/// Caches of all layers whose pages are the same.
 #[derive(Debug)]
 pub(crate) struct Pool {
     /// By the index of their buffer in the plan.
     pub(crate) buffers: HashMap<usize, wgpu::Buffer>,
     /// Bytes of a row of each.
-    row_bytes: HashMap<usize, u64>,
+    row_bytes: BTreeMap<usize, u64>,
     /// Rows that there are.
     pub(crate) rows: u64,
     /// Rows that there can be.
@@ -33,97 +81,53 @@ pub(crate) struct Pool {
     pub(crate) ledger: Ledger,
 }
 
-/// Whether a job reads or writes a cache.
-pub(crate) fn is_cached(plan: &Plan, job: &Job) -> bool {
-    job.buffers.iter().any(|&i| plan.buffers[i].role == Role::Cache)
-}
-
-/// Whether any program of a plan has a cache.
-pub(crate) fn has_cache(plan: &Plan) -> bool {
-    plan.buffers.iter().any(|buffer| buffer.role == Role::Cache)
-}
-
-/// A step of up to `rows` rows, with a pool of `pool` rows.
-pub(crate) fn extent(plan: &Plan, rows: u64, pool: u64) -> Extent {
-    Extent { rows, sequences: MAX_SEQUENCES, context: u64::from(plan.model.max_positions), pool, pages: pool }
-}
-
-/// Rows that the pool may have.
-///
-/// # Errors
-/// [`RuntimeError::Memory`] if `wanted` rows, or one page if none are wanted, do not fit into `limit`;
-/// [`RuntimeError::Context`] if a cache of `wanted` rows is more than a kernel can see.
-pub(crate) fn limit_rows(
-    plan: &Plan,
-    job: &Job,
-    weights: &BTreeSet<Window>,
-    adapter: &Adapter,
-    wanted: Option<u32>,
-    limit: &Limit,
-) -> Result<u64, RuntimeError> {
-    let account = |pool| Account::new(plan, job, weights, extent(plan, STEP_ROWS.min(pool), pool));
-    let bytes = row_bytes(plan);
-    let visible = bytes.values().map(|&bytes| largest_binding(adapter) / bytes.max(1)).min().unwrap_or(0);
-    let visible = visible / PAGE_ROWS * PAGE_ROWS;
-    if let Some(wanted) = wanted {
-        let rows = u64::from(wanted).max(1).next_multiple_of(PAGE_ROWS);
-        if rows > visible {
-            let why = "a kernel of this device sees no larger cache";
-            return Err(RuntimeError::Context { rows: rows as usize, limit: visible, why });
-        }
-        fits(&account(rows), limit)?;
-        return Ok(rows);
-    }
-    let first = account(PAGE_ROWS);
-    fits(&first, limit)?;
-    let rest = (limit.bytes - first.total()) / bytes.values().sum::<u64>().max(1);
-    let ample = SESSIONS.saturating_mul(u64::from(plan.model.max_positions));
-    // Half of what is left: others want memory as well.
-    Ok(ample.min(visible).min(rest / 2).max(1).next_multiple_of(PAGE_ROWS))
-}
-
-/// The greatest number of rows, at most `most`, that one step can have beside the first page of the cache.
-///
-/// # Errors
-/// [`RuntimeError::NoTier`] if not even one row is possible.
-pub(crate) fn capacity(
-    plan: &Plan,
-    job: &Job,
-    weights: &BTreeSet<Window>,
-    adapter: &Adapter,
-    most: u64,
-    limit: &Limit,
-) -> Result<u64, RuntimeError> {
-    let extent = |rows| extent(plan, rows, PAGE_ROWS);
-    let most = device_rows(plan, job, adapter, most, extent)?;
-    Ok(greatest(most, |rows| Account::new(plan, job, weights, extent(rows)).total() <= limit.bytes).max(1))
-}
-
-fn row_bytes(plan: &Plan) -> HashMap<usize, u64> {
-    let caches = plan.buffers.iter().enumerate().filter(|(_, buffer)| buffer.role == Role::Cache);
-    caches.map(|(i, buffer)| (i, u64::try_from(buffer.bytes.context).unwrap_or(0))).collect()
-}
-
 impl Pool {
-    /// A pool without any rows yet.
-    pub(crate) fn new(plan: &Plan, ledger: &Ledger, most: u64) -> Pool {
-        Pool { buffers: HashMap::new(), row_bytes: row_bytes(plan), rows: 0, most, ledger: ledger.clone() }
+    /// All pools of a plan without any rows yet, in the order of their books.
+    pub(crate) fn all(plan: &Plan, ledgers: &[Ledger], most: PoolRows) -> Vec<Pool> {
+        let pool = |(class, ledger): (Class, &Ledger)| {
+            let (row_bytes, most, ledger) = (class.row_bytes, most.of(class.window), ledger.clone());
+            Pool { buffers: HashMap::new(), row_bytes, rows: 0, most, ledger }
+        };
+        classes(plan).into_iter().zip(ledgers).map(pool).collect()
     }
 
-    /// Grows until `pages` pages are free.
+    /// Pages that sessions can still take.
+    pub(crate) fn free_pages(&self) -> usize {
+        // Both come from sizes of buffers, in pages.
+        self.ledger.count().1 + ((self.most - self.rows) / PAGE_ROWS) as usize
+    }
+
+    /// Rows that one session can have in it, and that one step can add; `None` if its limit does not bound a session.
+    pub(crate) fn bounds(&self) -> (Option<u64>, u64) {
+        match self.ledger.window() {
+            None => (Some(self.most), u64::MAX),
+            // Sessions forget rows as they grow, if there is room for as many as they keep.
+            Some(window) => match self.most.checked_sub(alive(window, 1)) {
+                Some(spare) => (None, spare + 1),
+                None => (Some(self.most), u64::MAX),
+            },
+        }
+    }
+
+    /// That `needed` pages are more than there are.
+    pub(crate) fn full(&self, needed: usize) -> RuntimeError {
+        let rows = |pages: usize| pages as u64 * PAGE_ROWS;
+        let cache = match self.ledger.window() {
+            None => "the cache",
+            Some(_) => "the cache of sliding windows",
+        };
+        RuntimeError::CacheFull { cache, needed: rows(needed), free: rows(self.free_pages()), limit: self.most }
+    }
+
+    /// Grows until `pages` pages are free, of which there can be so many.
     ///
     /// # Errors
-    /// [`RuntimeError::CacheFull`] if the limit is in the way; the device's own. The pool is as before then.
+    /// [`RuntimeError`]: the device's. The pool is as before then.
     pub(crate) async fn ensure(&mut self, device: &Device, pages: usize) -> Result<(), RuntimeError> {
         let (_, free) = self.ledger.count();
         let missing = pages.saturating_sub(free) as u64 * PAGE_ROWS;
         if missing == 0 && self.rows > 0 {
             return Ok(());
-        }
-        if self.rows + missing > self.most {
-            let rows = |pages: usize| pages as u64 * PAGE_ROWS;
-            let free = rows(free) + (self.most - self.rows);
-            return Err(RuntimeError::CacheFull { needed: rows(pages), free, limit: self.most });
         }
         let rows = (self.rows * 2).max(self.rows + missing).max(FIRST_ROWS).min(self.most);
         let doing = "growing the cache";

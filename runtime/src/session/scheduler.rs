@@ -2,11 +2,10 @@
 
 use std::collections::VecDeque;
 
-use warpweft_plan::{OutputKind, PAGE_ROWS};
+use warpweft_plan::OutputKind;
 
 use super::Session;
-use super::ledger::pages;
-use super::pool::MAX_SEQUENCES;
+use super::room::MAX_SEQUENCES;
 use super::step::Part;
 use crate::model::Engine;
 use crate::{Candidates, RuntimeError};
@@ -132,7 +131,7 @@ impl Scheduler {
     /// room for, in their order.
     fn choose(&self, engine: &Engine) -> Vec<usize> {
         let mut rows = self.step_rows.unwrap_or(usize::MAX).min(engine.step_rows(OutputKind::Candidates)).max(1);
-        let mut pages = pages(engine.free_rows());
+        let mut free = engine.free_pages();
         let mut parts = MAX_SEQUENCES;
         let mut taken = vec![0; self.queue.len()];
         for single in [true, false] {
@@ -140,10 +139,11 @@ impl Scheduler {
                 if parts == 0 || rows == 0 || (waiting.rest() == 1) != single {
                     continue;
                 }
-                let wanted = waiting.rest().min(rows);
-                if waiting.session.needed(wanted) <= pages {
+                let wanted = waiting.session.fitting(waiting.rest().min(rows), &free);
+                let needed = waiting.session.needed(wanted);
+                if wanted > 0 && needed.iter().zip(&free).all(|(needed, free)| needed <= free) {
                     *taken = wanted;
-                    pages -= waiting.session.needed(wanted);
+                    free.iter_mut().zip(&needed).for_each(|(free, needed)| *free -= needed);
                     rows -= wanted;
                     parts -= 1;
                 }
@@ -159,9 +159,7 @@ impl Waiting {
     }
 
     fn without_room(self, engine: &Engine) -> Done {
-        let needed = self.session.needed(self.rest()) as u64 * PAGE_ROWS;
-        let (free, limit) = (engine.free_rows(), engine.cache_rows());
-        let result = Err(RuntimeError::CacheFull { needed, free, limit });
+        let result = Err(engine.full(&self.session.needed(self.rest())));
         Done { ticket: self.ticket, session: self.session, result }
     }
 }

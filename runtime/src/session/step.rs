@@ -3,7 +3,7 @@
 use warpweft_plan::{Dim, OutputKind, PAGE_ROWS};
 
 use super::ledger::Reservation;
-use super::{Session, pool};
+use super::{Pool, Session};
 use crate::model::{Engine, Matrix};
 use crate::run::batch::Tables;
 use crate::{Candidates, RuntimeError};
@@ -23,8 +23,8 @@ impl Engine {
     /// # Errors
     /// [`RuntimeError::NoOutput`] if the plan has no cache.
     pub fn session(&self) -> Result<Session, RuntimeError> {
-        if pool::has_cache(self.plan()) {
-            return Ok(Session::new(self.ledger.clone()));
+        if !self.ledgers.is_empty() {
+            return Ok(Session::new(&self.ledgers));
         }
         let has = |kind: &OutputKind| self.plan().programs.iter().any(|program| program.output.kind == *kind);
         let available = OutputKind::ALL.into_iter().filter(has).map(|kind| kind.name().to_owned()).collect();
@@ -34,26 +34,62 @@ impl Engine {
     /// The rows that one session can have, and what sets the limit.
     pub fn context_limit(&self) -> (u64, &'static str) {
         let positions = u64::from(self.plan().model.max_positions);
-        match self.pool.as_ref().map(|pool| pool.most) {
+        match self.pools.iter().filter_map(|pool| pool.bounds().0).min() {
             Some(most) if most < positions => (most, "the cache has no more rows"),
             _ => (positions, "the model has no more positions"),
         }
     }
 
-    /// Rows that the sessions can still have together.
+    /// Rows that the sessions can still have together, see [`Engine::cache_rows`].
     pub fn free_rows(&self) -> u64 {
-        let Some(pool) = &self.pool else { return 0 };
-        pool.ledger.count().1 as u64 * PAGE_ROWS + (pool.most - pool.rows)
+        self.pools.first().map_or(0, |pool| pool.free_pages() as u64 * PAGE_ROWS)
     }
 
-    /// Rows that the sessions can have together.
+    /// Rows that the sessions can have together in layers that keep all rows. If all layers have sliding windows, the
+    /// rows of those: [`Engine::window_rows`].
     pub fn cache_rows(&self) -> u64 {
-        self.pool.as_ref().map_or(0, |pool| pool.most)
+        self.pools.first().map_or(0, |pool| pool.most)
     }
 
-    /// Rows that the next step should have at the most, so that it does not keep the device too long.
+    /// Rows that the sessions can still have together in layers with sliding windows, see [`Engine::window_rows`].
+    pub fn free_window_rows(&self) -> u64 {
+        self.windows().map_or(0, |pool| pool.free_pages() as u64 * PAGE_ROWS)
+    }
+
+    /// Rows that the sessions can have together in layers with sliding windows; 0 if there are none. A session has no
+    /// more there than a row sees, about 64 beside those, and those of a step.
+    pub fn window_rows(&self) -> u64 {
+        self.windows().map_or(0, |pool| pool.most)
+    }
+
+    fn windows(&self) -> Option<&Pool> {
+        self.pools.iter().find(|pool| pool.ledger.window().is_some())
+    }
+
+    /// Pages of each pool that the sessions can still take.
+    pub(crate) fn free_pages(&self) -> Vec<usize> {
+        self.pools.iter().map(Pool::free_pages).collect()
+    }
+
+    /// That one of the pools has too few pages for these.
+    pub(crate) fn full(&self, needed: &[usize]) -> RuntimeError {
+        let short = |(pool, needed): &(&Pool, &usize)| pool.free_pages() < **needed;
+        let pair = self.pools.iter().zip(needed).find(short).or_else(|| self.pools.iter().zip(needed).next());
+        let none = RuntimeError::CacheFull { cache: "the cache", needed: 0, free: 0, limit: 0 };
+        pair.map_or(none, |(pool, &needed)| pool.full(needed))
+    }
+
+    /// Rows that the next step should have at the most, so that it does not keep the device too long and that a session
+    /// alone has room for them.
     pub fn step_rows(&self, output: OutputKind) -> usize {
-        self.prepared(output).map_or(1, |p| usize::try_from(p.pace.rows()).unwrap_or(usize::MAX))
+        let room = self.pools.iter().map(|pool| pool.bounds().1).min().unwrap_or(u64::MAX);
+        self.prepared(output).map_or(1, |p| usize::try_from(p.pace.rows().min(room)).unwrap_or(usize::MAX))
+    }
+
+    /// Of `rows` rows of a session those that the next step should have, as [`Engine::step_rows`], but with regard to
+    /// what other sessions hold. At least one.
+    pub(crate) fn piece(&self, output: OutputKind, session: &Session, rows: usize) -> usize {
+        session.fitting(self.step_rows(output).min(rows), &self.free_pages()).max(1)
     }
 
     /// Adds rows to sessions in one step. Returns a row for each id or each part, as the output has it.
@@ -78,10 +114,10 @@ impl Engine {
         let reservations = self.reserve(parts).await?;
         let mut tables = Tables::default();
         for (part, reservation) in parts.iter().zip(&reservations) {
-            tables.push(part.ids, part.session.len() as u32, part.session.table(reservation));
+            tables.push(part.ids, part.session.len() as u32, part.session.pages_with(reservation));
         }
-        if let Some(pool) = &self.pool {
-            let copied: Vec<_> = reservations.iter().filter_map(Reservation::copied).collect();
+        for (i, pool) in self.pools.iter().enumerate() {
+            let copied: Vec<_> = reservations.iter().filter_map(|r| r.get(i)?.copied()).collect();
             pool.copy(&self.device, &copied).await?;
         }
         self.submit(output, &tables, &mut matrix.values).await?;
@@ -125,7 +161,7 @@ impl Engine {
     /// [`RuntimeError`], as [`Engine::advance`] with this part at `index`.
     pub fn check_part(&self, index: usize, part: &Part<'_>) -> Result<(), RuntimeError> {
         let vocab_size = self.plan().model.vocab_size;
-        if !part.session.is_in(&self.ledger) {
+        if !part.session.is_in(&self.ledgers) {
             return Err(RuntimeError::Foreign { session: index });
         }
         if part.ids.is_empty() {
@@ -142,14 +178,21 @@ impl Engine {
         Ok(())
     }
 
-    /// Pages for all parts, or for none.
-    async fn reserve(&mut self, parts: &[Part<'_>]) -> Result<Vec<Reservation>, RuntimeError> {
-        let Some(pool) = &mut self.pool else { return Ok(Vec::new()) };
-        let needed = parts.iter().map(|part| part.session.needed(part.ids.len())).sum();
-        pool.ensure(&self.device, needed).await?;
+    /// Pages of each pool for each part, or none at all.
+    async fn reserve(&mut self, parts: &[Part<'_>]) -> Result<Vec<Vec<Reservation>>, RuntimeError> {
+        let mut needed = vec![0; self.pools.len()];
+        for part in parts {
+            let more = part.session.needed(part.ids.len());
+            needed.iter_mut().zip(more).for_each(|(needed, more)| *needed += more);
+        }
+        if self.pools.iter().zip(&needed).any(|(pool, &needed)| pool.free_pages() < needed) {
+            return Err(self.full(&needed));
+        }
+        for (pool, &needed) in self.pools.iter_mut().zip(&needed) {
+            pool.ensure(&self.device, needed).await?;
+        }
         let reserved: Option<Vec<_>> = parts.iter().map(|part| part.session.reserve(part.ids.len())).collect();
-        let (limit, free) = (pool.most, pool.ledger.count().1 as u64 * PAGE_ROWS);
-        reserved.ok_or(RuntimeError::CacheFull { needed: needed as u64 * PAGE_ROWS, free, limit })
+        reserved.ok_or_else(|| self.full(&needed))
     }
 
     /// The rows of whole sequences, each in a session of its own that is gone afterwards, cut into chunks.
@@ -164,7 +207,7 @@ impl Engine {
             let mut session = self.session()?;
             let mut rest = ids.as_ref();
             while !rest.is_empty() {
-                let (ids, tail) = rest.split_at(self.step_rows(output).min(rest.len()));
+                let (ids, tail) = rest.split_at(self.piece(output, &session, rest.len()));
                 let part = Part { session: &mut session, ids };
                 let rows = self.add(output, &mut [part]).await?;
                 rest = tail;

@@ -8,7 +8,6 @@ use warpweft_plan::{Assets, OutputKind};
 use super::template::Template;
 use crate::RuntimeError;
 use crate::model::{Embeddings, Engine};
-use crate::session::pool::has_cache;
 
 /// A tokenizer that pads nothing, and the chat template when it has been asked for.
 pub(crate) struct Text {
@@ -56,7 +55,7 @@ impl Engine {
                 let json = self.file().assets().tokenizer();
                 let json = json.ok_or_else(|| RuntimeError::Tokenizer(format!("it has no {}", Assets::TOKENIZER)))?;
                 // A text that is continued must not be cut; a context that is too long is refused instead.
-                let cut = (!has_cache(self.plan())).then_some(self.plan().model.max_text_tokens);
+                let cut = self.ledgers.is_empty().then_some(self.plan().model.max_text_tokens);
                 Text::new(json, cut)?
             }
         };
