@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use warpweft_compiler::target::Target;
 use warpweft_compiler::{Compiled, Options, PackError, PhaseReport, compile};
-use warpweft_models::{Imported, import};
+use warpweft_models::{CheckpointError, Imported, import, import_config};
 use warpweft_plan::{PlanFile, PlanWriter};
 use warpweft_runtime::{Adapter, RuntimeError};
 
@@ -62,6 +62,20 @@ pub(crate) struct Made {
 
 /// Reads and compiles a checkpoint.
 pub(crate) fn make(folder: &Path, options: &Options, observe: &mut dyn FnMut(&PhaseReport)) -> Result<Made, CliError> {
+    make_of(import, folder, options, observe)
+}
+
+/// The same for a folder of which only config.json is read; random weights take the place of real ones.
+pub(crate) fn make_of_config(folder: &Path, options: &Options) -> Result<Made, CliError> {
+    make_of(import_config, folder, options, &mut |_| ())
+}
+
+fn make_of(
+    import: fn(&Path) -> Result<Imported, CheckpointError>,
+    folder: &Path,
+    options: &Options,
+    observe: &mut dyn FnMut(&PhaseReport),
+) -> Result<Made, CliError> {
     let start = Instant::now();
     let imported = import(folder)?;
     let import_time = start.elapsed();

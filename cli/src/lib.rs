@@ -16,6 +16,7 @@ mod files;
 mod interrupt;
 mod load;
 mod plot;
+mod process;
 mod progress;
 mod report;
 mod tensors;
