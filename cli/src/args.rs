@@ -3,7 +3,7 @@
 use clap::{Args, Parser, Subcommand};
 use warpweft_runtime::AdapterChoice;
 
-use crate::commands::{bench, build, devices, doctor, embed, eval, inspect, logits, run};
+use crate::commands::{bench, build, chat, devices, doctor, embed, eval, fit, inspect, logits, run};
 use crate::units::parse_bytes;
 
 /// Compile a transformer once, run it on any GPU.
@@ -41,10 +41,12 @@ pub struct Cli {
 pub(crate) enum Command {
     Build(build::Build),
     Run(run::Run),
+    Chat(chat::Chat),
     Embed(embed::Embed),
     Logits(logits::Logits),
     Eval(eval::Eval),
     Inspect(inspect::Inspect),
+    Fit(fit::Fit),
     Bench(bench::Bench),
     Devices(devices::Devices),
     Doctor(doctor::Doctor),

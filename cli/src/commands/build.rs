@@ -49,7 +49,7 @@ pub(crate) struct Build {
     dump: Option<Phase>,
 }
 
-fn weight_choices() -> impl TypedValueParser<Value = WeightChoice> {
+pub(super) fn weight_choices() -> impl TypedValueParser<Value = WeightChoice> {
     PossibleValuesParser::new(WeightChoice::ALL.map(WeightChoice::name)).try_map(|name| name.parse::<WeightChoice>())
 }
 

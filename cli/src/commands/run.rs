@@ -217,7 +217,7 @@ fn write(
 }
 
 /// Puts the prompt into the cache. Long ones show how far they are.
-fn read_prompt(generation: &mut Generation<'_>, console: &mut Console<'_>) -> Result<(), CliError> {
+pub(super) fn read_prompt(generation: &mut Generation<'_>, console: &mut Console<'_>) -> Result<(), CliError> {
     let quiet = console.json;
     let mut bar = console.bar("prompt");
     while let Some((done, total)) = block_on(generation.advance_prompt())? {
