@@ -61,9 +61,6 @@ pub enum CompileError {
     /// The graph has none of the outputs that programs are made for.
     #[error("the graph has none of the outputs hidden, embedding, logits")]
     NoOutput,
-    /// A decoder: its graph keeps rows from step to step.
-    #[error("the model generates text from a cache of keys and values; decoders are read but not compiled yet")]
-    Cache,
     /// The graph does not type-check.
     #[error(transparent)]
     Fact(#[from] FactError),
@@ -115,9 +112,6 @@ pub fn compile(
         return Err(CompileError::NoTarget);
     }
 
-    if !graph.declarations().caches.is_empty() {
-        return Err(CompileError::Cache);
-    }
     check(graph, Form::Imported, Phase::Import)?;
     log.end(Phase::Import, 0, vec![format!("{} nodes", graph.nodes().len())], || graph.to_string());
 

@@ -53,6 +53,16 @@ impl Reference {
         self.tensor(name).1.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect()
     }
 
+    /// The elements of an f64 tensor.
+    pub fn doubles(&self, name: &str) -> Vec<f64> {
+        self.tensor(name).1.as_chunks().0.iter().map(|b| f64::from_le_bytes(*b)).collect()
+    }
+
+    /// The tensors' names.
+    pub fn names(&self) -> Vec<String> {
+        SafeTensors::deserialize(&self.0).unwrap().names().into_iter().map(str::to_owned).collect()
+    }
+
     /// The elements of an i64 tensor of ids.
     pub fn ids(&self, name: &str) -> Vec<u32> {
         self.tensor(name).1.as_chunks().0.iter().map(|b| i64::from_le_bytes(*b) as u32).collect()

@@ -123,44 +123,29 @@ fn check(name: &'static str) {
     }
 }
 
-#[test]
-fn llama() {
-    check("llama");
+macro_rules! fixtures {
+    ($($test:ident = $name:literal;)+) => {
+        $(
+            #[test]
+            fn $test() {
+                check($name);
+            }
+        )+
+    };
 }
 
-#[test]
-fn llama_sharded() {
-    check("llama-sharded");
-}
-
-#[test]
-fn mistral() {
-    check("mistral");
-}
-
-#[test]
-fn qwen2() {
-    check("qwen2");
-}
-
-#[test]
-fn qwen3() {
-    check("qwen3");
-}
-
-#[test]
-fn gemma2() {
-    check("gemma2");
-}
-
-#[test]
-fn phi3() {
-    check("phi3");
-}
-
-#[test]
-fn gpt2() {
-    check("gpt2");
+fixtures! {
+    gemma2 = "gemma2";
+    gemma3 = "gemma3";
+    gpt2 = "gpt2";
+    gpt_neox = "gpt_neox";
+    llama = "llama";
+    llama_sharded = "llama-sharded";
+    llama_yarn = "llama-yarn";
+    mistral = "mistral";
+    phi3 = "phi3";
+    qwen2 = "qwen2";
+    qwen3 = "qwen3";
 }
 
 #[test]

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use warpweft_compiler::target::Target;
-use warpweft_compiler::{CompileError, Options, WeightChoice, compile};
+use warpweft_compiler::{Options, WeightChoice, compile};
 use warpweft_models::import;
 use warpweft_plan::Role;
 use warpweft_runtime::Model;
@@ -97,11 +97,4 @@ fn weights_above_the_binding_limit_are_split() {
     let ids = reference.ids("input_ids");
     let logits = model.logits_ids(&[&ids]).unwrap();
     close("logits through windows", &logits.values, &reference.floats("logits"), LOGITS);
-}
-
-#[test]
-fn decoders_are_refused_by_name() {
-    let imported = import(&fixture("llama")).unwrap();
-    let error = compile(&imported.graph, &imported.info, &Options::default(), &mut |_| ()).map(|_| ()).unwrap_err();
-    assert!(matches!(error, CompileError::Cache), "{error}");
 }

@@ -109,7 +109,7 @@ impl Operands<'_> {
     fn operator(&self) -> Option<Op> {
         let number = |slot: usize| f32::from(self.choice[slot]);
         let exponent = i32::from(self.choice[2] % 60) - 30;
-        Some(match self.choice[0] % 40 {
+        Some(match self.choice[0] % 41 {
             0 => Op::Int(i64::from(self.choice[1]) % 9 - 2),
             1 => Op::Real(Real::new((number(1) - 100.0) * 10f32.powi(exponent))),
             2 => Op::Ids,
@@ -159,6 +159,7 @@ impl Operands<'_> {
             36 => Op::LastRow([self.ranked(1)?]),
             37 => Op::Append([self.of(1, |f| matches!(f, Fact::Cache(_)))?, self.ranked(2)?]),
             38 => Op::Candidates([self.ranked(1)?, self.int(2)?]),
+            39 => Op::HeadNorm([self.ranked(1)?, self.int(2)?, self.real(3)?, self.vector(4)?]),
             33 | 34 => Op::Linear([self.ranked(1)?, self.ranked(2)?, self.term(3)?]),
             35 => Op::LinearPair([self.ranked(1)?, self.ranked(2)?, self.ranked(2)?, self.term(3)?]),
             _ => Op::Scores([self.ranked(1)?, self.ranked(2)?, self.int(3)?, self.int(4)?, self.term(5)?]),

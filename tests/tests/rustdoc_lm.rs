@@ -1,0 +1,85 @@
+//! The language model that comes with the project, against the figures that its training left behind.
+#![allow(clippy::unwrap_used)]
+
+use serde_json::Value;
+use warpweft_compiler::WeightChoice;
+use warpweft_models::{Imported, import};
+use warpweft_plan::OutputKind;
+use warpweft_runtime::{Engine, Model, Part, Sampling, block_on};
+use warpweft_tests::{Reference, Runner, compiled, demo, plan_file, runners};
+
+/// Of the reference's perplexity.
+const PERPLEXITY: f64 = 1e-3;
+/// Tokens of a chunk, each scored on its own but for its first token.
+const CHUNK: usize = 512;
+
+fn open(model: &Imported, runner: &Runner) -> Model {
+    runner.open(plan_file(model, &compiled(model, &[&runner.target.name], WeightChoice::Keep)))
+}
+
+fn reference() -> Value {
+    serde_json::from_slice(&std::fs::read(demo().join("reference.json")).unwrap()).unwrap()
+}
+
+/// What the tokens after the first cost, in nats.
+fn loss(engine: &mut Engine, ids: &[u32]) -> f64 {
+    let mut session = engine.session().unwrap();
+    let mut sum = 0.0;
+    let mut at = 0;
+    while at < ids.len() {
+        let piece = &ids[at..ids.len().min(at + engine.step_rows(OutputKind::Logits))];
+        let part = Part { session: &mut session, ids: piece };
+        let rows = block_on(engine.advance(OutputKind::Logits, &mut [part])).unwrap();
+        for (row, &next) in rows.iter().zip(&ids[at + 1..]) {
+            let greatest = f64::from(row.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+            let total: f64 = row.iter().map(|&score| (f64::from(score) - greatest).exp()).sum();
+            sum += greatest + total.ln() - f64::from(row[next as usize]);
+        }
+        at += piece.len();
+    }
+    sum
+}
+
+/// All chunks where subgroups make that quick, two on the floor.
+#[test]
+fn perplexity_is_that_of_the_reference() {
+    let model = import(&demo().join("model")).unwrap();
+    let ids = Reference::of_file(&demo().join("valid_ids.safetensors"));
+    let ids = ids.ids(&ids.names()[0]);
+    let expected = Reference::of_file(&demo().join("reference.safetensors")).doubles("chunk_nll_sum");
+    for runner in runners() {
+        let chunks = if runner.target.subgroup_size.is_some() { expected.len() } else { 2 };
+        let mut engine = open(&model, &runner);
+        let losses: Vec<f64> = ids.chunks(CHUNK).take(chunks).map(|ids| loss(engine.engine_mut(), ids)).collect();
+        let scored: usize = ids.chunks(CHUNK).take(chunks).map(|ids| ids.len() - 1).sum();
+        let perplexity = |losses: &[f64]| (losses.iter().sum::<f64>() / scored as f64).exp();
+        let (found, expected) = (perplexity(&losses), perplexity(&expected[..chunks]));
+        println!("{runner}: {found:.5} where {expected:.5} is expected, {chunks} chunks");
+        assert!((found / expected - 1.0).abs() <= PERPLEXITY, "{runner}: {found} for {expected}");
+    }
+    // Both references speak of the same numbers.
+    let scored = ids.chunks(CHUNK).map(|ids| ids.len() - 1).sum::<usize>() as f64;
+    let whole = (expected.iter().sum::<f64>() / scored).exp();
+    assert!((whole - reference()["perplexity"].as_f64().unwrap()).abs() < 1e-6);
+}
+
+#[test]
+fn greedy_samples_are_those_of_the_reference() {
+    let model = import(&demo().join("model")).unwrap();
+    let reference = reference();
+    for runner in runners() {
+        let mut engine = open(&model, &runner);
+        for sample in reference["samples"].as_array().unwrap() {
+            let ids = |key: &str| -> Vec<u32> {
+                sample[key].as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect()
+            };
+            let safe = sample["safe_prefix"].as_u64().unwrap() as usize;
+            let sampling = Sampling { max_tokens: safe, ignore_eos: true, ..Sampling::default() };
+            let mut session = engine.session().unwrap();
+            let answer = session.generate(&mut engine, sample["prompt"].as_str().unwrap(), &sampling).unwrap();
+            let written: Vec<u32> = answer.map(|event| event.unwrap().token.id).collect();
+            assert_eq!(written, ids("greedy_ids")[..safe], "{runner}: {}", sample["prompt"]);
+            assert_eq!(session.ids()[..ids("prompt_ids").len()], ids("prompt_ids"), "{runner}: {}", sample["prompt"]);
+        }
+    }
+}
