@@ -3,7 +3,7 @@
 use clap::{Args, Parser, Subcommand};
 use warpweft_runtime::AdapterChoice;
 
-use crate::commands::{bench, build, chat, devices, doctor, embed, eval, fit, inspect, logits, run};
+use crate::commands::{bench, build, chat, devices, doctor, embed, eval, fit, inspect, logits, pull, run};
 use crate::units::parse_bytes;
 
 /// Compile a transformer once, run it on any GPU.
@@ -39,6 +39,7 @@ pub struct Cli {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    Pull(pull::Pull),
     Build(build::Build),
     Run(run::Run),
     Chat(chat::Chat),

@@ -11,6 +11,7 @@ use warpweft_runtime::{Adapter, RuntimeError};
 
 use crate::CliError;
 use crate::console::Console;
+use crate::hub;
 use crate::interrupt::{self, Section};
 use crate::progress::Unit;
 
@@ -77,7 +78,11 @@ fn make_of(
     observe: &mut dyn FnMut(&PhaseReport),
 ) -> Result<Made, CliError> {
     let start = Instant::now();
-    let imported = import(folder)?;
+    let mut imported = import(folder)?;
+    // A snapshot of the Hub is called after its commit.
+    if let Some(name) = hub::name_of(folder) {
+        imported.info.name = name;
+    }
     let import_time = start.elapsed();
     let compiled = compile(&imported.graph, &imported.info, options, observe)?;
     Ok(Made { imported, compiled, import_time })

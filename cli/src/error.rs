@@ -9,6 +9,7 @@ use warpweft_models::CheckpointError;
 use warpweft_plan::PlanError;
 use warpweft_runtime::RuntimeError;
 
+use crate::hub::HubError;
 use crate::interrupt;
 
 /// Why a command ended early.
@@ -44,6 +45,9 @@ pub enum CliError {
     /// A plan cannot be run.
     #[error(transparent)]
     Runtime(#[from] RuntimeError),
+    /// A model cannot be had from the Hugging Face Hub.
+    #[error(transparent)]
+    Hub(#[from] HubError),
     /// What was asked for was done, and what it showed is not good.
     #[error("{0}")]
     Failed(String),
@@ -97,8 +101,10 @@ impl CliError {
     pub(crate) fn hint(&self) -> Option<String> {
         let text = match self {
             CliError::NotFound { .. } => {
-                "give a plan (made by `compile-model build`) or the folder of a Hugging Face checkpoint"
+                "give a plan (made by `compile-model build`), the folder of a Hugging Face checkpoint, or a model's name on \
+                 the Hub: OWNER/NAME"
             }
+            CliError::Hub(error) => error.hint(),
             CliError::Plan(error) | CliError::Runtime(RuntimeError::Plan(error)) => return plan_hint(error),
             CliError::Runtime(RuntimeError::NoAdapter { .. }) => "`compile-model devices` lists what there is",
             CliError::Runtime(RuntimeError::NoTier { .. }) => {

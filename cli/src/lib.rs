@@ -13,6 +13,7 @@ pub mod doctor;
 mod document;
 mod error;
 mod files;
+mod hub;
 mod interrupt;
 mod load;
 mod plot;
@@ -33,6 +34,7 @@ use clap::Parser;
 pub use args::Cli;
 pub use compile::{adapter_target, choose_targets};
 pub use error::CliError;
+pub use hub::HubError;
 
 use console::Console;
 

@@ -13,6 +13,7 @@ use crate::args::RunOptions;
 use crate::cache::{Slot, temporary_folder};
 use crate::compile::{adapter_target, make, make_of_config};
 use crate::console::Console;
+use crate::hub;
 use crate::progress::opening;
 
 /// Bytes of random weights that are kept in memory; more go into a file.
@@ -37,6 +38,7 @@ pub(crate) fn adapter_and_plan(
     run: &RunOptions,
     console: &mut Console<'_>,
 ) -> Result<(Adapter, PlanFile), CliError> {
+    let path = &*hub::resolve(path, console)?;
     // A plan that cannot be read is refused before adapters are looked for.
     let plan = if path.is_dir() { None } else { Some(open_plan(path)?) };
     let adapter = block_on(choose(&run.choice()))?;
@@ -70,6 +72,7 @@ pub(crate) struct BenchPlan {
 
 /// The plan in a file or that of a checkpoint folder; a folder without weights gets random ones.
 pub(crate) fn bench_plan(path: &Path, adapter: &Adapter, console: &mut Console<'_>) -> Result<BenchPlan, CliError> {
+    let path = &*hub::resolve(path, console)?;
     if !path.is_dir() || has_weights(path)? {
         return Ok(BenchPlan { plan: plan_for(path, adapter, console)?, file: None, random: false });
     }
@@ -108,6 +111,7 @@ pub(crate) fn open_plan(path: &Path) -> Result<PlanFile, CliError> {
 
 /// The plan in a file, or that of a checkpoint folder for one adapter.
 pub(crate) fn plan_for(path: &Path, adapter: &Adapter, console: &mut Console<'_>) -> Result<PlanFile, CliError> {
+    let path = &*hub::resolve(path, console)?;
     if path.is_dir() { compiled(path, adapter, console) } else { open_plan(path) }
 }
 

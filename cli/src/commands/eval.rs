@@ -29,7 +29,7 @@ Examples:
   compile-model eval rustdoc-lm --ids valid_ids.safetensors
   compile-model eval llama.weft --text book.txt --context 2048 --stride 512 --json | jq .perplexity")]
 pub(crate) struct Eval {
-    /// A plan, or a checkpoint folder.
+    /// A plan, a checkpoint folder, or the name of a model on the Hugging Face Hub.
     #[arg(value_name = "MODEL")]
     model: PathBuf,
 

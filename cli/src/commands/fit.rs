@@ -14,6 +14,7 @@ use super::build::weight_choices;
 use crate::CliError;
 use crate::compile::{adapter_target, make, make_of_config};
 use crate::console::Console;
+use crate::hub;
 use crate::load::open_plan;
 use crate::report::Table;
 use crate::units::{self, parse_bytes};
@@ -30,7 +31,7 @@ Examples:
   compile-model fit folder-with-config-json --weights f16 --json | jq .need.total
   compile-model fit llama.weft")]
 pub(crate) struct Fit {
-    /// A plan, a checkpoint folder, or a folder with nothing but a config.json.
+    /// A plan, a checkpoint folder (config.json alone is enough), or the name of a model on the Hugging Face Hub.
     #[arg(value_name = "MODEL")]
     model: PathBuf,
 
@@ -147,9 +148,10 @@ fn compiled(folder: &Path, weights: WeightChoice, target: &'static Target) -> Re
 }
 
 pub(crate) fn run(args: &Fit, console: &mut Console<'_>) -> Result<(), CliError> {
-    let plans = match args.model.is_dir() {
-        true => Plans::Folder(args.model.clone(), args.weights),
-        false => Plans::File(Box::new(open_plan(&args.model)?.plan().clone())),
+    let path = hub::resolve(&args.model, console)?;
+    let plans = match path.is_dir() {
+        true => Plans::Folder(path, args.weights),
+        false => Plans::File(Box::new(open_plan(&path)?.plan().clone())),
     };
     let floor = plans.get(floor()?)?;
     let model = &floor.model;

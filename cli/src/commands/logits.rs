@@ -27,7 +27,7 @@ Examples:
   compile-model logits bert.weft --ids 101,7592,103,102 --json | jq '.logits | length'
   compile-model logits bert.weft --text \"Paris is the [MASK] of France.\"")]
 pub(crate) struct Logits {
-    /// A plan, or a checkpoint folder.
+    /// A plan, a checkpoint folder, or the name of a model on the Hugging Face Hub.
     #[arg(value_name = "MODEL")]
     model: PathBuf,
 

@@ -10,6 +10,7 @@ pub(crate) mod eval;
 pub(crate) mod fit;
 pub(crate) mod inspect;
 pub(crate) mod logits;
+pub(crate) mod pull;
 pub(crate) mod run;
 
 use crate::CliError;
@@ -26,6 +27,7 @@ pub(crate) fn run(command: &Command, console: &mut Console<'_>) -> Result<(), Cl
         Command::Chat(args) => chat::run(args, console),
         Command::Eval(args) => eval::run(args, console),
         Command::Inspect(args) => inspect::run(args, console),
+        Command::Pull(args) => pull::run(args, console),
         Command::Fit(args) => fit::run(args, console),
         Command::Bench(args) => bench::run(args, console),
         Command::Devices(args) => devices::run(args, console),

@@ -27,7 +27,7 @@ Examples:
   echo \"Once upon a time\" | compile-model run llama.weft - --max-tokens 64
   compile-model run llama.weft --ids 128000,9906 --json | jq .ids")]
 pub(crate) struct Run {
-    /// A plan, or a checkpoint folder.
+    /// A plan, a checkpoint folder, or the name of a model on the Hugging Face Hub.
     #[arg(value_name = "MODEL")]
     model: PathBuf,
 

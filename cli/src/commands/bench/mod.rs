@@ -39,7 +39,7 @@ Examples:
   compile-model bench llama.weft --sessions 8 --steps
   compile-model bench folder-with-config-json --json | jq .decode_tokens_per_s")]
 pub(crate) struct Bench {
-    /// A plan, a checkpoint folder, or a folder with nothing but a config.json.
+    /// A plan, a checkpoint folder (config.json alone is enough), or the name of a model on the Hugging Face Hub.
     #[arg(value_name = "MODEL")]
     model: PathBuf,
 

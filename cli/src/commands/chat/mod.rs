@@ -37,7 +37,7 @@ In a conversation:
   /reset, /system TEXT, /save FILE, /help, /quit
   Ctrl-C stops an answer, Ctrl-D leaves.")]
 pub(crate) struct Chat {
-    /// A plan, or a checkpoint folder.
+    /// A plan, a checkpoint folder, or the name of a model on the Hugging Face Hub.
     #[arg(value_name = "MODEL")]
     model: PathBuf,
 
