@@ -112,9 +112,12 @@ fn noise(name: &str, kind: Type, length: usize) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use std::path::Path;
+
     use half::{bf16, f16};
 
     use super::*;
+    use crate::{Imported, import, import_config};
 
     fn floats(dtype: DType, bytes: &[u8]) -> Vec<f64> {
         match dtype {
@@ -122,6 +125,30 @@ mod tests {
             DType::F16 => bytes.as_chunks().0.iter().map(|b| f16::from_le_bytes(*b).to_f64()).collect(),
             DType::BF16 => bytes.as_chunks().0.iter().map(|b| bf16::from_le_bytes(*b).to_f64()).collect(),
             DType::U32 => Vec::new(),
+        }
+    }
+
+    /// A model asks for the same tensors whether it finds them or not.
+    #[test]
+    fn families_ask_for_what_checkpoints_have() {
+        let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures");
+        for name in ["distilbert", "llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3", "phi3"] {
+            let [stored, random] = [import, import_config].map(|import| import(&fixtures.join(name)).unwrap());
+            let weights = |model: &Imported| {
+                let all = &model.graph.declarations().weights;
+                let mut all: Vec<_> = all.iter().map(|w| (w.name.clone(), w.shape.clone())).collect();
+                all.sort();
+                all
+            };
+            if name != "distilbert" {
+                // An MLM head is not in every checkpoint.
+                assert_eq!(weights(&stored), weights(&random), "{name}");
+                assert_eq!(stored.info, random.info);
+            }
+            for (weight, shape) in weights(&random) {
+                assert_eq!(random.weights.get(&weight).unwrap().shape, shape, "{name}: {weight}");
+            }
+            assert!(random.weights.get("absent").is_err() && random.weights.checkpoint_bytes() > 0);
         }
     }
 

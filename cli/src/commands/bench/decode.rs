@@ -129,6 +129,8 @@ pub(super) fn run(
     drop(bar);
     let mut report = report(&shape, &engine, &rounds);
     (report.open_s, report.random_weights) = (open_s, random);
+    // Where the CPU does the work, the buffers that are copied would count too.
+    report.peak_process_bytes = process::peak_bytes();
     let copied = match block_on(engine.device().copy_rate(COPIED)) {
         Ok(rate) => Some(rate / 1e9),
         Err(RuntimeError::OutOfMemory { .. }) => None,
@@ -136,7 +138,6 @@ pub(super) fn run(
     };
     report.copy_gb_per_s = copied;
     report.copy_share = copied.map(|rate| report.gb_per_s / rate);
-    report.peak_process_bytes = process::peak_bytes();
     // The plan's file may go only when nothing reads from it anymore.
     drop(engine);
     drop(file);
