@@ -61,7 +61,12 @@ pub(crate) fn resolve(path: &Path, console: &mut Console<'_>) -> Result<PathBuf,
     let Some(name) = ModelName::of_path(path) else { return Ok(path.to_owned()) };
     match cached(&cache()?, &name, MAIN) {
         Some(folder) => Ok(folder),
-        None => Ok(pull(&name, MAIN, console)?.folder),
+        None => {
+            if !console.json {
+                console.note(&format!("{} is no path, so it is taken as the name of a model on the Hub", name.as_str()));
+            }
+            Ok(pull(&name, MAIN, console)?.folder)
+        }
     }
 }
 

@@ -170,8 +170,9 @@ impl Model<'_> {
                 Ok(())
             }
             Said::Save(path) => {
-                let text = format!("{:#}\n", self.conversation.document());
-                files::write(&path, text.as_bytes())?;
+                let text = serde_json::to_string_pretty(&self.conversation.document());
+                let text = text.map_err(|error| CliError::Failed(format!("the conversation cannot be written: {error}")))?;
+                files::write(&path, (text + "\n").as_bytes())?;
                 console.note(&format!("wrote {}", path.display()));
                 Ok(())
             }

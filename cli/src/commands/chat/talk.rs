@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use serde_json::{Value, json};
+use serde::Serialize;
 use warpweft_runtime::Message;
 
 /// What `/help` shows.
@@ -55,6 +55,13 @@ impl Said {
     }
 }
 
+/// A message in a file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(super) struct Entry<'c> {
+    role: &'c str,
+    content: &'c str,
+}
+
 /// All that has been said, apart from the model's own state.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Conversation {
@@ -93,9 +100,9 @@ impl Conversation {
     }
 
     /// All messages, as chat templates and servers have them.
-    pub(super) fn document(&self) -> Value {
+    pub(super) fn document(&self) -> Vec<Entry<'_>> {
         let messages = self.system.iter().chain(&self.turns);
-        messages.map(|message| json!({ "role": message.role, "content": message.content })).collect()
+        messages.map(|message| Entry { role: &message.role, content: &message.content }).collect()
     }
 }
 
@@ -134,7 +141,7 @@ mod tests {
         let roles = |messages: &[Message]| messages.iter().map(|m| m.role.clone()).collect::<Vec<_>>();
         assert_eq!(roles(&conversation.with("And?")), ["system", "user", "assistant", "user"]);
         let document = conversation.document();
-        assert_eq!(document[2], json!({ "role": "assistant", "content": "Because." }));
+        assert_eq!(document[2], Entry { role: "assistant", content: "Because." });
         conversation.reset();
         assert_eq!(roles(&conversation.with("And?")), ["system", "user"]);
         conversation.set_system("");
