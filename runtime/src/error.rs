@@ -214,7 +214,9 @@ impl RuntimeError {
             RuntimeError::NoDevice { .. } | RuntimeError::NoTier { .. } | RuntimeError::DeviceLost { .. } => {
                 Fault::Device
             }
-            RuntimeError::Memory { .. } | RuntimeError::OutOfMemory { .. } | RuntimeError::CacheFull { .. } => Fault::Memory,
+            RuntimeError::Memory { .. } | RuntimeError::OutOfMemory { .. } | RuntimeError::CacheFull { .. } => {
+                Fault::Memory
+            }
             RuntimeError::Refused { .. } => Fault::Bug,
         }
     }

@@ -89,7 +89,10 @@ const LETTERS: &str = r#"{
 fn letters() -> Model {
     let mut assets = Assets::default();
     assets.insert(Assets::TOKENIZER, LETTERS);
-    assets.insert(Assets::CHAT_TEMPLATE, "{% for m in messages %}{{ m.content }}{% endfor %}{% if add_generation_prompt %}k{% endif %}");
+    assets.insert(
+        Assets::CHAT_TEMPLATE,
+        "{% for m in messages %}{{ m.content }}{% endfor %}{% if add_generation_prompt %}k{% endif %}",
+    );
     open(&assets, decoder::VOCAB as u32)
 }
 
@@ -125,7 +128,8 @@ fn answers_end_at_stop_texts_and_ids() {
     let sampling = Sampling { max_tokens: 40, ignore_eos: true, ..Sampling::default() };
     // Two letters that first stand together at the third place or later.
     let pairs = all.windows(2).enumerate();
-    let (at, pair) = pairs.skip(2).find(|(i, pair)| !pair.contains(&12) && !text(&all[..i + 1]).contains(&text(pair))).unwrap();
+    let (at, pair) =
+        pairs.skip(2).find(|(i, pair)| !pair.contains(&12) && !text(&all[..i + 1]).contains(&text(pair))).unwrap();
     let stop = vec!["zzz".to_owned(), text(pair)];
     let mut session = model.session().unwrap();
     let mut generation = session.generate(&mut model, prompt, &Sampling { stop, ..sampling.clone() }).unwrap();
@@ -133,7 +137,8 @@ fn answers_end_at_stop_texts_and_ids() {
     assert_eq!((shown, generation.finish()), (text(&all[..at]), Some(Finish::Stop)));
     drop(generation);
     // A prompt after which the text soon ends.
-    let ending = (0..13 * 13).map(|i| vec![i % 13, i / 13, 3]).find(|ids| decoder::greedy(ids, 30).contains(&12)).unwrap();
+    let ending =
+        (0..13 * 13).map(|i| vec![i % 13, i / 13, 3]).find(|ids| decoder::greedy(ids, 30).contains(&12)).unwrap();
     let written = decoder::greedy(&ending, 30);
     let count = written.iter().position(|&id| id == 12).unwrap() + 1;
     let mut session = model.session().unwrap();
@@ -149,7 +154,8 @@ fn answers_end_at_stop_texts_and_ids() {
 fn seeds_repeat_and_rare_tokens_need_the_whole_row() {
     let mut model = letters();
     let mut run = |seed, temperature| -> Vec<u32> {
-        let sampling = Sampling { temperature, seed: Some(seed), max_tokens: 60, ignore_eos: true, ..Sampling::default() };
+        let sampling =
+            Sampling { temperature, seed: Some(seed), max_tokens: 60, ignore_eos: true, ..Sampling::default() };
         let mut session = model.session().unwrap();
         session.generate(&mut model, "abc", &sampling).unwrap().map(|event| event.unwrap().token.id).collect()
     };
@@ -160,7 +166,8 @@ fn seeds_repeat_and_rare_tokens_need_the_whole_row() {
     assert!((0..12).all(|id| hot.contains(&id)), "{hot:?}");
     let biased = Sampling { logit_bias: vec![(11, 100.0)], max_tokens: 3, ..Sampling::default() };
     let mut session = model.session().unwrap();
-    let found: String = session.generate(&mut model, "abc", &biased).unwrap().map(|event| event.unwrap().text).collect();
+    let found: String =
+        session.generate(&mut model, "abc", &biased).unwrap().map(|event| event.unwrap().text).collect();
     assert_eq!(found, "lll");
 }
 
@@ -189,7 +196,10 @@ fn trouble_leaves_the_session_sound() {
     let mut session = model.session().unwrap();
     let sampling = Sampling { max_tokens: 300, ignore_eos: true, ..Sampling::default() };
     let long = "abc".repeat(70);
-    assert!(matches!(session.generate(&mut model, &long, &sampling), Err(RuntimeError::Context { rows: 210, limit: 200, .. })));
+    assert!(matches!(
+        session.generate(&mut model, &long, &sampling),
+        Err(RuntimeError::Context { rows: 210, limit: 200, .. })
+    ));
     assert!(matches!(session.generate(&mut model, "", &sampling), Err(RuntimeError::Empty { .. })));
     let wrong = Sampling { top_p: 2.0, ..Sampling::default() };
     let error = session.generate(&mut model, "abc", &wrong).err().unwrap();

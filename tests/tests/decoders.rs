@@ -83,11 +83,8 @@ fn interleaved(case: &Case, engine: &mut Engine) {
     for (answer, &length) in answers.iter().zip(&lengths).skip(1) {
         let mut session = engine.session().unwrap();
         let ids = &case.prompt[..length];
-        let alone: Vec<u32> = session
-            .generate_ids(engine, ids, &case.sampling())
-            .unwrap()
-            .map(|event| event.unwrap().token.id)
-            .collect();
+        let alone: Vec<u32> =
+            session.generate_ids(engine, ids, &case.sampling()).unwrap().map(|event| event.unwrap().token.id).collect();
         assert_eq!(*answer, alone, "{}: {length} rows in turns", case.name);
     }
 }

@@ -9,7 +9,7 @@ use warpweft_compiler::graph::Graph;
 use warpweft_compiler::target::Target;
 use warpweft_compiler::{Options, WeightChoice, compile};
 use warpweft_models::import;
-use warpweft_plan::{Model, Plan, Program, Role, Sizes};
+use warpweft_plan::{Model, OutputKind, Plan, Program, Role, Sizes};
 use warpweft_tests::{compiled, fixture};
 
 /// A layer with everything in it that an encoder has.
@@ -74,7 +74,9 @@ fn program_line(plan: &Plan, program: &Program) -> String {
 
 #[test]
 fn plans() {
-    for name in ["bert", "bert-mlm", "roberta", "xlm-roberta", "distilbert", "modernbert"] {
+    let encoders = ["bert", "bert-mlm", "roberta", "xlm-roberta", "distilbert", "modernbert"];
+    let decoders = ["llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3", "phi3", "gpt2", "gpt_neox"];
+    for name in encoders.into_iter().chain(decoders) {
         let model = import(&fixture(name)).unwrap();
         insta::assert_snapshot!(name, summary(&compiled(&model, &[], WeightChoice::Keep).plan));
     }
@@ -95,5 +97,25 @@ fn a_bert_layer_is_seven_dispatches() {
                 );
             }
         }
+    }
+}
+
+/// The most dispatches in a layer for one row whose scores are wanted.
+fn dispatches_of_one_row(plan: &Plan) -> usize {
+    let programs = plan.programs.iter().filter(|p| p.max_rows == Some(1) && p.output.kind == OutputKind::Candidates);
+    let in_layer = |p: &Program, layer| p.steps.iter().filter(|s| s.layer == Some(layer)).count();
+    programs.flat_map(|p| (0..plan.model.layers).map(move |layer| in_layer(p, layer))).max().unwrap()
+}
+
+/// Norm and q, k, v; turn and cache; attention to the chunks of the context, and all of them together; output and
+/// residual; norm, gate, up and activation; down and residual. Norms of heads make room for less in one kernel.
+#[test]
+fn a_llama_layer_of_one_row_is_seven_dispatches() {
+    for (name, most) in [("llama", 7), ("llama-sharded", 7), ("mistral", 7), ("qwen2", 7), ("qwen3", 8)] {
+        let mut model = import(&fixture(name)).unwrap();
+        // So long that it is cut into chunks.
+        model.info.max_positions = 8192;
+        let found = dispatches_of_one_row(&compiled(&model, &[], WeightChoice::Keep).plan);
+        assert!(found <= most, "{name}: {found} dispatches for one row in a layer");
     }
 }

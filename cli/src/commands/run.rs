@@ -241,7 +241,9 @@ impl Run {
             (Some(text), ..) => Ok(Prompt::Text(text.clone())),
             (_, Some(file), _) => Ok(Prompt::Text(read(&file)?)),
             (.., Some(ids)) => Ok(Prompt::Ids(ids.0.clone())),
-            _ => Err(CliError::Usage("nothing to continue: give --prompt TEXT, --prompt-file FILE or --ids 1,2,3".into())),
+            _ => Err(CliError::Usage(
+                "nothing to continue: give --prompt TEXT, --prompt-file FILE or --ids 1,2,3".into(),
+            )),
         }
     }
 }

@@ -101,7 +101,7 @@ impl CostModel<'_> {
     }
 
     fn value(&self, dim: Dim) -> f64 {
-                // Where rows are cached, some hundred are.
+        // Where rows are cached, some hundred are.
         let context = self.tokens.max(512);
         let sizes = Sizes { tokens: self.tokens, context, sequences: self.tokens.div_ceil(128) };
         dim.eval(sizes).unwrap_or(0) as f64

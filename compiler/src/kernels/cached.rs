@@ -154,7 +154,8 @@ impl Cached {
 
     /// The slot `range` where a tile is one row: all of its context, or a chunk.
     fn range(&self, rows: u32) -> Option<String> {
-        let row = "let m0 = group.x;\nif (m0 >= step.x) {\n    return;\n}\nlet last = m0;\nlet sequence = rows[m0].w;\n";
+        let row =
+            "let m0 = group.x;\nif (m0 >= step.x) {\n    return;\n}\nlet last = m0;\nlet sequence = rows[m0].w;\n";
         match self.split {
             Some(_) => Some(format!(
                 "{row}let chunk = first_key(m0) / CHUNK + group.z;

@@ -65,11 +65,7 @@ pub(crate) fn chunk_of_candidates(x: View, n: u32, rows: Rows, target: &Target) 
         slots: Vec::new(),
         interface,
         workgroup: INVOCATIONS,
-        grid: [
-            Groups { dim: Dim::constant(chunks.into()), per: 1 },
-            Groups { dim: rows.dim(), per: 1 },
-            Groups::ONE,
-        ],
+        grid: [Groups { dim: Dim::constant(chunks.into()), per: 1 }, Groups { dim: rows.dim(), per: 1 }, Groups::ONE],
         flops: rows.dim() * (8 * i64::from(x.width)),
         bytes: rows.dim() * (4 * i64::from(x.width)),
     }

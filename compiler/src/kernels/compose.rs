@@ -2,9 +2,9 @@
 
 use warpweft_plan::{Binding, Dim, Groups};
 
+use super::candidates::{chunk_of_candidates, merge_candidates};
 use super::interface::{Bound, Interface};
 use super::spec::Operation;
-use super::candidates::{chunk_of_candidates, merge_candidates};
 use super::{KernelError, attention, cached, heads, linear, rowwise, template, unroll, validate};
 use crate::target::Target;
 

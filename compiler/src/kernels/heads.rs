@@ -186,11 +186,7 @@ pub(crate) fn ready(parts: &[HeadPart], vectors: usize, target: &Target) -> Resu
         slots,
         interface,
         workgroup: INVOCATIONS,
-        grid: [
-            Groups { dim: Dim::constant(heads.into()), per: 1 },
-            Groups { dim: Dim::TOKENS, per: 1 },
-            Groups::ONE,
-        ],
+        grid: [Groups { dim: Dim::constant(heads.into()), per: 1 }, Groups { dim: Dim::TOKENS, per: 1 }, Groups::ONE],
         flops: Dim::TOKENS * (4 * width),
         bytes: Dim::TOKENS * (8 * width),
     }

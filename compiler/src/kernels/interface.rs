@@ -151,11 +151,7 @@ impl Interface {
         check_view("out", out)?;
         let (kind, text) = store_view(out);
         self.output(kind);
-        let count = match rows {
-            Rows::Tokens => "step.x",
-            Rows::Sequences => "step.y",
-        };
-        let mut kept = vec![format!("m < {count}")];
+        let mut kept = vec![format!("m < {}", count(rows))];
         kept.append(&mut self.kept);
         self.function(format!("fn kept(m: u32) -> bool {{\n    return {};\n}}\n", kept.join(" && ")));
         self.function(text);
@@ -195,6 +191,14 @@ impl Interface {
         let library = self.library.iter().map(|f| f.wgsl());
         let functions: Vec<&str> = formats.chain(library).chain(self.functions.iter().map(String::as_str)).collect();
         Ok(Bound { slots, bindings, declarations, functions: functions.join("\n") })
+    }
+}
+
+/// How many rows of that kind the step has.
+pub(crate) fn count(rows: Rows) -> &'static str {
+    match rows {
+        Rows::Tokens => "step.x",
+        Rows::Sequences => "step.y",
     }
 }
 

@@ -4,7 +4,7 @@ use warpweft_plan::{Access, Dim, Groups, PAD};
 
 use super::KernelError;
 use super::compose::{Algorithm, Choice, Composed, Draft, RowRange, Slot};
-use super::interface::{Interface, check_view};
+use super::interface::{Interface, check_view, count};
 use super::spec::{Operand, Operation, Rows, Term, View};
 use super::term::reads;
 use crate::formats::Format;
@@ -96,6 +96,7 @@ impl<'a> Linear<'a> {
     fn interface(&self) -> Result<Interface, KernelError> {
         let mut interface = Interface::default();
         interface.view(Slot::X, "x", self.x)?;
+        interface.function(format!("fn last_row() -> u32 {{\n    return {} - 1u;\n}}\n", count(self.rows)));
         interface.format(self.format);
         let (kind, suffix) = (self.format.packed(), self.format.name());
         interface.bind(Slot::W, "w", Access::Read, &format!("array<{kind}>"));

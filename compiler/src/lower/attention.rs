@@ -6,9 +6,9 @@ use warpweft_plan::Dim;
 use super::call::CallBuilder;
 use super::{Call, LowerError, Lowering, Place, Source, Value};
 use crate::graph::Op;
+use crate::kernels::Slot;
 use crate::kernels::cached::split;
 use crate::kernels::spec::{Operation, Rows, Split};
-use crate::kernels::Slot;
 
 impl Lowering<'_> {
     /// Whether its rows are those of a cache.
@@ -30,7 +30,8 @@ impl Lowering<'_> {
         let (term, mt) = b.term(term)?;
         let (mh, mg) = (b.meaning.int(h.into())?, b.meaning.int(g.into())?);
         let meaning = b.meaning.add(Op::Attention([mq, mk, mv, mh, mg, mt]))?;
-        let operation = |term, split| Operation::CachedAttention { q, k, v, heads: h, kv_heads: g, term, max_context, split };
+        let operation =
+            |term, split| Operation::CachedAttention { q, k, v, heads: h, kv_heads: g, term, max_context, split };
         let value = self.matrix(id)?;
         let rows = self.bounds.rows.max;
         let (Some(rows), Some(chunks)) = (rows, split(&term, max_context)) else {
@@ -46,8 +47,7 @@ impl Lowering<'_> {
         self.calls.push(Call { values: vec![parts], ..first });
         let mut second = CallBuilder::new(self);
         second.bind(Slot::X, Source::Value(parts));
-        let second =
-            second.finish_apart(|_| Operation::CombineAttention { heads: h, value_dim, term, split: chunks });
+        let second = second.finish_apart(|_| Operation::CombineAttention { heads: h, value_dim, term, split: chunks });
         self.push(id, value, vec![second]);
         Ok(())
     }

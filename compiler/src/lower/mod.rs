@@ -288,10 +288,7 @@ impl Lowering<'_> {
             if self.int(axis)? != 1 {
                 return Err(self.error(id, "only columns can be windowed"));
             }
-            return Ok((
-                source,
-                View { width: self.width(id)?, offset: base.offset + self.int(start)?, ..base },
-            ));
+            return Ok((source, View { width: self.width(id)?, offset: base.offset + self.int(start)?, ..base }));
         }
         let whole = View::whole(self.width(id)?);
         match node.op {

@@ -5,8 +5,8 @@ use std::path::Path;
 use warpweft_plan::{OutputKind, PlanFile};
 
 use super::{Engine, Matrix, OnProgress, Options};
-use crate::{RuntimeError, Session};
 use crate::device::block_on;
+use crate::{RuntimeError, Session};
 
 /// A plan on a device.
 ///

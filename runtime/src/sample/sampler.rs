@@ -93,8 +93,13 @@ impl Sampler {
         let count = candidates.ids.len();
         let unknown = u64::from(self.vocab_size).saturating_sub(count as u64);
         let last = candidates.scores.last().copied()?;
-        let mut ranked: Vec<(usize, f32)> =
-            candidates.ids.iter().zip(&candidates.scores).map(|(&id, &s)| self.adjust.score(id, s)).enumerate().collect();
+        let mut ranked: Vec<(usize, f32)> = candidates
+            .ids
+            .iter()
+            .zip(&candidates.scores)
+            .map(|(&id, &s)| self.adjust.score(id, s))
+            .enumerate()
+            .collect();
         ranked.sort_by(|a, b| {
             let by_id = || candidates.ids[a.0].cmp(&candidates.ids[b.0]);
             match b.1.total_cmp(&a.1) {
@@ -168,10 +173,14 @@ mod tests {
             sum += w;
             before < f64::from(sampling.top_p) * total
         };
-        all = all.iter().copied().take_while({
-            let mut below = below;
-            move |t| below(t)
-        }).collect();
+        all = all
+            .iter()
+            .copied()
+            .take_while({
+                let mut below = below;
+                move |t| below(t)
+            })
+            .collect();
         all.retain(|(_, w)| *w >= f64::from(sampling.min_p));
         let total: f64 = all.iter().map(|t| t.1).sum();
         let mut sum = 0.0;

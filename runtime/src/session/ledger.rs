@@ -76,7 +76,7 @@ impl Ledger {
     /// Whether new rows would go into a page that others hold as well.
     fn is_split(&self, table: &[u32], held: u64, rows: u64) -> bool {
         let shared = |page: &u32| self.books().uses[*page as usize] > 1;
-        rows > 0 && held % PAGE_ROWS != 0 && table.last().is_some_and(shared)
+        rows > 0 && !held.is_multiple_of(PAGE_ROWS) && table.last().is_some_and(shared)
     }
 
     /// One more session holds these pages.

@@ -8,6 +8,8 @@ use crate::RuntimeError;
 
 /// Tokens before a text that decide whether it begins with a space.
 const BEFORE: usize = 6;
+/// The most tokens before a text that are looked at to begin with a whole character.
+const FARTHEST: usize = 64;
 /// Tokens that are held back at the most; a character has at most four bytes.
 const HELD: usize = 16;
 /// Stands for bytes that are no character, or not yet.
@@ -26,7 +28,10 @@ pub(crate) struct Stream {
 impl Stream {
     /// A text that follows on `context`.
     pub(crate) fn new(tokenizer: Arc<Tokenizer>, context: &[u32]) -> Stream {
-        let window = context[context.len().saturating_sub(BEFORE)..].to_vec();
+        let last = |n: usize| context[context.len().saturating_sub(n)..].to_vec();
+        // Bytes that begin within a character spoil the whole run of bytes that they stand in.
+        let whole = |ids: &Vec<u32>| tokenizer.decode(ids, true).is_ok_and(|text| !text.contains(HALF));
+        let window = (BEFORE..=FARTHEST).map(last).find(whole).unwrap_or_else(|| last(BEFORE));
         Stream { tokenizer, told: window.len(), window }
     }
 
@@ -72,8 +77,7 @@ mod tests {
 
     use super::*;
 
-    const FIXTURES: [&str; 8] =
-        ["llama", "llama-sharded", "mistral", "qwen2", "qwen3", "gemma2", "phi3", "gpt2"];
+    const FIXTURES: [&str; 8] = ["llama", "llama-sharded", "mistral", "qwen2", "qwen3", "gemma2", "phi3", "gpt2"];
 
     fn read(name: &str, file: &str) -> String {
         std::fs::read_to_string(format!("{}/../tests/fixtures/{name}/{file}", env!("CARGO_MANIFEST_DIR"))).unwrap()

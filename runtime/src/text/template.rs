@@ -41,7 +41,8 @@ impl Template {
 
     /// The text of a conversation.
     pub(super) fn render(&self, messages: &[Message], prompted: bool) -> Result<String, RuntimeError> {
-        let list: Vec<Value> = messages.iter().map(|m| context! { role => m.role.clone(), content => m.content.clone() }).collect();
+        let list: Vec<Value> =
+            messages.iter().map(|m| context! { role => m.role.clone(), content => m.content.clone() }).collect();
         let own = context! { messages => list, add_generation_prompt => prompted };
         let template = self.environment.get_template(NAME).map_err(|e| explained(&e))?;
         let tokens = Value::from_pairs(self.tokens.iter().map(|(name, text)| (name.clone(), text.clone())));
@@ -112,7 +113,10 @@ mod tests {
     fn render(template: &str, messages: &[(&str, &str)]) -> Result<String, RuntimeError> {
         let mut assets = Assets::default();
         assets.insert(Assets::CHAT_TEMPLATE, template);
-        assets.insert(Assets::TOKENIZER_CONFIG, r#"{"bos_token": "<s>", "eos_token": {"content": "</s>"}, "unk_token": null}"#);
+        assets.insert(
+            Assets::TOKENIZER_CONFIG,
+            r#"{"bos_token": "<s>", "eos_token": {"content": "</s>"}, "unk_token": null}"#,
+        );
         let messages: Vec<_> = messages.iter().map(|(role, content)| Message::new(*role, *content)).collect();
         Template::of(&assets)?.render(&messages, true)
     }
@@ -121,9 +125,15 @@ mod tests {
     fn what_templates_use_is_there() {
         let cases = [
             ("{{ bos_token }}{{ eos_token }}{{ unk_token }}{{ pad_token }}", "<s></s>"),
-            ("{% if messages %}\n  {% for m in messages[1:] -%}\n {{ m.content.strip() + '!' }}{% endfor %}\n{% endif %}", "b!"),
-            ("{{ messages[0]['content'].split('>')[-1].upper() | trim }}", "A"),
-            ("{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}{% if loop.first %}{% continue %}{% endif %}{{ ns.n }}{% endfor %}", "2"),
+            (
+                "{% if messages %}\n  {% for m in messages[1:] -%}\n {{ m.content.strip() + '!' }}{% endfor %}\n{% endif %}",
+                "b!",
+            ),
+            ("{{ messages[0]['content'].split('>')[-1].upper() | trim }}", "<A"),
+            (
+                "{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}{% if loop.first %}{% continue %}{% endif %}{{ ns.n }}{% endfor %}",
+                "2",
+            ),
             ("{{ messages[0] | tojson }}", r#"{"role": "user", "content": " <a"}"#),
             ("{{ 'a\\\\u003c \" \\n é &\\'' | tojson }}", "\"a\\\\u003c \\\" \\n é &'\""),
             ("{{ [1, {'k': true}] | tojson(indent=2) }}", "[\n  1,\n  {\n    \"k\": true\n  }\n]"),

@@ -209,5 +209,5 @@ fn the_doctor_finds_nothing_wrong() {
     assert!(kernels.iter().all(|kernel| kernel["agrees"] == true), "{report}");
     let people = run(&["doctor"]);
     assert_eq!(people.code, 0, "{}{}", people.out, people.err);
-    warpweft_tests::says(&people.out, &["attention_", "linear_f16", "linear_bf16", "rope", "pool_", "agree"]);
+    warpweft_tests::says(&people.out, &["attention_", "linear_f16", "linear_bf16", "heads_", "pool_", "agree"]);
 }

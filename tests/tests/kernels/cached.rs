@@ -60,8 +60,7 @@ impl Case {
         for m in 0..data.batch.tokens() {
             let [position, _, _, sequence] = data.batch.rows[m];
             let first = position - position.min(self.before.unwrap_or(u32::MAX));
-            let seen: Vec<usize> =
-                (first..=position).map(|key| data.batch.cache_row(sequence as usize, key)).collect();
+            let seen: Vec<usize> = (first..=position).map(|key| data.batch.cache_row(sequence as usize, key)).collect();
             for head in 0..self.heads as usize {
                 let logit = |row: &usize| {
                     let products = (0..d).map(|i| {
@@ -114,12 +113,7 @@ impl Case {
         let out = View::whole(self.heads * self.dim);
         let rows = RowRange { min: 1, max: Some(1) };
         let operation = self.operation(Some(split));
-        let combine = Operation::CombineAttention {
-            heads: self.heads,
-            value_dim: self.dim,
-            term: self.term(),
-            split,
-        };
+        let combine = Operation::CombineAttention { heads: self.heads, value_dim: self.dim, term: self.term(), split };
         let room = data.batch.tokens() as u32 * split.count * self.heads * Split::part4(self.dim) * 4;
         for choice in candidates(&operation, target, rows).unwrap() {
             let kernel = compose(&operation, choice, target).unwrap();

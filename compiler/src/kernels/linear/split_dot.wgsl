@@ -47,6 +47,10 @@ fn epilogue(m: u32, n4: u32, acc: vec4<f32>) -> vec4<f32> {
     return acc;
 }
 
+fn last_row() -> u32 {
+    return step.x - 1u;
+}
+
 fn kept(m: u32) -> bool {
     return m < step.x;
 }
@@ -78,7 +82,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
                 //# unroll
                 for (var h = 0u; h < 2u; h++) {
                     //# slot x
-                    let xr = load_x(m0 + r, k8 * 2u + h);
+                    let xr = load_x(min(m0 + r, last_row()), k8 * 2u + h);
                     //# end
                     acc[p * R + r] += vec4<f32>(
                         dot(xr, unpack(w0, h)), dot(xr, unpack(w1, h)), dot(xr, unpack(w2, h)), dot(xr, unpack(w3, h)));

@@ -52,6 +52,10 @@ fn epilogue(m: u32, n4: u32, acc: vec4<f32>) -> vec4<f32> {
     return acc;
 }
 
+fn last_row() -> u32 {
+    return step.x - 1u;
+}
+
 fn kept(m: u32) -> bool {
     return m < step.x;
 }
@@ -74,7 +78,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         for (var i = 0u; i < X_ITEMS; i += T) {
             let item = i + index;
             if (item < X_ITEMS) {
-                xs[item] = load_x(m0 + item / (2u * KO), k8 * 2u + item % (2u * KO));
+                xs[item] = load_x(min(m0 + item / (2u * KO), last_row()), k8 * 2u + item % (2u * KO));
             }
         }
         //# unroll
