@@ -36,10 +36,7 @@ pub(crate) fn write(path: &Path, bytes: &[u8]) -> Result<(), CliError> {
 }
 
 /// The same with a content that `fill` writes.
-pub(crate) fn write_with(
-    path: &Path,
-    fill: impl FnOnce(&mut NamedTempFile) -> io::Result<()>,
-) -> Result<(), CliError> {
+pub(crate) fn write_with(path: &Path, fill: impl FnOnce(&mut NamedTempFile) -> io::Result<()>) -> Result<(), CliError> {
     let action = || format!("write {}", path.display());
     let folder = folder_of(path)?;
     let _section = Section::enter();

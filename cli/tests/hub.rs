@@ -36,7 +36,8 @@ impl Hub {
     }
 
     fn answer(&self, stream: &mut TcpStream) {
-        let head: Vec<String> = BufReader::new(&*stream).lines().map_while(Result::ok).take_while(|l| !l.is_empty()).collect();
+        let head: Vec<String> =
+            BufReader::new(&*stream).lines().map_while(Result::ok).take_while(|l| !l.is_empty()).collect();
         let Some(path) = head.first().and_then(|line| line.split(' ').nth(1)) else { return };
         let header = |name: &str| {
             let matching = |line: &&String| line.to_lowercase().starts_with(&format!("{name}: "));
@@ -96,7 +97,13 @@ impl Hub {
 
     /// The first bytes from which a file was asked for.
     fn offsets(&self, file: &str) -> Vec<u64> {
-        self.asked.lock().unwrap().iter().filter(|(path, ..)| path.ends_with(file)).map(|(_, first, _)| *first).collect()
+        self.asked
+            .lock()
+            .unwrap()
+            .iter()
+            .filter(|(path, ..)| path.ends_with(file))
+            .map(|(_, first, _)| *first)
+            .collect()
     }
 }
 
@@ -116,7 +123,9 @@ impl Home {
 
     fn run(&self, endpoint: &str, arguments: &[&str]) -> Output {
         let mut command = Command::new(env!("CARGO_BIN_EXE_compile-model"));
-        for proxy in ["http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY", "HF_HUB_CACHE"] {
+        for proxy in
+            ["http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY", "HF_HUB_CACHE"]
+        {
             command.env_remove(proxy);
         }
         let home = self.0.path();
@@ -169,7 +178,8 @@ fn a_model_is_downloaded_once() {
     let by_name = json_of(&home.run(nowhere, &["embed", "tiny/bert", "--ids", "1,2,3", "--json"]));
     let by_path = json_of(&home.run(nowhere, &["embed", fixture().to_str().unwrap(), "--ids", "1,2,3", "--json"]));
     assert_eq!(by_name, by_path);
-    let built = json_of(&home.run(nowhere, &["build", "tiny/bert", "-o", "bert.weft", "--targets", "webgpu", "--json"]));
+    let built =
+        json_of(&home.run(nowhere, &["build", "tiny/bert", "-o", "bert.weft", "--targets", "webgpu", "--json"]));
     assert_eq!(built["model"]["name"], "bert");
     let people = home.run(&endpoint, &["pull", "tiny/bert"]);
     assert_eq!(String::from_utf8_lossy(&people.stdout).trim(), folder.to_str().unwrap());

@@ -146,7 +146,9 @@ pub fn import_config(folder: &Path) -> Result<Imported, CheckpointError> {
 /// When it is no folder, or its modules.json is damaged.
 pub fn has_weights(folder: &Path) -> Result<bool, CheckpointError> {
     let sentence = read_sentence(folder)?;
-    Ok(["model.safetensors", "model.safetensors.index.json"].iter().any(|name| sentence.transformer.join(name).exists()))
+    Ok(["model.safetensors", "model.safetensors.index.json"]
+        .iter()
+        .any(|name| sentence.transformer.join(name).exists()))
 }
 
 fn read_config(folder: &Path) -> Result<Config, CheckpointError> {

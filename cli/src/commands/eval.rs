@@ -68,7 +68,9 @@ pub(crate) fn run(args: &Eval, console: &mut Console<'_>) -> Result<(), CliError
     if let (Some(context), Some(stride)) = (args.context, args.stride)
         && stride > context
     {
-        return Err(CliError::Usage(format!("--stride {stride} is more than --context {context}: tokens would be left out")));
+        return Err(CliError::Usage(format!(
+            "--stride {stride} is more than --context {context}: tokens would be left out"
+        )));
     }
     // What cannot be read is refused before anything is loaded.
     let given = args.ids.as_deref().map(read_ids).transpose()?;
@@ -89,7 +91,10 @@ pub(crate) fn run(args: &Eval, console: &mut Console<'_>) -> Result<(), CliError
         (None, None) => Vec::new(),
     };
     if ids.len() < 2 {
-        return Err(CliError::Failed(format!("found {} tokens, expected at least 2: the first one is not scored", ids.len())));
+        return Err(CliError::Failed(format!(
+            "found {} tokens, expected at least 2: the first one is not scored",
+            ids.len()
+        )));
     }
     let report = score(&mut engine, &ids, args, console)?;
     if console.json {

@@ -143,7 +143,8 @@ impl Plans {
 
 fn compiled(folder: &Path, weights: WeightChoice, target: &'static Target) -> Result<Plan, CliError> {
     let options = Options { targets: vec![target], weights, dump: None };
-    let made = if has_weights(folder)? { make(folder, &options, &mut |_| ()) } else { make_of_config(folder, &options) };
+    let made =
+        if has_weights(folder)? { make(folder, &options, &mut |_| ()) } else { make_of_config(folder, &options) };
     Ok(made?.compiled.plan)
 }
 
@@ -212,7 +213,8 @@ fn floor_name(plan: &Plan) -> &str {
 /// What the model is for: text if it writes any, else vectors, else what it has.
 fn output(plan: &Plan) -> Result<OutputKind, CliError> {
     let has = |kind: &OutputKind| plan.programs.iter().any(|program| program.output.kind == *kind);
-    let order = [OutputKind::Candidates, OutputKind::Embedding, OutputKind::Logits, OutputKind::Hidden, OutputKind::Next];
+    let order =
+        [OutputKind::Candidates, OutputKind::Embedding, OutputKind::Logits, OutputKind::Hidden, OutputKind::Next];
     order.into_iter().find(has).ok_or_else(|| CliError::Failed("the plan has no programs".into()))
 }
 
@@ -304,7 +306,11 @@ fn advice(
     }
     if advice.is_empty() {
         let total = found.account.total();
-        advice.push(format!("an adapter with {} of memory, and buffers of {}", units::bytes(total), units::bytes(found.largest_buffer)));
+        advice.push(format!(
+            "an adapter with {} of memory, and buffers of {}",
+            units::bytes(total),
+            units::bytes(found.largest_buffer)
+        ));
     }
     Ok(advice)
 }

@@ -44,6 +44,10 @@ pub(crate) fn run(args: &Pull, console: &mut Console<'_>) -> Result<(), CliError
         }));
     }
     let (files, bytes) = (pulled.files, units::bytes(pulled.bytes));
-    console.note(&format!("{}: {files} files of {bytes}, {} of them downloaded", args.name.as_str(), pulled.downloaded));
+    console.note(&format!(
+        "{}: {files} files of {bytes}, {} of them downloaded",
+        args.name.as_str(),
+        pulled.downloaded
+    ));
     console.print(&pulled.folder.display().to_string())
 }

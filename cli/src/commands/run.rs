@@ -147,7 +147,9 @@ pub(crate) fn run(args: &Run, console: &mut Console<'_>) -> Result<(), CliError>
         Prompt::Text(text) => engine.encode(&text, true)?,
     };
     if ids.is_empty() {
-        return Err(CliError::Failed("the prompt is empty, and the tokenizer adds nothing to it; give some text".into()));
+        return Err(CliError::Failed(
+            "the prompt is empty, and the tokenizer adds nothing to it; give some text".into(),
+        ));
     }
     let _section = Section::enter();
     let mut session = engine.session()?;

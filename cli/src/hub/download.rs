@@ -51,7 +51,8 @@ pub(crate) fn pull(name: &ModelName, revision: &str, console: &mut Console<'_>) 
     let all: Vec<&str> = info.siblings.iter().map(|sibling| sibling.rfilename.as_str()).collect();
     let needed = files::needed(&all);
     if !needed.iter().any(|file| files::is_weights(file)) {
-        let like = |file: &&&str| [".bin", ".pt", ".pth", ".gguf", ".onnx", ".safetensors"].iter().any(|e| file.ends_with(e));
+        let like =
+            |file: &&&str| [".bin", ".pt", ".pth", ".gguf", ".onnx", ".safetensors"].iter().any(|e| file.ends_with(e));
         let found: Vec<&str> = all.iter().filter(like).take(4).copied().collect();
         let found = if found.is_empty() { "no weights at all".to_owned() } else { found.join(", ") };
         return Err(HubError::NoWeights { name: name.as_str().to_owned(), found }.into());

@@ -20,7 +20,9 @@ pub enum HubError {
         revision: String,
     },
     /// The Hub wants to know who asks. It says the same of models that do not exist.
-    #[error("{endpoint} shows {name} to nobody it does not know (401): there is no such model, or it is private or gated")]
+    #[error(
+        "{endpoint} shows {name} to nobody it does not know (401): there is no such model, or it is private or gated"
+    )]
     Unauthorized {
         /// Where it was looked for.
         endpoint: String,
@@ -103,7 +105,9 @@ impl HubError {
     /// What to do about it.
     pub(crate) fn hint(&self) -> &'static str {
         match self {
-            HubError::NotFound { .. } => "check the name on the model's page; --revision takes a branch, a tag or a commit",
+            HubError::NotFound { .. } => {
+                "check the name on the model's page; --revision takes a branch, a tag or a commit"
+            }
             HubError::Unauthorized { .. } => {
                 "check the name; for a private or gated model, set HF_TOKEN or log in with `hf auth login`"
             }

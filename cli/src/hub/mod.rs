@@ -63,7 +63,8 @@ pub(crate) fn resolve(path: &Path, console: &mut Console<'_>) -> Result<PathBuf,
         Some(folder) => Ok(folder),
         None => {
             if !console.json {
-                console.note(&format!("{} is no path, so it is taken as the name of a model on the Hub", name.as_str()));
+                console
+                    .note(&format!("{} is no path, so it is taken as the name of a model on the Hub", name.as_str()));
             }
             Ok(pull(&name, MAIN, console)?.folder)
         }
@@ -103,7 +104,8 @@ mod tests {
         for name in ["Qwen/Qwen3-0.6B", "sentence-transformers/all-MiniLM-L6-v2"] {
             assert_eq!(ModelName::of_path(Path::new(name)).as_ref().map(ModelName::as_str), Some(name));
         }
-        let paths = ["plan.weft", "folder/plan.weft", "a/b/c", "../x", "/x/y", "./x", "x/", "/x", "src/nothing", "a b/c", ""];
+        let paths =
+            ["plan.weft", "folder/plan.weft", "a/b/c", "../x", "/x/y", "./x", "x/", "/x", "src/nothing", "a b/c", ""];
         for path in paths {
             assert_eq!(ModelName::of_path(Path::new(path)), None, "{path}");
         }

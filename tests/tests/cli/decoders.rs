@@ -164,7 +164,10 @@ fn texts_are_predicted() {
     assert_eq!((&found["scored_tokens"], &found["chunks"]), (&json!(count - 1), &json!(1)));
     // Chunks lose their first token each, windows that overlap lose one in all.
     let chunks = eval(&["--context", "10"]).json();
-    assert_eq!((&chunks["scored_tokens"], &chunks["chunks"]), (&json!(count - count.div_ceil(10)), &json!(count.div_ceil(10))));
+    assert_eq!(
+        (&chunks["scored_tokens"], &chunks["chunks"]),
+        (&json!(count - count.div_ceil(10)), &json!(count.div_ceil(10)))
+    );
     let windows = eval(&["--context", "32", "--stride", "5"]).json();
     assert_eq!(windows["scored_tokens"], count - 1);
     assert!((windows["nll_per_token"].as_f64().unwrap() - nll).abs() < 0.2 * nll);
@@ -221,10 +224,14 @@ fn speed_of_writing_is_measured() {
     assert!(weights(&three) < 0.5 * weights(&one), "weights are shared: {three}");
     let people = bench(&plan, &[]);
     assert_eq!(people.code, 0, "{}", people.err);
-    warpweft_tests::says(&people.out, &["1 × 20 + 4 tokens", "prompt tokens/s", "decode tokens/s", "copy GB/s", "of cache"]);
+    warpweft_tests::says(
+        &people.out,
+        &["1 × 20 + 4 tokens", "prompt tokens/s", "decode tokens/s", "copy GB/s", "of cache"],
+    );
     bench(&plan, &["--batch", "3"]).refuses(2, &["--batch", "--prompt-tokens"]);
     run(&["bench", &plan, "--prompt-tokens", "2040"]).refuses(1, &["2072 rows", "2048 positions"]);
-    let batch = run(&["bench", &plan, "--output", "hidden", "--batch", "2", "--tokens", "9", "--repeat", "1", "--json"]);
+    let batch =
+        run(&["bench", &plan, "--output", "hidden", "--batch", "2", "--tokens", "9", "--repeat", "1", "--json"]);
     assert_eq!(batch.json()["output"], "hidden");
     let encoder = Built::of_fixture("bert");
     bench(text(&encoder.plan()), &[]).refuses(2, &["--prompt-tokens", "--batch"]);
@@ -232,7 +239,8 @@ fn speed_of_writing_is_measured() {
 
 /// Columns of the keys of a layer of the llama fixture.
 fn cache_columns() -> u32 {
-    let config: Value = serde_json::from_str(&fs::read_to_string(fixture("llama").join("config.json")).unwrap()).unwrap();
+    let config: Value =
+        serde_json::from_str(&fs::read_to_string(fixture("llama").join("config.json")).unwrap()).unwrap();
     let number = |field: &str| config[field].as_u64().unwrap() as u32;
     number("hidden_size") / number("num_attention_heads") * number("num_key_value_heads")
 }
@@ -260,7 +268,10 @@ fn whether_a_model_fits_is_told() {
     let ample = ["--memory", "4GiB"];
     let fit = |model: &str, more: &[&str]| run(&[&["fit", model], more].concat());
     let whole = fit(&llama.plan(), &[&ample[..], &["--json"]].concat()).json();
-    assert_eq!((&whole["context"], &whole["sessions"], &whole["output"]), (&json!(2048), &json!(1), &json!("candidates")));
+    assert_eq!(
+        (&whole["context"], &whole["sessions"], &whole["output"]),
+        (&json!(2048), &json!(1), &json!("candidates"))
+    );
     let need = |report: &Value, part: &str| report["need"][part].as_u64().unwrap();
     let sum: u64 = ["weights", "cache", "activations", "transfers"].iter().map(|part| need(&whole, part)).sum();
     assert_eq!(sum, need(&whole, "total"));

@@ -166,12 +166,17 @@ impl Model<'_> {
             }
             Said::System(text) => {
                 self.conversation.set_system(&text);
-                console.note(if text.is_empty() { "there is no system message now" } else { "the system message is set" });
+                console.note(if text.is_empty() {
+                    "there is no system message now"
+                } else {
+                    "the system message is set"
+                });
                 Ok(())
             }
             Said::Save(path) => {
                 let text = serde_json::to_string_pretty(&self.conversation.document());
-                let text = text.map_err(|error| CliError::Failed(format!("the conversation cannot be written: {error}")))?;
+                let text =
+                    text.map_err(|error| CliError::Failed(format!("the conversation cannot be written: {error}")))?;
                 files::write(&path, (text + "\n").as_bytes())?;
                 console.note(&format!("wrote {}", path.display()));
                 Ok(())
@@ -219,7 +224,9 @@ impl Model<'_> {
         match finish {
             Finish::Stop => Ok(()),
             Finish::Length if rows > limit => {
-                console.note(&format!("(the context is full: {limit} of {limit} tokens; /reset begins a new conversation)"));
+                console.note(&format!(
+                    "(the context is full: {limit} of {limit} tokens; /reset begins a new conversation)"
+                ));
                 Ok(())
             }
             Finish::Length => {
