@@ -144,8 +144,14 @@ fn can_go_on(error: &CliError) -> bool {
     use warpweft_runtime::Fault;
     match error {
         CliError::Runtime(error) => matches!(error.fault(), Fault::Input | Fault::Memory),
-        CliError::Failed(_) | CliError::Io { .. } => true,
-        _ => false,
+        CliError::Failed(_) | CliError::Usage(_) | CliError::Io { .. } => true,
+        CliError::NotFound { .. }
+        | CliError::Checkpoint(_)
+        | CliError::Compile(_)
+        | CliError::Plan(_)
+        | CliError::Hub(_)
+        | CliError::Closed
+        | CliError::Interrupted => false,
     }
 }
 

@@ -131,7 +131,7 @@ mod tests {
             assert!(refused.contains(part), "{refused}");
         }
         let named = |name: &&str| HELP.contains(&format!("/{name}"));
-        assert!(["reset", "system", "save", "help", "quit"].iter().all(|name| named(&name)));
+        assert!(["reset", "system", "save", "help", "quit"].iter().all(named));
     }
 
     #[test]
