@@ -215,6 +215,8 @@ fn speed_of_writing_is_measured() {
     let device = &one["device_bytes"];
     let parts = ["weights", "cache", "activations", "transfers"].map(|part| device[part].as_u64().unwrap());
     assert_eq!(parts.iter().sum::<u64>(), device["total"].as_u64().unwrap());
+    let told = run(&["fit", &plan, "--memory", "4GiB", "--json"]).json();
+    assert_eq!(told["need"]["weights"], device["weights"]);
     if cfg!(target_os = "linux") {
         assert!(one["peak_process_bytes"].as_u64().unwrap() > 10 << 20);
     }

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::json;
 use warpweft_plan::{Assets, OutputKind, PlanFile};
-use warpweft_runtime::{Engine, Finish, Options, RuntimeError, Sampling, Session};
+use warpweft_runtime::{Engine, Fault, Finish, Options, RuntimeError, Sampling, Session};
 
 use super::run::{Choice, check_context, read_prompt};
 use crate::CliError;
@@ -141,7 +141,6 @@ fn talk(
 
 /// Whether the conversation can go on after an error: one that a person can do something about.
 fn can_go_on(error: &CliError) -> bool {
-    use warpweft_runtime::Fault;
     match error {
         CliError::Runtime(error) => matches!(error.fault(), Fault::Input | Fault::Memory),
         CliError::Failed(_) | CliError::Usage(_) | CliError::Io { .. } => true,
