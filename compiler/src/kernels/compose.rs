@@ -75,13 +75,8 @@ pub enum Algorithm {
     AttentionBroadcast(attention::AttentionTile),
     /// `attention/workgroup_tile.wgsl`
     AttentionWorkgroup,
-    /// `normalize/subgroup.wgsl`
-    NormalizeSubgroup,
-    /// `normalize/workgroup.wgsl`
-    NormalizeWorkgroup {
-        /// Invocations, a power of two.
-        invocations: u32,
-    },
+    /// `normalize/*.wgsl`
+    Normalize(rowwise::NormalizeBy),
     /// `attention/cached_broadcast.wgsl`
     CachedBroadcast(cached::CachedTile),
     /// `attention/cached_workgroup.wgsl`
@@ -154,8 +149,7 @@ pub fn compose(operation: &Operation, choice: Choice, target: &Target) -> Result
         Algorithm::LinearSplit(split) => linear::split_dot(operation, split, target),
         Algorithm::AttentionBroadcast(tile) => attention::broadcast_tile(operation, tile, target),
         Algorithm::AttentionWorkgroup => attention::workgroup_tile(operation, target),
-        Algorithm::NormalizeSubgroup => rowwise::normalize(operation, None, target),
-        Algorithm::NormalizeWorkgroup { invocations } => rowwise::normalize(operation, Some(invocations), target),
+        Algorithm::Normalize(by) => rowwise::normalize(operation, by, target),
         Algorithm::CachedBroadcast(tile) => cached::broadcast(operation, tile, target),
         Algorithm::CachedWorkgroup(tile) => cached::workgroup(operation, tile, target),
         Algorithm::Only => only(operation, target),
@@ -250,6 +244,7 @@ mod tests {
         ("attention/broadcast_tile", include_str!("attention/broadcast_tile.wgsl")),
         ("attention/workgroup_tile", include_str!("attention/workgroup_tile.wgsl")),
         ("normalize/subgroup", include_str!("normalize/subgroup.wgsl")),
+        ("normalize/streamed", include_str!("normalize/streamed.wgsl")),
         ("normalize/workgroup", include_str!("normalize/workgroup.wgsl")),
         ("map/pointwise", include_str!("map/pointwise.wgsl")),
         ("pool/columns", include_str!("pool/columns.wgsl")),

@@ -11,7 +11,21 @@ use super::spec::{Destination, HeadPart, View};
 use super::term::literal;
 use crate::target::Target;
 
+/// Invocations of a workgroup where there are no subgroups.
 const INVOCATIONS: u32 = 64;
+
+/// The slot `norm` where a workgroup is one subgroup: no barrier, which a CPU pays dearly for.
+const SUBGROUP_NORM: &str = "var squares = 0.0;
+//# trips C
+for (var d = index; d < width(item); d += T) {
+    let v = value(m, item, d);
+    squares += v * v;
+}
+//# unroll
+for (var o = 1u; o < T; o *= 2) {
+    squares += subgroupShuffleXor(squares, o);
+}
+scale = normal(item, squares);";
 
 /// Storage buffers that the parts need together.
 pub fn storage_buffers(parts: &[HeadPart], vectors: usize) -> usize {
@@ -114,7 +128,8 @@ pub(crate) fn ready(parts: &[HeadPart], vectors: usize, target: &Target) -> Resu
     for part in parts {
         part.check(vectors)?;
     }
-    let columns = parts.iter().map(HeadPart::dim).max().unwrap_or(0).div_ceil(INVOCATIONS);
+    let invocations = target.subgroup_size.unwrap_or(INVOCATIONS);
+    let columns = parts.iter().map(HeadPart::dim).max().unwrap_or(0).div_ceil(invocations);
     let heads: u32 = parts.iter().map(|p| p.heads).sum();
     if heads == 0 {
         return Err(KernelError::Shape("no heads".to_owned()));
@@ -172,6 +187,10 @@ pub(crate) fn ready(parts: &[HeadPart], vectors: usize, target: &Target) -> Resu
         slots.push(("norm", String::new()));
         slots.push(("sums", String::new()));
     }
+    if norms && target.subgroup_size.is_some() {
+        slots.push(("norm", SUBGROUP_NORM.to_owned()));
+        slots.push(("sums", String::new()));
+    }
     let width: i64 = parts.iter().map(|p| i64::from(p.x.width)).sum();
     let what = |p: &HeadPart| {
         let norm = if p.norm.is_some() { "norm" } else { "" };
@@ -182,10 +201,10 @@ pub(crate) fn ready(parts: &[HeadPart], vectors: usize, target: &Target) -> Resu
     Draft {
         name: format!("heads_{}", parts.iter().map(what).collect::<Vec<_>>().join("_")),
         source: include_str!("heads/ready.wgsl"),
-        constants: vec![("T", INVOCATIONS, "invocations"), ("C", columns, "columns of an invocation")],
+        constants: vec![("T", invocations, "invocations"), ("C", columns, "the most columns of an invocation")],
         slots,
         interface,
-        workgroup: INVOCATIONS,
+        workgroup: invocations,
         grid: [Groups { dim: Dim::constant(heads.into()), per: 1 }, Groups { dim: Dim::TOKENS, per: 1 }, Groups::ONE],
         flops: Dim::TOKENS * (4 * width),
         bytes: Dim::TOKENS * (8 * width),

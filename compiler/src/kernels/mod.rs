@@ -22,6 +22,7 @@ pub use attention::AttentionTile;
 pub use cached::{CachedTile, CachedWorkgroup};
 pub use compose::{Algorithm, Choice, Composed, RowRange, Slot, candidates, compose, lower};
 pub use linear::{BroadcastTile, SplitDot, WorkgroupTile};
+pub use rowwise::NormalizeBy;
 pub use unroll::UnrollError;
 pub use validate::validate;
 

@@ -13,10 +13,25 @@ use crate::target::Target;
 /// Invocations of a workgroup that works on columns one by one.
 const INVOCATIONS: u32 = 64;
 
-/// The most vec4s of a row that one invocation keeps.
+/// The most vec4s of a row that an invocation of a workgroup keeps.
 const MOST_KEPT: u32 = 32;
 
-/// The ways to normalise: by subgroup where the row fits in its lanes' registers, by workgroup.
+/// The most vec4s of a row that a lane of a subgroup keeps. Written out, more take a driver seconds to compile: 32 took
+/// lavapipe 22.3 five seconds beside other builds.
+const MOST_IN_LANE: u32 = 12;
+
+/// How rows are normalised.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum NormalizeBy {
+    /// `normalize/subgroup.wgsl`
+    Subgroup,
+    /// `normalize/streamed.wgsl`
+    Streamed,
+    /// `normalize/workgroup.wgsl`, with so many invocations, a power of two.
+    Workgroup(u32),
+}
+
+/// The ways to normalise: by subgroup, in its lanes' registers where the row fits, and by workgroup.
 pub(crate) fn normalize_candidates(
     operation: &Operation,
     target: &Target,
@@ -32,16 +47,15 @@ pub(crate) fn normalize_candidates(
         f64::from(rows.typical()) * f64::from(lanes) * each / rates.fmas
     };
     let mut choices = Vec::new();
-    if let Some(lanes) = target.subgroup_size
-        && n4.div_ceil(lanes) <= MOST_KEPT
-    {
+    if let Some(lanes) = target.subgroup_size {
         let exchange = f64::from(lanes.ilog2()) * 2.0 * rates.broadcast;
-        choices.push(Choice { algorithm: Algorithm::NormalizeSubgroup, seconds: cost(lanes, exchange) });
+        let by = if n4.div_ceil(lanes) <= MOST_IN_LANE { NormalizeBy::Subgroup } else { NormalizeBy::Streamed };
+        choices.push(Choice { algorithm: Algorithm::Normalize(by), seconds: cost(lanes, exchange) });
     }
     for invocations in [INVOCATIONS, target.limits.workgroup_invocations] {
         if n4.div_ceil(invocations) <= MOST_KEPT {
             let exchange = f64::from(invocations.ilog2()) * (4.0 * rates.workgroup_load + 8.0);
-            let algorithm = Algorithm::NormalizeWorkgroup { invocations };
+            let algorithm = Algorithm::Normalize(NormalizeBy::Workgroup(invocations));
             choices.push(Choice { algorithm, seconds: cost(invocations, exchange) });
         }
     }
@@ -51,12 +65,8 @@ pub(crate) fn normalize_candidates(
     }
 }
 
-/// Writes `normalize/subgroup.wgsl`, or `normalize/workgroup.wgsl` with that many invocations.
-pub(crate) fn normalize(
-    operation: &Operation,
-    workgroup: Option<u32>,
-    target: &Target,
-) -> Result<Composed, KernelError> {
+/// Writes the file that `by` names.
+pub(crate) fn normalize(operation: &Operation, by: NormalizeBy, target: &Target) -> Result<Composed, KernelError> {
     let Operation::Normalize { norm, eps, width, input, term, operands, rows } = operation else {
         return Err(KernelError::Algorithm("normalize for another operation".to_owned()));
     };
@@ -79,13 +89,22 @@ pub(crate) fn normalize(
     if norm != Norm::Layer {
         slots.push(("mean", String::new()));
     }
-    let lanes = match workgroup {
-        Some(invocations) => invocations,
-        None => target.subgroup_size.ok_or_else(|| KernelError::Algorithm("with subgroups".to_owned()))?,
+    let lanes = match by {
+        NormalizeBy::Workgroup(invocations) => invocations,
+        NormalizeBy::Subgroup | NormalizeBy::Streamed => {
+            target.subgroup_size.ok_or_else(|| KernelError::Algorithm("with subgroups".to_owned()))?
+        }
     };
-    let (source, count, tile) = match workgroup {
-        Some(_) => (include_str!("normalize/workgroup.wgsl"), ("T", lanes, "invocations"), "workgroup"),
-        None => (include_str!("normalize/subgroup.wgsl"), ("S", lanes, "lanes of a subgroup"), "subgroup"),
+    let (source, count, tile) = match by {
+        NormalizeBy::Workgroup(_) => {
+            (include_str!("normalize/workgroup.wgsl"), ("T", lanes, "invocations"), "workgroup")
+        }
+        NormalizeBy::Subgroup => {
+            (include_str!("normalize/subgroup.wgsl"), ("S", lanes, "lanes of a subgroup"), "subgroup")
+        }
+        NormalizeBy::Streamed => {
+            (include_str!("normalize/streamed.wgsl"), ("S", lanes, "lanes of a subgroup"), "streamed")
+        }
     };
     Draft {
         name: format!("normalize_{kind}_{width}_{tile}{lanes}"),

@@ -137,8 +137,8 @@ mod tests {
             ("{{ messages[0] | tojson }}", r#"{"role": "user", "content": " <a"}"#),
             ("{{ 'a\\\\u003c \" \\n é &\\'' | tojson }}", "\"a\\\\u003c \\\" \\n é &'\""),
             ("{{ [1, {'k': true}] | tojson(indent=2) }}", "[\n  1,\n  {\n    \"k\": true\n  }\n]"),
-            ("{% if tools is defined and tools %}x{% endif %}{{ add_generation_prompt }}", "true"),
-            ("{% macro f(x) %}[{{ x }}]{% endmacro %}{{ f('y') }}{{ 'abc'.startswith('a') }}\n", "[y]true"),
+            ("{% if tools is defined and tools %}x{% endif %}{{ add_generation_prompt }}", "True"),
+            ("{% macro f(x) %}[{{ x }}]{% endmacro %}{{ f('y') }}{{ 'abc'.startswith('a') }}\n", "[y]True"),
         ];
         for (template, expected) in cases {
             assert_eq!(render(template, &[("user", " <a"), ("assistant", " b ")]).unwrap(), expected, "{template}");

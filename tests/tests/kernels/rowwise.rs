@@ -5,7 +5,7 @@ use warpweft_compiler::kernels::Slot;
 use warpweft_compiler::kernels::spec::{Binary, Index, Norm, Operand, Operation, Pool, Rows, Term, Unary, View};
 
 use crate::data::{Batch, Data};
-use crate::{check, everywhere, kernels};
+use crate::{all_kernels, check, everywhere, kernels};
 
 fn binary(operator: Binary, a: Term, b: Term) -> Term {
     Term::Binary(operator, Box::new(a), Box::new(b))
@@ -48,7 +48,7 @@ fn normalize(norm: Norm, width: u32, lengths: &[u32], rows: Rows, operands: Vec<
         .collect();
     let operation = Operation::Normalize { norm, eps, width, input, term, operands: operands.clone(), rows };
     everywhere(|device, target| {
-        for kernel in kernels(&operation, target) {
+        for kernel in all_kernels(&operation, target) {
             check(device, &kernel, &data, (View::whole(width), count), |m, n| {
                 data.kept(&operands, m).then(|| expected[m][n])
             });
@@ -63,7 +63,7 @@ fn table(format: Format, first: u32, rows: u32, index: Index) -> Operand {
 #[test]
 fn norms_of_odd_widths() {
     for norm in [Norm::Layer, Norm::Rms, Norm::L2] {
-        for width in [384, 60, 15, 1, 4, 1000] {
+        for width in [384, 60, 15, 1, 4, 1000, 8190] {
             let whole = Operand::Matrix(View::whole(width));
             normalize(norm, width, &[7], Rows::Tokens, vec![whole, Operand::Vector, Operand::Vector], 1.0, 0.0);
         }
@@ -77,8 +77,10 @@ fn norms_of_odd_widths() {
 fn norms_of_extreme_rows() {
     for (scale, shift) in [(1.0, 1000.0), (1e-4, 0.0), (1e4, 0.0)] {
         for norm in [Norm::Layer, Norm::Rms, Norm::L2] {
-            let operands = vec![Operand::Matrix(View::whole(72)), Operand::Vector, Operand::Vector];
-            normalize(norm, 72, &[5], Rows::Tokens, operands, scale, shift);
+            for width in [72, 1000] {
+                let operands = vec![Operand::Matrix(View::whole(width)), Operand::Vector, Operand::Vector];
+                normalize(norm, width, &[5], Rows::Tokens, operands, scale, shift);
+            }
         }
     }
 }

@@ -1,11 +1,12 @@
 // Heads ready for attention: each normalised, turned by its row's position, put into a matrix or a cache
 //
-// x: rows in which the heads of all parts stand side by side. A workgroup of T invocations takes one head of one row.
+// x: rows in which the heads of all parts stand side by side. A workgroup of T invocations takes one head of one row;
+// it is a subgroup where the target has any.
 // A cache's row is where the sequence's pages have the row's position.
 
 //# slot constants
 const T: u32 = 64u; // invocations
-const C: u32 = 1u; // columns of an invocation
+const C: u32 = 1u; // the most columns of an invocation
 //# end
 const PAGE: u32 = 32u; // rows of a page
 
@@ -64,13 +65,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     var scale = 1.0;
     //# slot norm
     var squares = 0.0;
-    //# unroll
-    for (var c = 0u; c < C; c++) {
-        let d = c * T + index;
-        if (d < width(item)) {
-            let v = value(m, item, d);
-            squares += v * v;
-        }
+    //# trips C
+    for (var d = index; d < width(item); d += T) {
+        let v = value(m, item, d);
+        squares += v * v;
     }
     sums[index] = squares;
     workgroupBarrier();
@@ -88,11 +86,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     squares = ((sums[0] + sums[1]) + (sums[2] + sums[3])) + ((sums[4] + sums[5]) + (sums[6] + sums[7]));
     scale = normal(item, squares);
     //# end
-    //# unroll
-    for (var c = 0u; c < C; c++) {
-        let d = c * T + index;
-        if (d < width(item)) {
-            put(m, item, d, scale);
-        }
+    //# trips C
+    for (var d = index; d < width(item); d += T) {
+        put(m, item, d, scale);
     }
 }
