@@ -8,7 +8,7 @@ use super::Ledger;
 use crate::RuntimeError;
 use crate::device::{Adapter, Device};
 use crate::load::job::{Job, Window};
-use crate::load::memory::{Account, Extent, Limit, device_rows, fits, greatest, largest_binding};
+use crate::load::memory::{Account, Extent, Limit, device_rows, fits, greatest};
 
 /// Rows of the pool before anything is cached.
 const FIRST_ROWS: u64 = 512;
@@ -17,7 +17,7 @@ const SESSIONS: u64 = 4;
 /// Sequences for which a step has room, and which the queue puts into one step at the most.
 pub(crate) const MAX_SEQUENCES: u64 = 64;
 /// Rows of a step for which there must be room beside the cache.
-const STEP_ROWS: u64 = 512;
+pub(crate) const STEP_ROWS: u64 = 512;
 
 /// The caches of all layers.
 #[derive(Debug)]
@@ -63,7 +63,7 @@ pub(crate) fn limit_rows(
 ) -> Result<u64, RuntimeError> {
     let account = |pool| Account::new(plan, job, weights, extent(plan, STEP_ROWS.min(pool), pool));
     let bytes = row_bytes(plan);
-    let visible = bytes.values().map(|&bytes| largest_binding(adapter) / bytes.max(1)).min().unwrap_or(0);
+    let visible = bytes.values().map(|&bytes| adapter.largest_binding() / bytes.max(1)).min().unwrap_or(0);
     let visible = visible / PAGE_ROWS * PAGE_ROWS;
     if let Some(wanted) = wanted {
         let rows = u64::from(wanted).max(1).next_multiple_of(PAGE_ROWS);
