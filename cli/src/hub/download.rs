@@ -1,7 +1,6 @@
 //! Downloading into the Hub's cache, and going on where it stopped.
 
 use std::cell::Cell;
-use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -57,7 +56,8 @@ pub(crate) fn pull(name: &ModelName, revision: &str, console: &mut Console<'_>) 
         let found = if found.is_empty() { "no weights at all".to_owned() } else { found.join(", ") };
         return Err(HubError::NoWeights { name: name.as_str().to_owned(), found }.into());
     }
-    let download = Download { api: &api, repo: &repo, asked, cache: &cache, name, revision };
+    let (_, interactive) = console.messages();
+    let download = Download { api: &api, repo: &repo, asked, cache: &cache, name, revision, interactive };
     let folder = cache.repo(name.repo(revision)).pointer_path(&info.sha);
     let (mut downloaded, mut bytes) = (0, 0);
     for file in &needed {
@@ -81,6 +81,8 @@ struct Download<'d> {
     cache: &'d Cache,
     name: &'d ModelName,
     revision: &'d str,
+    /// Whether bars can be drawn.
+    interactive: bool,
 }
 
 impl Download<'_> {
@@ -89,7 +91,7 @@ impl Download<'_> {
         let mut attempt = 1;
         let size = Cell::new(0);
         loop {
-            let error = match self.repo.download_with_progress(file, Watch::new(&size)) {
+            let error = match self.repo.download_with_progress(file, Watch::new(&size, self.interactive)) {
                 Ok(path) => return self.checked(file, &path, size.get()),
                 Err(error) => error,
             };
@@ -143,9 +145,8 @@ struct Watch<'s> {
 }
 
 impl<'s> Watch<'s> {
-    fn new(size: &'s Cell<u64>) -> Watch<'s> {
-        let terminal = std::io::stderr().is_terminal();
-        let target = if terminal { ProgressDrawTarget::stderr_with_hz(12) } else { ProgressDrawTarget::hidden() };
+    fn new(size: &'s Cell<u64>, interactive: bool) -> Watch<'s> {
+        let target = if interactive { ProgressDrawTarget::stderr_with_hz(12) } else { ProgressDrawTarget::hidden() };
         Watch { bar: ProgressBar::with_draw_target(None, target), size }
     }
 }

@@ -237,7 +237,7 @@ mod tests {
     use crate::formats::Format;
     use crate::kernels::spec::*;
 
-    const FILES: [(&str, &str); 15] = [
+    const FILES: [(&str, &str); 16] = [
         ("linear/broadcast_tile", include_str!("linear/broadcast_tile.wgsl")),
         ("linear/workgroup_tile", include_str!("linear/workgroup_tile.wgsl")),
         ("linear/split_dot", include_str!("linear/split_dot.wgsl")),

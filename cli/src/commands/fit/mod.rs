@@ -1,23 +1,24 @@
 //! `compile-model fit`
 
-use std::path::{Path, PathBuf};
+mod judge;
+
+use std::path::PathBuf;
 
 use clap::Args;
 use serde::Serialize;
+use warpweft_compiler::WeightChoice;
 use warpweft_compiler::target::Target;
-use warpweft_compiler::{Options, WeightChoice};
-use warpweft_models::has_weights;
 use warpweft_plan::{OutputKind, PAGE_ROWS, Plan};
-use warpweft_runtime::{Account, Adapter, Need, adapters, best_target, block_on, need};
+use warpweft_runtime::{Account, Need, adapters, block_on, need};
 
 use super::build::weight_choices;
 use crate::CliError;
-use crate::compile::{adapter_target, make, make_of_config};
 use crate::console::Console;
 use crate::hub;
 use crate::load::open_plan;
 use crate::report::Table;
 use crate::units::{self, parse_bytes};
+use judge::{Plans, Verdict, advice, judge};
 
 /// Tell whether a model fits into memory, and what would make it fit.
 ///
@@ -101,53 +102,6 @@ impl From<Need> for Bytes {
     }
 }
 
-/// One adapter's.
-#[derive(Serialize)]
-struct Verdict {
-    index: usize,
-    name: String,
-    /// `None` if no program runs there.
-    target: Option<String>,
-    total: u64,
-    memory: Option<u64>,
-    binding: u64,
-    /// `None` if the adapter's memory is not known.
-    fits: Option<bool>,
-    /// Why it does not fit.
-    problem: Option<String>,
-}
-
-/// The plan of a file, or those of a folder by target.
-enum Plans {
-    File(Box<Plan>),
-    Folder(PathBuf, WeightChoice),
-}
-
-impl Plans {
-    /// The plan for a target, without its weights.
-    fn get(&self, target: &'static Target) -> Result<Plan, CliError> {
-        match self {
-            Plans::File(plan) => Ok(Plan::clone(plan)),
-            Plans::Folder(folder, weights) => compiled(folder, *weights, target),
-        }
-    }
-
-    /// The same plans with weights of another format, if that can be had.
-    fn with(&self, weights: WeightChoice) -> Option<Plans> {
-        match self {
-            Plans::File(_) => None,
-            Plans::Folder(folder, _) => Some(Plans::Folder(folder.clone(), weights)),
-        }
-    }
-}
-
-fn compiled(folder: &Path, weights: WeightChoice, target: &'static Target) -> Result<Plan, CliError> {
-    let options = Options { targets: vec![target], weights, dump: None };
-    let made =
-        if has_weights(folder)? { make(folder, &options, &mut |_| ()) } else { make_of_config(folder, &options) };
-    Ok(made?.compiled.plan)
-}
-
 pub(crate) fn run(args: &Fit, console: &mut Console<'_>) -> Result<(), CliError> {
     let path = hub::resolve(&args.model, console)?;
     let plans = match path.is_dir() {
@@ -218,113 +172,6 @@ fn output(plan: &Plan) -> Result<OutputKind, CliError> {
     order.into_iter().find(has).ok_or_else(|| CliError::Failed("the plan has no programs".into()))
 }
 
-fn judge(
-    plans: &Plans,
-    output: OutputKind,
-    wish: Wish,
-    adapter: &Adapter,
-    memory: Option<u64>,
-) -> Result<(Verdict, Option<Need>), CliError> {
-    let memory = memory.or(adapter.available_memory());
-    let binding = adapter.largest_binding();
-    let (index, name) = (adapter.index, adapter.name.clone());
-    let none = |problem: String| Verdict {
-        index,
-        name: name.clone(),
-        target: None,
-        total: 0,
-        memory,
-        binding,
-        fits: Some(false),
-        problem: Some(problem),
-    };
-    let target = match adapter_target(adapter) {
-        Ok(target) => target,
-        Err(error) => return Ok((none(error.to_string()), None)),
-    };
-    let plan = plans.get(target)?;
-    let target = match best_target(&plan, output, adapter, None) {
-        Ok(target) => target,
-        Err(error) => return Ok((none(error.to_string()), None)),
-    };
-    let need = need(&plan, output, target, wish.rows());
-    let total = need.account.total();
-    let problem = problem(&need, memory, binding);
-    let fits = match (&problem, memory) {
-        (Some(_), _) => Some(false),
-        (None, Some(_)) => Some(true),
-        (None, None) => None,
-    };
-    Ok((Verdict { target: Some(target.to_owned()), total, fits, problem, ..none(String::new()) }, Some(need)))
-}
-
-/// What is in the way.
-fn problem(need: &Need, memory: Option<u64>, binding: u64) -> Option<String> {
-    let total = need.account.total();
-    if need.largest_buffer > binding {
-        let (found, most) = (units::bytes(need.largest_buffer), units::bytes(binding));
-        return Some(format!("a buffer of {found} is needed, a kernel sees at most {most}"));
-    }
-    let memory = memory.filter(|memory| total > *memory)?;
-    Some(format!("{} more are needed than the {} that there are", units::bytes(total - memory), units::bytes(memory)))
-}
-
-/// What would make a model fit on an adapter.
-fn advice(
-    plans: &Plans,
-    output: OutputKind,
-    wish: Wish,
-    found: &Need,
-    adapter: &Adapter,
-    memory: Option<u64>,
-) -> Result<Vec<String>, CliError> {
-    let limit = memory.or(adapter.available_memory());
-    let mut advice = Vec::new();
-    let plan = plans.get(adapter_target(adapter)?)?;
-    let target = best_target(&plan, output, adapter, None)?;
-    let fits = |rows: u64| problem(&need(&plan, output, target, rows), limit, adapter.largest_binding()).is_none();
-    if found.cache_row > 0 {
-        let pages = wish.context.div_ceil(PAGE_ROWS);
-        let pages = greatest(pages, |pages| fits(pages * PAGE_ROWS * wish.sessions));
-        if pages > 0 {
-            let sessions = if wish.sessions == 1 { String::new() } else { format!(" with {} sessions", wish.sessions) };
-            advice.push(format!("--context {}{sessions} fits", pages * PAGE_ROWS));
-        }
-        let sessions = greatest(wish.sessions, |n| fits(Wish { sessions: n, ..wish }.rows()));
-        if sessions > 0 {
-            advice.push(format!("--sessions {sessions} with a context of {} fits", wish.context));
-        }
-    }
-    for weights in WeightChoice::ALL {
-        let Some(plans) = plans.with(weights) else { break };
-        let plan = plans.get(adapter_target(adapter)?)?;
-        let other = need(&plan, output, best_target(&plan, output, adapter, None)?, wish.rows());
-        let smaller = other.account.weights < found.account.weights;
-        if smaller && problem(&other, limit, adapter.largest_binding()).is_none() {
-            advice.push(format!("--weights {} fits", weights.name()));
-        }
-    }
-    if advice.is_empty() {
-        let total = found.account.total();
-        advice.push(format!(
-            "an adapter with {} of memory, and buffers of {}",
-            units::bytes(total),
-            units::bytes(found.largest_buffer)
-        ));
-    }
-    Ok(advice)
-}
-
-/// The greatest number up to `most` for which a condition holds that only ever stops holding; 0 if there is none.
-fn greatest(most: u64, holds: impl Fn(u64) -> bool) -> u64 {
-    let (mut good, mut bad) = (0, most + 1);
-    while bad - good > 1 {
-        let middle = good + (bad - good) / 2;
-        if holds(middle) { good = middle } else { bad = middle }
-    }
-    good
-}
-
 fn table(report: &Report) -> String {
     let Report { wish, need, .. } = report;
     let mut table = Table::new(&["", ">bytes", ""]);
@@ -365,18 +212,11 @@ fn table(report: &Report) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{Wish, greatest};
+    use super::Wish;
 
     #[test]
     fn sessions_have_whole_pages() {
         assert_eq!(Wish { context: 33, sessions: 3 }.rows(), 192);
         assert_eq!(Wish { context: 64, sessions: 1 }.rows(), 64);
-    }
-
-    #[test]
-    fn the_greatest_is_found() {
-        for limit in [0, 1, 63, 100] {
-            assert_eq!(greatest(100, |n| n <= limit), limit);
-        }
     }
 }
