@@ -3,7 +3,7 @@
 use clap::{Args, Parser, Subcommand};
 use warpweft_runtime::AdapterChoice;
 
-use crate::commands::{bench, build, devices, doctor, embed, eval, inspect, logits, run};
+use crate::commands::{bench, build, chat, devices, doctor, embed, eval, fit, inspect, logits, pull, run};
 use crate::units::parse_bytes;
 
 /// Compile a transformer once, run it on any GPU.
@@ -39,12 +39,15 @@ pub struct Cli {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    Pull(pull::Pull),
     Build(build::Build),
     Run(run::Run),
+    Chat(chat::Chat),
     Embed(embed::Embed),
     Logits(logits::Logits),
     Eval(eval::Eval),
     Inspect(inspect::Inspect),
+    Fit(fit::Fit),
     Bench(bench::Bench),
     Devices(devices::Devices),
     Doctor(doctor::Doctor),

@@ -115,6 +115,13 @@ fn short(hasher: &blake3::Hasher) -> String {
     hasher.finalize().to_hex().as_str()[..20].to_owned()
 }
 
+/// A folder for large files that go again: that of the plans if it can be made, which lies on a disk more often than the
+/// system's.
+pub(crate) fn temporary_folder() -> PathBuf {
+    let plans = plans_folder().filter(|folder| fs::create_dir_all(folder).is_ok());
+    plans.unwrap_or_else(std::env::temp_dir)
+}
+
 fn plans_folder() -> Option<PathBuf> {
     let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let caches = absolute("XDG_CACHE_HOME").or_else(|| match std::env::consts::OS {

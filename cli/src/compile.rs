@@ -5,12 +5,13 @@ use std::time::{Duration, Instant};
 
 use warpweft_compiler::target::Target;
 use warpweft_compiler::{Compiled, Options, PackError, PhaseReport, compile};
-use warpweft_models::{Imported, import};
+use warpweft_models::{CheckpointError, Imported, import, import_config};
 use warpweft_plan::{PlanFile, PlanWriter};
 use warpweft_runtime::{Adapter, RuntimeError};
 
 use crate::CliError;
 use crate::console::Console;
+use crate::hub;
 use crate::interrupt::{self, Section};
 use crate::progress::Unit;
 
@@ -62,8 +63,26 @@ pub(crate) struct Made {
 
 /// Reads and compiles a checkpoint.
 pub(crate) fn make(folder: &Path, options: &Options, observe: &mut dyn FnMut(&PhaseReport)) -> Result<Made, CliError> {
+    make_of(import, folder, options, observe)
+}
+
+/// The same for a folder of which only config.json is read; random weights take the place of real ones.
+pub(crate) fn make_of_config(folder: &Path, options: &Options) -> Result<Made, CliError> {
+    make_of(import_config, folder, options, &mut |_| ())
+}
+
+fn make_of(
+    import: fn(&Path) -> Result<Imported, CheckpointError>,
+    folder: &Path,
+    options: &Options,
+    observe: &mut dyn FnMut(&PhaseReport),
+) -> Result<Made, CliError> {
     let start = Instant::now();
-    let imported = import(folder)?;
+    let mut imported = import(folder)?;
+    // A snapshot of the Hub is called after its commit.
+    if let Some(name) = hub::name_of(folder) {
+        imported.info.name = name;
+    }
     let import_time = start.elapsed();
     let compiled = compile(&imported.graph, &imported.info, options, observe)?;
     Ok(Made { imported, compiled, import_time })

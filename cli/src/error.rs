@@ -9,6 +9,7 @@ use warpweft_models::CheckpointError;
 use warpweft_plan::PlanError;
 use warpweft_runtime::RuntimeError;
 
+use crate::hub::HubError;
 use crate::interrupt;
 
 /// Why a command ended early.
@@ -44,6 +45,9 @@ pub enum CliError {
     /// A plan cannot be run.
     #[error(transparent)]
     Runtime(#[from] RuntimeError),
+    /// A model cannot be had from the Hugging Face Hub.
+    #[error(transparent)]
+    Hub(#[from] HubError),
     /// What was asked for was done, and what it showed is not good.
     #[error("{0}")]
     Failed(String),
@@ -97,8 +101,10 @@ impl CliError {
     pub(crate) fn hint(&self) -> Option<String> {
         let text = match self {
             CliError::NotFound { .. } => {
-                "give a plan (made by `compile-model build`) or the folder of a Hugging Face checkpoint"
+                "give a plan (made by `compile-model build`), the folder of a Hugging Face checkpoint, or a model's name on \
+                 the Hub: OWNER/NAME"
             }
+            CliError::Hub(error) => error.hint(),
             CliError::Plan(error) | CliError::Runtime(RuntimeError::Plan(error)) => return plan_hint(error),
             CliError::Runtime(RuntimeError::NoAdapter { .. }) => "`compile-model devices` lists what there is",
             CliError::Runtime(RuntimeError::NoTier { .. }) => {
@@ -108,9 +114,17 @@ impl CliError {
                 "a smaller form of the weights helps: `compile-model build CHECKPOINT --weights f16`; \
                  `--memory` sets another limit"
             }
-            CliError::Runtime(RuntimeError::NoOutput { .. }) => {
-                "`compile-model inspect PLAN` shows what a plan computes; logits need a checkpoint with an MLM head"
+            CliError::Runtime(RuntimeError::NoOutput { wanted, .. }) if WRITING.contains(&wanted.as_str()) => {
+                "only language models write text; `compile-model embed` turns texts into vectors"
             }
+            CliError::Runtime(RuntimeError::NoOutput { .. }) => {
+                "`compile-model inspect PLAN` shows what a plan computes; logits need a language model or a checkpoint with \
+                 an MLM head, embeddings an encoder"
+            }
+            CliError::Runtime(RuntimeError::Context { why, .. }) if why.contains("cache") => {
+                "`--context N` makes room for more, as far as memory allows; `compile-model fit MODEL` tells how far that is"
+            }
+            CliError::Runtime(RuntimeError::CacheFull { .. }) => "`--context N` makes room for more rows",
             CliError::Runtime(RuntimeError::Tokenizer(_)) => "without a tokenizer, give token ids: --ids 101,7592,102",
             CliError::Runtime(RuntimeError::Shader { .. } | RuntimeError::Refused { .. }) => {
                 "this is a fault of Warpweft or of the driver; `compile-model doctor` narrows it down"
@@ -123,6 +137,9 @@ impl CliError {
         Some(text.to_owned())
     }
 }
+
+/// What the runtime asks a plan for in order to write text.
+const WRITING: [&str; 3] = ["candidates", "next", "for sessions"];
 
 fn plan_hint(error: &PlanError) -> Option<String> {
     let text = match error {

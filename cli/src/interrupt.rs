@@ -42,6 +42,11 @@ impl Drop for Section {
     }
 }
 
+/// Whether Ctrl-C was pressed, which counts as dealt with then.
+pub(crate) fn take() -> bool {
+    INTERRUPTED.swap(false, Ordering::SeqCst)
+}
+
 /// An error if Ctrl-C was pressed.
 pub(crate) fn check() -> Result<(), CliError> {
     if INTERRUPTED.load(Ordering::SeqCst) { Err(CliError::Interrupted) } else { Ok(()) }

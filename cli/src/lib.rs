@@ -13,9 +13,11 @@ pub mod doctor;
 mod document;
 mod error;
 mod files;
+mod hub;
 mod interrupt;
 mod load;
 mod plot;
+mod process;
 mod progress;
 mod report;
 mod tensors;
@@ -32,6 +34,7 @@ use clap::Parser;
 pub use args::Cli;
 pub use compile::{adapter_target, choose_targets};
 pub use error::CliError;
+pub use hub::HubError;
 
 use console::Console;
 

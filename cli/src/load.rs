@@ -2,16 +2,22 @@
 
 use std::path::Path;
 
+use tempfile::TempPath;
 use warpweft_compiler::{Options as CompileOptions, WeightChoice};
+use warpweft_models::has_weights;
 use warpweft_plan::{OutputKind, PlanFile};
 use warpweft_runtime::{Adapter, Engine, Options, block_on, choose};
 
 use crate::CliError;
 use crate::args::RunOptions;
-use crate::cache::Slot;
-use crate::compile::{adapter_target, make};
+use crate::cache::{Slot, temporary_folder};
+use crate::compile::{adapter_target, make, make_of_config};
 use crate::console::Console;
+use crate::hub;
 use crate::progress::opening;
+
+/// Bytes of random weights that are kept in memory; more go into a file.
+const IN_MEMORY: u64 = 512 << 20;
 
 /// Opens a plan file, or compiles a checkpoint folder, and takes it to the adapter.
 pub(crate) fn open_model(
@@ -22,16 +28,17 @@ pub(crate) fn open_model(
 ) -> Result<Engine, CliError> {
     // A command gives one answer and ends: it compiles what that answer needs and no more.
     let options = Options { output: Some(output), memory: run.memory, lazy: true, ..Options::default() };
-    open_with(path, run, &options, console)
+    let (adapter, plan) = adapter_and_plan(path, run, console)?;
+    open_on(&adapter, plan, &options, console)
 }
 
-/// The same with options of the runtime's.
-pub(crate) fn open_with(
+/// The adapter that is asked for, and the plan in a file or that of a checkpoint folder for this adapter.
+pub(crate) fn adapter_and_plan(
     path: &Path,
     run: &RunOptions,
-    options: &Options,
     console: &mut Console<'_>,
-) -> Result<Engine, CliError> {
+) -> Result<(Adapter, PlanFile), CliError> {
+    let path = &*hub::resolve(path, console)?;
     // A plan that cannot be read is refused before adapters are looked for.
     let plan = if path.is_dir() { None } else { Some(open_plan(path)?) };
     let adapter = block_on(choose(&run.choice()))?;
@@ -39,9 +46,53 @@ pub(crate) fn open_with(
         Some(plan) => plan,
         None => compiled(path, &adapter, console)?,
     };
+    Ok((adapter, plan))
+}
+
+/// Takes a plan to an adapter.
+pub(crate) fn open_on(
+    adapter: &Adapter,
+    plan: PlanFile,
+    options: &Options,
+    console: &mut Console<'_>,
+) -> Result<Engine, CliError> {
     let quiet = console.json;
     let mut progress = opening(console.messages(), quiet);
-    Ok(block_on(Engine::open_on(&adapter, plan, options, &mut progress))?)
+    Ok(block_on(Engine::open_on(adapter, plan, options, &mut progress))?)
+}
+
+/// A plan that is measured.
+pub(crate) struct BenchPlan {
+    pub(crate) plan: PlanFile,
+    /// The plan's file, if it is removed in the end.
+    pub(crate) file: Option<TempPath>,
+    /// Whether its weights are random.
+    pub(crate) random: bool,
+}
+
+/// The plan in a file or that of a checkpoint folder; a folder without weights gets random ones.
+pub(crate) fn bench_plan(path: &Path, adapter: &Adapter, console: &mut Console<'_>) -> Result<BenchPlan, CliError> {
+    let path = &*hub::resolve(path, console)?;
+    if !path.is_dir() || has_weights(path)? {
+        return Ok(BenchPlan { plan: plan_for(path, adapter, console)?, file: None, random: false });
+    }
+    let options = CompileOptions { targets: vec![adapter_target(adapter)?], weights: WeightChoice::Keep, dump: None };
+    if !console.json {
+        console.note(&format!("note: no weights in {}; random ones take their place", path.display()));
+    }
+    let made = make_of_config(path, &options)?;
+    if made.weight_bytes() <= IN_MEMORY {
+        return Ok(BenchPlan { plan: made.in_memory(console)?, file: None, random: true });
+    }
+    let folder = temporary_folder();
+    let action = || format!("write into {}", folder.display());
+    let file = tempfile::Builder::new().prefix("random-").suffix(".weft").tempfile_in(&folder);
+    let file = file.map_err(CliError::io(action()))?.into_temp_path();
+    made.write(&file, console)?;
+    let plan = PlanFile::open(&file)?;
+    // What is open may be removed on Unix, and then nothing is left however the process ends.
+    let file = (!cfg!(unix)).then_some(file);
+    Ok(BenchPlan { plan, file, random: true })
 }
 
 /// Opens a plan file.
@@ -60,6 +111,7 @@ pub(crate) fn open_plan(path: &Path) -> Result<PlanFile, CliError> {
 
 /// The plan in a file, or that of a checkpoint folder for one adapter.
 pub(crate) fn plan_for(path: &Path, adapter: &Adapter, console: &mut Console<'_>) -> Result<PlanFile, CliError> {
+    let path = &*hub::resolve(path, console)?;
     if path.is_dir() { compiled(path, adapter, console) } else { open_plan(path) }
 }
 

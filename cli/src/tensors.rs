@@ -1,14 +1,14 @@
 //! Results as safetensors files.
 
 use std::collections::HashMap;
+use std::io;
 use std::path::Path;
 
 use safetensors::tensor::{Dtype, TensorView};
 use warpweft_runtime::Matrix;
 
 use crate::CliError;
-use crate::files::folder_of;
-use crate::interrupt::{self, Section};
+use crate::files::write_with;
 
 /// Writes one f32 tensor `[rows, width]` with remarks, to a temporary name first, so that the file is complete
 /// when it appears.
@@ -18,21 +18,12 @@ pub(crate) fn write(
     matrix: &Matrix,
     remarks: HashMap<String, String>,
 ) -> Result<(), CliError> {
-    let action = || format!("write {}", path.display());
-    let other = |error: &dyn std::fmt::Display| CliError::io(action())(std::io::Error::other(error.to_string()));
-    let folder = folder_of(path)?;
-    let _section = Section::enter();
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(".weft-").suffix(".part");
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    let file = builder.tempfile_in(folder).map_err(CliError::io(action()))?;
-    let bytes = little_endian(&matrix.values);
-    let view = TensorView::new(Dtype::F32, vec![matrix.rows, matrix.width], &bytes).map_err(|e| other(&e))?;
-    safetensors::serialize_to_file([(name, view)], Some(remarks), file.path()).map_err(|e| other(&e))?;
-    interrupt::check()?;
-    file.persist(path).map_err(|error| CliError::io(action())(error.error))?;
-    Ok(())
+    write_with(path, |file| {
+        let bytes = little_endian(&matrix.values);
+        let view = TensorView::new(Dtype::F32, vec![matrix.rows, matrix.width], &bytes);
+        let written = view.and_then(|view| safetensors::serialize_to_file([(name, view)], Some(remarks), file.path()));
+        written.map_err(io::Error::other)
+    })
 }
 
 /// The values' bytes; a copy only where the machine has another order.

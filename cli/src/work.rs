@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use warpweft_compiler::graph::{Graph, Op};
-use warpweft_plan::{Kernel, Plan, Program, ROW_BLOCK, Role, Sizes, Step};
+use warpweft_plan::{Access, Kernel, Plan, Program, ROW_BLOCK, Role, Sizes, Step};
 
 /// Rows for which a program without an upper bound is judged.
 const MANY: u64 = 1024;
@@ -21,6 +21,37 @@ pub(crate) fn typical_sizes(plan: &Plan, program: &Program) -> Sizes {
 /// Bytes that the steps of a program move at the least.
 pub(crate) fn bytes(program: &Program, sizes: Sizes) -> u64 {
     program.steps.iter().filter_map(|step| step.bytes.eval(sizes)).sum()
+}
+
+/// What a step of one row for each session moves and dispatches.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Traffic {
+    /// Bytes of weights that it reads: all that its kernels bind, except for tables of which they take single rows.
+    pub(crate) weights: u64,
+    /// Bytes of cached rows that it reads. Layers that see only a window count as if they saw all.
+    pub(crate) cache: u64,
+    pub(crate) dispatches: usize,
+}
+
+/// The traffic of a step of `sessions` rows, each on top of `context` cached ones.
+pub(crate) fn traffic(plan: &Plan, program: &Program, sessions: u64, context: u64) -> Traffic {
+    let sizes = Sizes { tokens: sessions, context, sequences: sessions };
+    let mut traffic = Traffic { dispatches: program.steps.len(), ..Traffic::default() };
+    for step in &program.steps {
+        let accesses = plan.kernels.get(step.kernel).map_or(&[][..], |kernel| &kernel.bindings);
+        let mut weights = 0;
+        for (buffer, binding) in step.buffers.iter().filter_map(|&i| plan.buffers.get(i)).zip(accesses) {
+            match buffer.role {
+                Role::Weight { .. } => weights += buffer.bytes.eval(sizes).unwrap_or(0),
+                Role::Cache { .. } if binding.access == Access::Read => {
+                    traffic.cache += sessions * buffer.bytes.eval(sizes).unwrap_or(0);
+                }
+                Role::Cache { .. } | Role::Scratch | Role::Input(_) | Role::Output => {}
+            }
+        }
+        traffic.weights += weights.min(step.bytes.eval(sizes).unwrap_or(0));
+    }
+    traffic
 }
 
 /// Floating-point operations of each kernel's steps.

@@ -10,11 +10,12 @@ mod families;
 mod generation;
 mod model;
 mod net;
+mod random;
 pub mod sentence;
 
 pub use checkpoint::Checkpoint;
 pub use error::CheckpointError;
-pub use model::{Imported, Weight, Weights, import};
+pub use model::{Imported, Weight, Weights, has_weights, import, import_config};
 
 /// Every `model_type` that can be imported.
 pub fn families() -> impl Iterator<Item = &'static str> {

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use warpweft_compiler::graph::Graph;
 use warpweft_compiler::weights::{WeightError, WeightSource};
@@ -11,9 +11,10 @@ use warpweft_plan::{Assets, DType, Model, OutputKind};
 use crate::checkpoint::{Checkpoint, read_optional};
 use crate::config::Config;
 use crate::error::CheckpointError;
-use crate::families::{Parts, family};
+use crate::families::{Family, Parts, family};
 use crate::generation::{read_assets, read_eos_ids};
-use crate::net::Net;
+use crate::net::{Net, Tensors, Written};
+use crate::random::{RandomWeights, Type};
 use crate::sentence::{Pooling, Sentence, read_sentence};
 
 /// A checkpoint that has been read.
@@ -34,21 +35,27 @@ pub struct Imported {
 }
 
 /// A weight's values.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Weight<'a> {
     /// Type of its elements.
     pub dtype: DType,
     /// Row-major shape.
     pub shape: &'a [u64],
     /// Its elements, little-endian, in no particular alignment.
-    pub bytes: &'a [u8],
+    pub bytes: Cow<'a, [u8]>,
 }
 
 /// The values of a graph's weights, by name.
 #[derive(Debug)]
 pub struct Weights {
-    checkpoint: Checkpoint,
+    values: Values,
     generated: BTreeMap<String, Generated>,
+}
+
+#[derive(Debug)]
+enum Values {
+    Stored(Checkpoint),
+    Random(RandomWeights),
 }
 
 #[derive(Debug)]
@@ -64,35 +71,47 @@ impl Weights {
     /// When there is none, or when a value is NaN or infinite.
     pub fn get(&self, name: &str) -> Result<Weight<'_>, CheckpointError> {
         if let Some(Generated { shape, bytes }) = self.generated.get(name) {
-            return Ok(Weight { dtype: DType::F32, shape, bytes });
+            return Ok(Weight { dtype: DType::F32, shape, bytes: Cow::Borrowed(bytes) });
         }
-        let missing = || CheckpointError::MissingTensor {
-            file: self.checkpoint.weights_file(),
+        let missing = |file: PathBuf| CheckpointError::MissingTensor {
+            file,
             tensor: name.to_owned(),
             expected: "a weight of the model".to_owned(),
         };
-        let tensor = self.checkpoint.tensor(name).ok_or_else(missing)?;
-        let dtype = tensor.stored.weight().ok_or_else(missing)?;
-        tensor.check_finite()?;
-        Ok(Weight { dtype, shape: tensor.shape, bytes: tensor.bytes })
+        match &self.values {
+            Values::Stored(checkpoint) => {
+                let missing = || missing(checkpoint.weights_file());
+                let tensor = checkpoint.tensor(name).ok_or_else(missing)?;
+                let dtype = tensor.stored.weight().ok_or_else(missing)?;
+                tensor.check_finite()?;
+                Ok(Weight { dtype, shape: tensor.shape, bytes: Cow::Borrowed(tensor.bytes) })
+            }
+            Values::Random(random) => {
+                let (dtype, shape, bytes) = random.get(name).ok_or_else(|| missing("config.json".into()))?;
+                Ok(Weight { dtype, shape, bytes: Cow::Owned(bytes) })
+            }
+        }
     }
 
-    /// Bytes of the checkpoint's files.
+    /// Bytes of the checkpoint's files, or of the values that stand in for them.
     pub fn checkpoint_bytes(&self) -> u64 {
-        self.checkpoint.bytes()
+        match &self.values {
+            Values::Stored(checkpoint) => checkpoint.bytes(),
+            Values::Random(random) => random.total(),
+        }
     }
 }
 
 impl WeightSource for Weights {
     fn read(&self, name: &str) -> Result<Cow<'_, [u8]>, WeightError> {
-        match self.get(name) {
-            Ok(weight) => Ok(Cow::Borrowed(weight.bytes)),
-            Err(error) => Err(WeightError { problem: error.to_string() }),
-        }
+        self.get(name).map(|weight| weight.bytes).map_err(|error| WeightError { problem: error.to_string() })
     }
 
     fn release(&self, name: &str) {
-        self.checkpoint.release(name);
+        match &self.values {
+            Values::Stored(checkpoint) => checkpoint.release(name),
+            Values::Random(_) => {}
+        }
     }
 }
 
@@ -103,15 +122,67 @@ impl WeightSource for Weights {
 pub fn import(folder: &Path) -> Result<Imported, CheckpointError> {
     let sentence = read_sentence(folder)?;
     let checkpoint = Checkpoint::open(&sentence.transformer)?;
-    let text = read_optional(&sentence.transformer, "config.json")?.unwrap_or_default();
-    let config = Config::parse(&sentence.transformer.join("config.json"), &text)?;
-    let family = family(&config)?;
-    let mut net = Net::new(&checkpoint);
-    let parts = (family.build)(&config, &mut net)?;
-    add_outputs(&mut net.graph, &parts, &sentence)?;
-    let (graph, generated) = net.finish(family.unused)?;
+    let config = read_config(&sentence.transformer)?;
+    let model = build(&config, Tensors::Stored(&checkpoint), &sentence)?;
+    finish(folder, &sentence, &config, model, |_| Values::Stored(checkpoint))
+}
+
+/// Reads config.json and what else is there, but no weights: random ones take their place. For measurements, which don't
+/// need the numbers to mean anything. The model has no parts that only some checkpoints have, such as an MLM head.
+///
+/// # Errors
+/// When the folder has no config.json, or that of a model that is not supported.
+pub fn import_config(folder: &Path) -> Result<Imported, CheckpointError> {
+    let sentence = read_sentence(folder)?;
+    let config = read_config(&sentence.transformer)?;
+    let kind = Type::read(&config)?;
+    let model = build(&config, Tensors::Declared(kind.dtype()), &sentence)?;
+    finish(folder, &sentence, &config, model, |shapes| Values::Random(RandomWeights::new(kind, shapes)))
+}
+
+/// Whether a folder has weights that [`import`] reads.
+///
+/// # Errors
+/// When it is no folder, or its modules.json is damaged.
+pub fn has_weights(folder: &Path) -> Result<bool, CheckpointError> {
+    let sentence = read_sentence(folder)?;
+    Ok(["model.safetensors", "model.safetensors.index.json"]
+        .iter()
+        .any(|name| sentence.transformer.join(name).exists()))
+}
+
+fn read_config(folder: &Path) -> Result<Config, CheckpointError> {
+    let text = read_optional(folder, "config.json")?;
+    let text = text.ok_or_else(|| CheckpointError::NoConfig { folder: folder.to_owned() })?;
+    Config::parse(&folder.join("config.json"), &text)
+}
+
+/// A model whose weights have no values yet.
+struct Built {
+    family: &'static Family,
+    parts: Parts,
+    written: Written,
+}
+
+fn build(config: &Config, tensors: Tensors<'_>, sentence: &Sentence) -> Result<Built, CheckpointError> {
+    let family = family(config)?;
+    let mut net = Net::new(tensors);
+    let parts = (family.build)(config, &mut net)?;
+    add_outputs(&mut net.graph, &parts, sentence)?;
+    Ok(Built { family, parts, written: net.finish(family.unused)? })
+}
+
+/// Adds all that is not the graph. `values` gets the shapes of the weights by name.
+fn finish(
+    folder: &Path,
+    sentence: &Sentence,
+    config: &Config,
+    model: Built,
+    values: impl FnOnce(BTreeMap<String, Vec<u64>>) -> Values,
+) -> Result<Imported, CheckpointError> {
+    let Built { family, parts, written: Written { graph, generated, used } } = model;
     let eos_ids =
-        if parts.next.is_some() { read_eos_ids(&sentence.transformer, &config, parts.vocab_size)? } else { Vec::new() };
+        if parts.next.is_some() { read_eos_ids(&sentence.transformer, config, parts.vocab_size)? } else { Vec::new() };
     let info = Model {
         name: folder_name(folder),
         family: family.model_type.to_owned(),
@@ -130,7 +201,7 @@ pub fn import(folder: &Path) -> Result<Imported, CheckpointError> {
         })
         .collect();
     let assets = read_assets(&sentence.transformer)?;
-    Ok(Imported { graph, weights: Weights { checkpoint, generated }, info, assets })
+    Ok(Imported { graph, weights: Weights { values: values(used), generated }, info, assets })
 }
 
 /// How many candidates for the next token a decoder's `candidates` has, if its vocabulary has as many.

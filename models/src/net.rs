@@ -1,6 +1,6 @@
 //! A model under construction: the graph, and the tensors that it has taken from the checkpoint.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use warpweft_compiler::graph::{FactError, Graph, Id};
 use warpweft_plan::DType;
@@ -57,21 +57,41 @@ pub(crate) enum Gain {
     OnePlusWeight,
 }
 
+/// Where a model's tensors come from.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Tensors<'a> {
+    /// A checkpoint has them.
+    Stored(&'a Checkpoint),
+    /// Nobody has them: the model gets what it asks for, in this type. Parts that are not in every checkpoint are left
+    /// out.
+    Declared(DType),
+}
+
 /// A model under construction.
 pub(crate) struct Net<'a> {
     /// What has been written so far.
     pub(crate) graph: Graph,
-    checkpoint: &'a Checkpoint,
+    tensors: Tensors<'a>,
     base: &'static str,
-    used: BTreeSet<String>,
+    used: BTreeMap<String, Vec<u64>>,
     generated: BTreeMap<String, Vec<f32>>,
 }
 
+/// A model that has been written.
+pub(crate) struct Written {
+    /// The model.
+    pub(crate) graph: Graph,
+    /// The vectors that are in no file.
+    pub(crate) generated: BTreeMap<String, Vec<f32>>,
+    /// Shapes of the tensors that it takes, by name.
+    pub(crate) used: BTreeMap<String, Vec<u64>>,
+}
+
 impl<'a> Net<'a> {
-    /// An empty model over the tensors of `checkpoint`.
-    pub(crate) fn new(checkpoint: &'a Checkpoint) -> Net<'a> {
-        let (graph, used, generated) = (Graph::default(), BTreeSet::new(), BTreeMap::new());
-        Net { graph, checkpoint, base: "", used, generated }
+    /// An empty model over `tensors`.
+    pub(crate) fn new(tensors: Tensors<'a>) -> Net<'a> {
+        let (graph, used, generated) = (Graph::default(), BTreeMap::new(), BTreeMap::new());
+        Net { graph, tensors, base: "", used, generated }
     }
 
     /// Finds out which of `bases` precedes the names of the base model, by looking for `tensor`. Without it, the
@@ -88,7 +108,10 @@ impl<'a> Net<'a> {
 
     /// Whether the file has a tensor of that name.
     pub(crate) fn has(&self, name: &str) -> bool {
-        self.checkpoint.tensor(name).is_some()
+        match self.tensors {
+            Tensors::Stored(checkpoint) => checkpoint.tensor(name).is_some(),
+            Tensors::Declared(_) => false,
+        }
     }
 
     /// The tensor that has one of `names`, of that shape.
@@ -97,9 +120,18 @@ impl<'a> Net<'a> {
     /// When there is none, or when shape or type is another.
     pub(crate) fn weight(&mut self, names: &[&str], shape: &[u32]) -> Result<Id, CheckpointError> {
         let shape: Vec<u64> = shape.iter().copied().map(u64::from).collect();
-        let Some(tensor) = names.iter().find_map(|name| self.checkpoint.tensor(name)) else {
+        let checkpoint = match self.tensors {
+            Tensors::Stored(checkpoint) => checkpoint,
+            Tensors::Declared(dtype) => {
+                let name = names.first().copied().unwrap_or_default();
+                let node = self.graph.weight(name, dtype, &shape)?;
+                self.used.insert(name.to_owned(), shape);
+                return Ok(node);
+            }
+        };
+        let Some(tensor) = names.iter().find_map(|name| checkpoint.tensor(name)) else {
             return Err(CheckpointError::MissingTensor {
-                file: self.checkpoint.weights_file(),
+                file: checkpoint.weights_file(),
                 tensor: names.join(" or "),
                 expected: format!("shape {shape:?}"),
             });
@@ -119,8 +151,9 @@ impl<'a> Net<'a> {
                 found: tensor.stored.name(),
             });
         };
-        self.used.insert(tensor.name.to_owned());
-        Ok(self.graph.weight(tensor.name, dtype, &shape)?)
+        let node = self.graph.weight(tensor.name, dtype, &shape)?;
+        self.used.insert(tensor.name.to_owned(), shape);
+        Ok(node)
     }
 
     /// A vector that is in no file.
@@ -216,11 +249,21 @@ impl<'a> Net<'a> {
         Ok(self.graph.gather(table, positions)?)
     }
 
-    /// The graph and the vectors that are in no file.
+    /// The whole model.
     ///
     /// # Errors
     /// When the checkpoint has tensors that were not asked for and that do not match `unused`.
-    pub(crate) fn finish(self, unused: &[&str]) -> Result<(Graph, BTreeMap<String, Vec<f32>>), CheckpointError> {
+    pub(crate) fn finish(self, unused: &[&str]) -> Result<Written, CheckpointError> {
+        let strangers = match self.tensors {
+            Tensors::Stored(checkpoint) => self.strangers(checkpoint, unused),
+            Tensors::Declared(_) => None,
+        };
+        let Net { graph, generated, used, .. } = self;
+        strangers.map_or(Ok(Written { graph, generated, used }), Err)
+    }
+
+    /// The error that the checkpoint has tensors which were not asked for and which do not match `unused`.
+    fn strangers(&self, checkpoint: &Checkpoint, unused: &[&str]) -> Option<CheckpointError> {
         let known = |name: &str| {
             let bare = name.strip_prefix(self.base).unwrap_or(name);
             unused.iter().any(|pattern| {
@@ -233,11 +276,9 @@ impl<'a> Net<'a> {
                 }
             })
         };
-        let mut strangers = self.checkpoint.names().filter(|name| !self.used.contains(*name) && !known(name));
-        let Some(tensor) = strangers.next().and_then(|first| self.checkpoint.tensor(first)) else {
-            return Ok((self.graph, self.generated));
-        };
-        Err(CheckpointError::UnusedTensors {
+        let mut strangers = checkpoint.names().filter(|name| !self.used.contains_key(*name) && !known(name));
+        let tensor = strangers.next().and_then(|first| checkpoint.tensor(first))?;
+        Some(CheckpointError::UnusedTensors {
             file: tensor.file.to_owned(),
             tensor: tensor.name.to_owned(),
             shape: tensor.shape.to_owned(),

@@ -20,6 +20,7 @@ pub use device::{Adapter, AdapterChoice, Device, KernelRun, adapters, best_targe
 pub use error::{Fault, RuntimeError};
 pub use generate::{Event, Finish, Generation, Writer};
 pub use load::memory::Account;
+pub use load::need::{Need, need};
 #[cfg(feature = "text")]
 pub use model::Embeddings;
 #[cfg(not(target_arch = "wasm32"))]

@@ -12,6 +12,7 @@ use crate::CliError;
 use crate::compile::{Made, choose_targets, make};
 use crate::console::Console;
 use crate::files::check_writable;
+use crate::hub;
 use crate::progress::Unit;
 use crate::report::Table;
 use crate::units;
@@ -28,7 +29,7 @@ Examples:
   compile-model build all-MiniLM-L6-v2 -o minilm.weft --targets webgpu,subgroup32
   compile-model build all-MiniLM-L6-v2 --dump rewritten > rewritten.txt")]
 pub(crate) struct Build {
-    /// Folder of a Hugging Face checkpoint: config.json, *.safetensors, tokenizer.json.
+    /// Folder of a Hugging Face checkpoint (config.json, *.safetensors, tokenizer.json), or the name of a model on the Hub.
     #[arg(value_name = "CHECKPOINT")]
     folder: PathBuf,
 
@@ -49,7 +50,7 @@ pub(crate) struct Build {
     dump: Option<Phase>,
 }
 
-fn weight_choices() -> impl TypedValueParser<Value = WeightChoice> {
+pub(super) fn weight_choices() -> impl TypedValueParser<Value = WeightChoice> {
     PossibleValuesParser::new(WeightChoice::ALL.map(WeightChoice::name)).try_map(|name| name.parse::<WeightChoice>())
 }
 
@@ -64,9 +65,10 @@ pub(crate) fn run(args: &Build, console: &mut Console<'_>) -> Result<(), CliErro
         check_writable(path)?;
     }
     let options = Options { targets, weights: args.weights, dump: args.dump };
+    let folder = hub::resolve(&args.folder, console)?;
     let mut bar = console.bar("compile");
     let mut done = 0;
-    let made = make(&args.folder, &options, &mut |_: &PhaseReport| {
+    let made = make(&folder, &options, &mut |_: &PhaseReport| {
         done += 1;
         bar.set(done, Phase::ALL.len() as u64, Unit::Items);
     })?;

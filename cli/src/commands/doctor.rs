@@ -29,7 +29,7 @@ Examples:
   compile-model doctor
   compile-model doctor minilm.weft --adapter 1")]
 pub(crate) struct Doctor {
-    /// A plan, or a checkpoint folder.
+    /// A plan, a checkpoint folder, or the name of a model on the Hugging Face Hub.
     #[arg(value_name = "MODEL")]
     model: Option<PathBuf>,
 

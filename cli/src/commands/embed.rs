@@ -31,7 +31,7 @@ Examples:
   compile-model embed minilm.weft --text \"hello\" --json | jq '.embeddings[0][:4]'
   echo hello | compile-model embed all-MiniLM-L6-v2 --input -")]
 pub(crate) struct Embed {
-    /// A plan, or a checkpoint folder.
+    /// A plan, a checkpoint folder, or the name of a model on the Hugging Face Hub.
     #[arg(value_name = "MODEL")]
     model: PathBuf,
 

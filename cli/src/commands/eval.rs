@@ -9,11 +9,12 @@ use serde::Serialize;
 use warpweft_plan::OutputKind;
 use warpweft_runtime::{Engine, Options, Part, block_on};
 
+use super::run::check_context;
 use crate::CliError;
 use crate::args::RunOptions;
 use crate::console::Console;
 use crate::interrupt;
-use crate::load::open_with;
+use crate::load::{adapter_and_plan, open_on};
 use crate::progress::Unit;
 use crate::texts::read;
 
@@ -28,7 +29,7 @@ Examples:
   compile-model eval rustdoc-lm --ids valid_ids.safetensors
   compile-model eval llama.weft --text book.txt --context 2048 --stride 512 --json | jq .perplexity")]
 pub(crate) struct Eval {
-    /// A plan, or a checkpoint folder.
+    /// A plan, a checkpoint folder, or the name of a model on the Hugging Face Hub.
     #[arg(value_name = "MODEL")]
     model: PathBuf,
 
@@ -64,15 +65,36 @@ struct Report {
 }
 
 pub(crate) fn run(args: &Eval, console: &mut Console<'_>) -> Result<(), CliError> {
-    let options = Options { output: Some(OutputKind::Logits), memory: args.run.memory, ..Options::default() };
-    let mut engine = open_with(&args.model, &args.run, &options, console)?;
-    let ids = match (&args.ids, &args.text) {
-        (Some(path), _) => read_ids(path)?,
-        (None, Some(path)) => engine.encode(&read(path)?, false)?,
+    if let (Some(context), Some(stride)) = (args.context, args.stride)
+        && stride > context
+    {
+        return Err(CliError::Usage(format!(
+            "--stride {stride} is more than --context {context}: tokens would be left out"
+        )));
+    }
+    // What cannot be read is refused before anything is loaded.
+    let given = args.ids.as_deref().map(read_ids).transpose()?;
+    let text = args.text.as_deref().map(read).transpose()?;
+    let (adapter, plan) = adapter_and_plan(&args.model, &args.run, console)?;
+    check_context(args.context, plan.plan())?;
+    let options = Options {
+        output: Some(OutputKind::Logits),
+        memory: args.run.memory,
+        context: args.context,
+        ..Options::default()
+    };
+    let mut engine = open_on(&adapter, plan, &options, console)?;
+    engine.session()?;
+    let ids = match (given, text) {
+        (Some(ids), _) => ids,
+        (None, Some(text)) => engine.encode(&text, false)?,
         (None, None) => Vec::new(),
     };
     if ids.len() < 2 {
-        return Err(CliError::Failed(format!("{} tokens: at least 2 are needed to score one", ids.len())));
+        return Err(CliError::Failed(format!(
+            "found {} tokens, expected at least 2: the first one is not scored",
+            ids.len()
+        )));
     }
     let report = score(&mut engine, &ids, args, console)?;
     if console.json {
@@ -88,7 +110,10 @@ pub(crate) fn run(args: &Eval, console: &mut Console<'_>) -> Result<(), CliError
 fn score(engine: &mut Engine, ids: &[u32], args: &Eval, console: &mut Console<'_>) -> Result<Report, CliError> {
     let (limit, _) = engine.context_limit();
     let context = args.context.map_or(limit as usize, |n| n as usize);
-    let stride = args.stride.map_or(context, |n| n as usize).min(context);
+    let stride = args.stride.map_or(context, |n| n as usize);
+    if stride > context {
+        return Err(CliError::Failed(format!("--stride {stride} is more than the context, which has {context} rows")));
+    }
     let start = Instant::now();
     let (mut sum, mut scored, mut chunks, mut done, mut first) = (0.0, 0, 0, 0, 0);
     let mut bar = console.bar("tokens");

@@ -17,14 +17,17 @@ use crate::plot;
 use crate::tensors;
 use crate::texts::Inputs;
 
-/// Score the vocabulary at every token, with a model that has a head for it.
+/// Score the vocabulary at every token, with a language model or an encoder that has an MLM head.
+///
+/// A language model scores what comes after each token; long prompts go through it in pieces.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  compile-model logits bert.weft --ids 101,7592,103,102 --output logits.safetensors
+  compile-model logits llama.weft --ids 128000,9906,1917 --output logits.safetensors
+  compile-model logits bert.weft --ids 101,7592,103,102 --json | jq '.logits | length'
   compile-model logits bert.weft --text \"Paris is the [MASK] of France.\"")]
 pub(crate) struct Logits {
-    /// A plan, or a checkpoint folder.
+    /// A plan, a checkpoint folder, or the name of a model on the Hugging Face Hub.
     #[arg(value_name = "MODEL")]
     model: PathBuf,
 

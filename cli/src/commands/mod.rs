@@ -2,12 +2,15 @@
 
 pub(crate) mod bench;
 pub(crate) mod build;
+pub(crate) mod chat;
 pub(crate) mod devices;
 pub(crate) mod doctor;
 pub(crate) mod embed;
 pub(crate) mod eval;
+pub(crate) mod fit;
 pub(crate) mod inspect;
 pub(crate) mod logits;
+pub(crate) mod pull;
 pub(crate) mod run;
 
 use crate::CliError;
@@ -21,8 +24,11 @@ pub(crate) fn run(command: &Command, console: &mut Console<'_>) -> Result<(), Cl
         Command::Embed(args) => embed::run(args, console),
         Command::Logits(args) => logits::run(args, console),
         Command::Run(args) => run::run(args, console),
+        Command::Chat(args) => chat::run(args, console),
         Command::Eval(args) => eval::run(args, console),
         Command::Inspect(args) => inspect::run(args, console),
+        Command::Pull(args) => pull::run(args, console),
+        Command::Fit(args) => fit::run(args, console),
         Command::Bench(args) => bench::run(args, console),
         Command::Devices(args) => devices::run(args, console),
         Command::Doctor(args) => doctor::run(args, console),

@@ -5,14 +5,14 @@ use std::time::Instant;
 
 use clap::Args;
 use serde::Serialize;
-use warpweft_plan::OutputKind;
+use warpweft_plan::{OutputKind, Plan};
 use warpweft_runtime::{Engine, Finish, Generation, Options, Sampling, Session, block_on};
 
 use crate::CliError;
 use crate::args::RunOptions;
 use crate::console::Console;
 use crate::interrupt::{self, Section};
-use crate::load::open_with;
+use crate::load::{adapter_and_plan, open_on};
 use crate::progress::Unit;
 use crate::texts::{Ids, parse_ids, read};
 
@@ -27,7 +27,7 @@ Examples:
   echo \"Once upon a time\" | compile-model run llama.weft - --max-tokens 64
   compile-model run llama.weft --ids 128000,9906 --json | jq .ids")]
 pub(crate) struct Run {
-    /// A plan, or a checkpoint folder.
+    /// A plan, a checkpoint folder, or the name of a model on the Hugging Face Hub.
     #[arg(value_name = "MODEL")]
     model: PathBuf,
 
@@ -139,11 +139,18 @@ pub(crate) fn run(args: &Run, console: &mut Console<'_>) -> Result<(), CliError>
         context: args.context,
         ..Options::default()
     };
-    let mut engine = open_with(&args.model, &args.run, &options, console)?;
+    let (adapter, plan) = adapter_and_plan(&args.model, &args.run, console)?;
+    check_context(args.context, plan.plan())?;
+    let mut engine = open_on(&adapter, plan, &options, console)?;
     let ids = match prompt {
         Prompt::Ids(ids) => ids,
         Prompt::Text(text) => engine.encode(&text, true)?,
     };
+    if ids.is_empty() {
+        return Err(CliError::Failed(
+            "the prompt is empty, and the tokenizer adds nothing to it; give some text".into(),
+        ));
+    }
     let _section = Section::enter();
     let mut session = engine.session()?;
     let report = write(&mut engine, &mut session, &ids, &sampling, console)?;
@@ -161,6 +168,18 @@ pub(crate) fn run(args: &Run, console: &mut Console<'_>) -> Result<(), CliError>
         ));
     }
     interrupt::check()
+}
+
+/// Refuses a context that is longer than the model's.
+pub(super) fn check_context(wanted: Option<u32>, plan: &Plan) -> Result<(), CliError> {
+    let most = plan.model.max_positions;
+    match wanted {
+        Some(rows) if rows > most => Err(CliError::Failed(format!(
+            "--context {rows}: {} has {most} positions, so a context has at most {most} rows",
+            plan.model.name
+        ))),
+        _ => Ok(()),
+    }
 }
 
 /// Writes the answer, and shows it as it comes unless JSON is wanted.
@@ -200,7 +219,7 @@ fn write(
 }
 
 /// Puts the prompt into the cache. Long ones show how far they are.
-fn read_prompt(generation: &mut Generation<'_>, console: &mut Console<'_>) -> Result<(), CliError> {
+pub(super) fn read_prompt(generation: &mut Generation<'_>, console: &mut Console<'_>) -> Result<(), CliError> {
     let quiet = console.json;
     let mut bar = console.bar("prompt");
     while let Some((done, total)) = block_on(generation.advance_prompt())? {

@@ -3,7 +3,13 @@
 use warpweft_compiler::formats::Format;
 use warpweft_compiler::graph::eval::Tensor;
 use warpweft_compiler::graph::{Graph, Op, WeightDecl};
-use warpweft_plan::{Access, Dim, Kernel, PAD, ROW_BLOCK, Sizes};
+use warpweft_plan::{Access, Dim, Kernel, PAD, PAGE_ROWS, ROW_BLOCK, Sizes};
+
+/// Rows of a page.
+const PAGE: usize = PAGE_ROWS as usize;
+
+/// Rows that sequences have in their caches before a step: none, within a page, its end, beyond it.
+const CACHED: [u32; 4] = [5, 0, 32, 40];
 
 /// What a result holds before the kernel runs.
 pub(super) const UNTOUCHED: f32 = 12_345.0;
@@ -38,26 +44,53 @@ impl Random {
 /// Sequences one after the other.
 #[derive(Clone, Debug)]
 pub(super) struct Batch {
+    /// New rows of each.
     pub(super) lengths: Vec<u32>,
+    /// Rows that its caches held before.
+    cached: Vec<u32>,
     ids: Vec<u32>,
 }
 
 impl Batch {
-    /// Sequences of the given lengths (as far as the model allows) with random ids below `limit`.
-    pub(super) fn new(lengths: &[u32], max_positions: u32, limit: usize, seed: u64) -> Batch {
+    /// Sequences of the given lengths (as far as the model allows) with random ids below `limit`. Where there are caches,
+    /// some of them go on from earlier rows.
+    pub(super) fn new(lengths: &[u32], max_positions: u32, call: &Call, seed: u64) -> Batch {
         let lengths: Vec<u32> = lengths.iter().map(|&n| n.min(max_positions)).collect();
+        let before = CACHED.iter().cycle().map(|&n| if call.paged { n } else { 0 });
+        let cached = lengths.iter().zip(before).map(|(&rows, cached)| cached.min(max_positions - rows)).collect();
         let mut random = Random::new(seed ^ 0x1d5);
         let tokens: u32 = lengths.iter().sum();
-        let ids = (0..tokens).map(|_| (random.bits() % limit.max(1) as u64) as u32).collect();
-        Batch { lengths, ids }
+        let limit = call.id_limit().max(1) as u64;
+        let ids = (0..tokens).map(|_| (random.bits() % limit) as u32).collect();
+        Batch { lengths, cached, ids }
     }
 
     pub(super) fn sizes(&self) -> Sizes {
         Sizes {
             tokens: self.ids.len() as u64,
-            context: self.lengths.iter().copied().max().unwrap_or(0).into(),
+            context: (0..self.lengths.len()).map(|i| self.context(i)).max().unwrap_or(0) as u64,
             sequences: self.lengths.len() as u64,
         }
+    }
+
+    /// Rows that a sequence has, the new ones included.
+    fn context(&self, sequence: usize) -> usize {
+        (self.cached[sequence] + self.lengths[sequence]) as usize
+    }
+
+    /// Pages of all sequences before this one.
+    fn first_page(&self, sequence: usize) -> usize {
+        (0..sequence).map(|i| self.context(i).div_ceil(PAGE)).sum()
+    }
+
+    /// Pages of all sequences.
+    fn pages(&self) -> usize {
+        self.first_page(self.lengths.len())
+    }
+
+    /// The row of a cache that holds a position: pages lie in reverse, so that none is where a plain array has it.
+    fn cache_row(&self, sequence: usize, position: usize) -> usize {
+        (self.pages() - 1 - self.first_page(sequence) - position / PAGE) * PAGE + position % PAGE
     }
 
     /// First row of a sequence.
@@ -79,7 +112,7 @@ impl Batch {
         let mut first = 0;
         for (index, &length) in (0..).zip(&self.lengths) {
             if row < (first + length) as usize {
-                return [row as u32 - first, first, length, index];
+                return [self.cached[index as usize] + row as u32 - first, first, length, index];
             }
             first += length;
         }
@@ -108,16 +141,27 @@ struct Table {
     rows: usize,
 }
 
-/// A kernel and its meaning.
-pub(super) struct Call {
-    pub(super) graph: Graph,
+/// What a kernel writes.
+pub(super) struct Output {
+    /// The binding's name.
+    name: String,
     /// Columns that it computes.
     pub(super) width: usize,
     /// The first of them in the result.
     pub(super) first: usize,
     /// Columns of the whole result.
     whole: usize,
+    /// How many rows it has: those of the step, of its sequences, or of a cache.
+    rows: Dim,
+}
+
+/// A kernel and its meaning.
+pub(super) struct Call {
+    pub(super) graph: Graph,
+    pub(super) outputs: Vec<Output>,
     tables: Vec<Table>,
+    /// Whether it reads or writes caches.
+    paged: bool,
 }
 
 /// What a binding holds.
@@ -127,8 +171,9 @@ enum Content {
     Ids,
     Rows,
     Sequences,
+    Pages,
     Step,
-    Out,
+    Out(usize),
 }
 
 /// All that a kernel is run on.
@@ -144,12 +189,15 @@ pub(super) struct Data {
 
 impl Call {
     pub(super) fn new(kernel: &Kernel, graph: Graph) -> Result<Call, String> {
-        let output = graph.outputs().first().ok_or("its meaning has no output")?;
-        let fact = graph.tensor(output.id).map_err(|e| e.to_string())?;
-        let width = fact.shape.last().and_then(|dim| constant(*dim)).ok_or("its result has no constant width")?;
-        let (first, whole) = window(&output.name, width)?;
+        let outputs = graph.outputs().iter().map(|output| Output::of(&graph, output));
+        let outputs = outputs.collect::<Result<Vec<_>, _>>()?;
+        let written = kernel.bindings.iter().filter(|b| b.access == Access::ReadWrite);
+        if !written.map(|b| b.name.as_str()).eq(outputs.iter().map(|o| o.name.as_str())) {
+            return Err("its meaning has other outputs than it writes".into());
+        }
         let tables = tables(&graph);
-        let call = Call { width, first, whole, tables, graph };
+        let paged = kernel.bindings.iter().any(|binding| binding.name == "pages");
+        let call = Call { outputs, tables, paged, graph };
         let args = call.contents(kernel).iter().filter(|c| matches!(c, Content::Arg(_))).count();
         let declared = call.graph.declarations().args.len();
         if args != declared {
@@ -166,27 +214,22 @@ impl Call {
             "ids" => Content::Ids,
             "rows" => Content::Rows,
             "sequences" => Content::Sequences,
+            "pages" => Content::Pages,
             "step" => Content::Step,
-            "out" => Content::Out,
-            name => match weights.iter().position(|w| base(&w.name) == name) {
-                Some(weight) => Content::Weight(weight),
-                None => {
-                    args += 1;
-                    Content::Arg(args - 1)
+            name => {
+                let output = self.outputs.iter().position(|output| output.name == name);
+                let weight = weights.iter().position(|w| base(&w.name) == name);
+                match (output, weight) {
+                    (Some(output), _) => Content::Out(output),
+                    (None, Some(weight)) => Content::Weight(weight),
+                    (None, None) => {
+                        args += 1;
+                        Content::Arg(args - 1)
+                    }
                 }
-            },
+            }
         };
         kernel.bindings.iter().map(content).collect()
-    }
-
-    /// Elements from one row of the result to the next.
-    pub(super) fn stride(&self) -> usize {
-        padded(self.whole)
-    }
-
-    /// Whether a kernel may write a column outside of its result: the padding of a whole matrix.
-    pub(super) fn may_pad(&self, column: usize) -> bool {
-        self.first + self.width == self.whole && column >= self.whole
     }
 
     /// Multiply-adds of one row, roughly.
@@ -198,13 +241,13 @@ impl Call {
     }
 
     /// Ids are below this.
-    pub(super) fn id_limit(&self) -> usize {
+    fn id_limit(&self) -> usize {
         let by_id = self.tables.iter().filter(|table| table.index == Index::Ids);
         by_id.map(|t| t.window.map_or(t.rows, |first| first + t.rows + BEYOND)).min().unwrap_or(1000)
     }
 
     /// Whether a row is written: all tables have what it gathers.
-    pub(super) fn keeps(&self, data: &Data, row: usize) -> bool {
+    fn keeps(&self, data: &Data, row: usize) -> bool {
         self.tables.iter().all(|table| {
             let index = match table.index {
                 Index::Ids => data.batch.ids.get(row).map_or(0, |&id| id as usize),
@@ -220,29 +263,33 @@ impl Call {
         let mut random = Random::new(seed);
         let declarations = self.graph.declarations();
         let capacity = batch.capacity();
-        let matrix = |random: &mut Random, dim: Option<&Dim>| {
-            let stride = padded(dim.and_then(|d| constant(*d)).unwrap_or(0));
-            (0..capacity * stride).map(|_| random.number()).collect::<Vec<f32>>()
+        let rows_of = |cached: bool| if cached { batch.pages() * PAGE } else { capacity };
+        let matrix = |random: &mut Random, shape: &[Dim]| {
+            let stride = padded(shape.last().and_then(|d| constant(*d)).unwrap_or(0));
+            let rows = rows_of(shape.first() == Some(&Dim::CONTEXT));
+            (0..rows * stride).map(|_| random.number()).collect::<Vec<f32>>()
         };
-        let matrices: Vec<_> = declarations.args.iter().map(|arg| matrix(&mut random, arg.shape.last())).collect();
+        let matrices: Vec<_> = declarations.args.iter().map(|arg| matrix(&mut random, &arg.shape)).collect();
         let weights: Vec<_> = declarations.weights.iter().map(|decl| weight(decl, &mut random)).collect();
         let buffers = self
             .contents(kernel)
             .iter()
-            .zip(&kernel.bindings)
-            .map(|(content, binding)| match content {
+            .map(|content| match content {
                 Content::Arg(i) => floats(&matrices[*i]),
                 Content::Weight(i) => weights[*i].0.clone(),
                 Content::Ids => words((0..capacity).map(|row| batch.ids.get(row).copied().unwrap_or(0))),
                 Content::Rows => words((0..capacity).flat_map(|row| batch.row(row))),
                 Content::Sequences => {
-                    let entry = |sequence: usize| [batch.first(sequence) as u32, batch.lengths[sequence], 0, 0];
+                    let entry = |i: usize| {
+                        [batch.first(i) as u32, batch.lengths[i], batch.cached[i], batch.first_page(i) as u32]
+                    };
                     words((0..batch.lengths.len()).flat_map(entry))
                 }
+                Content::Pages => words((0..batch.pages() as u32).rev()),
                 Content::Step => words([batch.ids.len() as u32, batch.lengths.len() as u32, 0, 0]),
-                Content::Out => {
-                    debug_assert_eq!(binding.access, Access::ReadWrite);
-                    floats(&vec![UNTOUCHED; capacity * self.stride()])
+                Content::Out(i) => {
+                    let output = &self.outputs[*i];
+                    floats(&vec![UNTOUCHED; rows_of(output.rows == Dim::CONTEXT) * output.stride()])
                 }
             })
             .collect();
@@ -255,16 +302,67 @@ impl Data {
     pub(super) fn args(&self, call: &Call, sequence: usize) -> Vec<Tensor> {
         let arg = |(decl, values): (&warpweft_compiler::graph::ArgDecl, &Vec<f32>)| {
             let width = decl.shape.last().and_then(|dim| constant(*dim)).unwrap_or(0);
-            let rows = match decl.shape.first() {
-                Some(&Dim::SEQUENCES) => sequence..sequence + 1,
-                _ => self.batch.rows_of(sequence),
+            let rows: Vec<usize> = match decl.shape.first() {
+                Some(&Dim::SEQUENCES) => vec![sequence],
+                Some(&Dim::CONTEXT) => {
+                    (0..self.batch.context(sequence)).map(|p| self.batch.cache_row(sequence, p)).collect()
+                }
+                _ => self.batch.rows_of(sequence).collect(),
             };
             let shape = vec![rows.len(), width];
             let stride = padded(width);
-            let data = rows.flat_map(|row| values[row * stride..][..width].iter().copied()).collect();
+            let data = rows.into_iter().flat_map(|row| values[row * stride..][..width].iter().copied()).collect();
             Tensor { shape, data }
         };
         call.graph.declarations().args.iter().zip(&self.matrices).map(arg).collect()
+    }
+
+    /// What the caches of one sequence held before: nothing that a kernel could write again. At least one, since the
+    /// first says how many rows came before.
+    pub(super) fn caches(&self, call: &Call, sequence: usize) -> Vec<Tensor> {
+        let rows = self.batch.cached[sequence] as usize;
+        let widths = call.graph.declarations().caches.iter().map(|cache| cache.width as usize);
+        let empty = |width: usize| Tensor { shape: vec![rows, width], data: vec![0.0; rows * width] };
+        let mut caches: Vec<Tensor> = widths.map(empty).collect();
+        if caches.is_empty() {
+            caches.push(empty(0));
+        }
+        caches
+    }
+
+    /// Where each row of one sequence's part of an output stands; `None` for rows that the kernel leaves alone.
+    pub(super) fn places(&self, call: &Call, output: &Output, sequence: usize) -> Vec<Option<usize>> {
+        let batch = &self.batch;
+        match output.rows {
+            Dim::SEQUENCES => vec![Some(sequence)],
+            Dim::CONTEXT => {
+                let is_new = |p: &usize| *p >= batch.cached[sequence] as usize;
+                (0..batch.context(sequence))
+                    .map(|p| Some(p).filter(is_new).map(|p| batch.cache_row(sequence, p)))
+                    .collect()
+            }
+            _ => batch.rows_of(sequence).map(|row| Some(row).filter(|&row| call.keeps(self, row))).collect(),
+        }
+    }
+}
+
+impl Output {
+    fn of(graph: &Graph, output: &warpweft_compiler::graph::Output) -> Result<Output, String> {
+        let fact = graph.tensor(output.id).map_err(|e| e.to_string())?;
+        let [rows, width] = fact.shape[..] else { return Err("its result is no matrix".into()) };
+        let width = constant(width).ok_or("its result has no constant width")?;
+        let (first, whole) = window(&output.name, width)?;
+        Ok(Output { name: base(&output.name).to_owned(), width, first, whole, rows })
+    }
+
+    /// Elements from one row of the result to the next.
+    pub(super) fn stride(&self) -> usize {
+        padded(self.whole)
+    }
+
+    /// Whether a kernel may write a column outside of its result: the padding of a whole matrix.
+    pub(super) fn may_pad(&self, column: usize) -> bool {
+        self.first + self.width == self.whole && column >= self.whole
     }
 }
 
@@ -275,9 +373,7 @@ fn weight(decl: &WeightDecl, random: &mut Random) -> (Vec<u8>, Tensor) {
     let rows = shape.iter().product::<usize>() / width.max(1);
     // So that sums over a row are about 1.
     let scale = if shape.len() == 2 { 2.0 / (width as f32).sqrt() } else { 1.0 };
-    let frequencies = decl.name == "frequencies";
-    let values = (0..rows * width).map(|_| random.number() * scale);
-    let values: Vec<f32> = values.map(|value| if frequencies { value.abs() } else { value }).collect();
+    let values: Vec<f32> = (0..rows * width).map(|_| random.number() * scale).collect();
     let format = Format::of(decl.dtype).unwrap_or(Format::F32);
     // Numbers of this size fit in every format.
     let mut bytes = format.pack(&values, width).unwrap_or_default();

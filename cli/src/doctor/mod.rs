@@ -1,12 +1,13 @@
 //! The doctor: every kernel on an adapter, against what it means.
 //!
 //! A plan keeps for each kernel the graph that it computes. So a kernel can be run by itself on random numbers, on a ragged
-//! batch of sequences, and its result compared with the reference evaluator's, without the model or its weights.
+//! batch of sequences, and its result compared with the reference evaluator's, without the model or its weights. Kernels
+//! that do a part of an operator (attention to a chunk of the context, say) have no graph of their own and are left out.
 
 mod builtin;
 mod data;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use warpweft_compiler::graph::Graph;
 use warpweft_compiler::graph::eval::{Values, evaluate};
@@ -14,7 +15,7 @@ use warpweft_plan::{Kernel, Plan, Sizes, Step};
 use warpweft_runtime::{Device, RuntimeError, block_on};
 
 pub use builtin::builtin_plans;
-use data::{Batch, Call, UNTOUCHED};
+use data::{Batch, Call, Data, Output, UNTOUCHED};
 
 /// The part of the largest expected value (of 1 if all are smaller) that a result may be off.
 const TOLERANCE: f32 = 1e-4;
@@ -59,6 +60,7 @@ pub fn check_plan(
         .kernels
         .iter()
         .enumerate()
+        .filter(|(_, kernel)| !kernel.meaning.is_empty())
         .filter_map(|(i, kernel)| match runnable(i) {
             (targets, Some(step)) => Some((kernel, targets, step)),
             _ => None,
@@ -115,15 +117,15 @@ fn check_kernel(
         if call.work() > LARGE && lengths.len() > 3 {
             continue;
         }
-        let batch = Batch::new(lengths, max_positions, call.id_limit(), seed as u64);
+        let batch = Batch::new(lengths, max_positions, &call, seed as u64);
         let data = call.data(kernel, batch, seed as u64);
-        let sizes = data.batch.sizes();
-        let grid = groups(step, sizes).ok_or_else(|| Trouble::Kernel("its grid has no size".into()))?;
-        let outputs = block_on(device.run_kernel(kernel, grid, &data.buffers))?;
-        let found = outputs.first().ok_or_else(|| Trouble::Kernel("it writes nothing".into()))?;
-        let found: Vec<f32> = found.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+        let grid = groups(step, data.batch.sizes()).ok_or_else(|| Trouble::Kernel("its grid has no size".into()))?;
+        let written = block_on(device.run_kernel(kernel, grid, &data.buffers))?;
         let expected = reference(&call, &data)?;
-        compare(&call, &data, &found, &expected, check)?;
+        for ((output, bytes), expected) in call.outputs.iter().zip(&written).zip(&expected) {
+            let found: Vec<f32> = bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+            compare(output, &data.batch, &found, expected, check)?;
+        }
     }
     Ok(())
 }
@@ -133,34 +135,41 @@ fn groups(step: &Step, sizes: Sizes) -> Option<[u32; 3]> {
     Some([count(0)?, count(1)?, count(2)?])
 }
 
-/// The result's rows, from one evaluation per sequence.
-fn reference(call: &Call, data: &data::Data) -> Result<Vec<f32>, Trouble> {
-    let mut rows = Vec::new();
+/// For each output, its rows by where they stand, from one evaluation per sequence.
+fn reference(call: &Call, data: &Data) -> Result<Vec<BTreeMap<usize, Vec<f32>>>, Trouble> {
+    let mut expected = vec![BTreeMap::new(); call.outputs.len()];
     for sequence in 0..data.batch.lengths.len() {
         let values = Values {
             weights: data.weights.clone(),
             args: data.args(call, sequence),
             ids: data.batch.ids_of(sequence),
-            ..Values::default()
+            caches: data.caches(call, sequence),
         };
-        let outputs = evaluate(&call.graph, &values).map_err(|e| Trouble::Kernel(format!("the reference: {e}")))?;
-        rows.extend(outputs.into_iter().next().map(|tensor| tensor.data).unwrap_or_default());
+        let results = evaluate(&call.graph, &values).map_err(|e| Trouble::Kernel(format!("the reference: {e}")))?;
+        for ((output, result), expected) in call.outputs.iter().zip(results).zip(&mut expected) {
+            let places = data.places(call, output, sequence);
+            let rows = result.data.chunks_exact(output.width).zip(places);
+            expected.extend(rows.filter_map(|(row, place)| Some((place?, row.to_vec()))));
+        }
     }
-    Ok(rows)
+    Ok(expected)
 }
 
-fn compare(call: &Call, data: &data::Data, found: &[f32], expected: &[f32], check: &mut Check) -> Result<(), Trouble> {
-    let (width, stride) = (call.width, call.stride());
-    let rows = expected.len() / width.max(1);
-    let largest = expected.iter().fold(1f32, |a, v| a.max(v.abs()));
+fn compare(
+    output: &Output,
+    batch: &Batch,
+    found: &[f32],
+    expected: &BTreeMap<usize, Vec<f32>>,
+    check: &mut Check,
+) -> Result<(), Trouble> {
+    let largest = expected.values().flatten().fold(1f32, |a, v| a.max(v.abs()));
     check.tolerance = check.tolerance.max(TOLERANCE * largest);
-    for (row, values) in found.chunks_exact(stride).enumerate() {
-        let kept = row < rows && call.keeps(data, row);
+    for (row, values) in found.chunks_exact(output.stride()).enumerate() {
+        let wanted = expected.get(&row);
         for (column, &value) in values.iter().enumerate() {
-            let place = || format!("row {row}, column {column} of a batch of {:?} rows", data.batch.lengths);
-            let inside = (call.first..call.first + width).contains(&column);
-            if kept && inside {
-                let wanted = expected[row * width + column - call.first];
+            let place = || format!("row {row}, column {column} of a batch of {:?} rows", batch.lengths);
+            let wanted_here = column.checked_sub(output.first).and_then(|c| wanted?.get(c));
+            if let Some(wanted) = wanted_here {
                 let error = (value - wanted).abs();
                 // NaN is the worst of errors.
                 if error.is_nan() || error > check.tolerance {
@@ -168,7 +177,7 @@ fn compare(call: &Call, data: &data::Data, found: &[f32], expected: &[f32], chec
                     return Err(Trouble::Kernel(format!("found {value}, expected {wanted} at {}", place())));
                 }
                 check.error = check.error.max(error);
-            } else if value != UNTOUCHED && !(kept && call.may_pad(column)) {
+            } else if value != UNTOUCHED && !(wanted.is_some() && output.may_pad(column)) {
                 return Err(Trouble::Kernel(format!("wrote {value} at {}, where it must not", place())));
             }
         }

@@ -4,6 +4,13 @@ struct PackedF32 {
     high: vec4<f32>,
 }
 
+// Four of them.
+alias HalfF32 = vec4<f32>;
+
+fn half_f32(p: HalfF32) -> vec4<f32> {
+    return p;
+}
+
 fn low_f32(p: PackedF32) -> vec4<f32> {
     return p.low;
 }

@@ -1,7 +1,8 @@
 //! How weights are stored: each format is a Rust file that packs and unpacks, and a WGSL file that unpacks.
 //!
 //! A row of a weight is padded with zeros to a multiple of eight values ([`Format::padded`]). A shader loads eight
-//! values at once (`PackedF16` and so on) and takes them apart with two pure functions, `low_…` and `high_…`.
+//! values at once (`PackedF16` and so on) and takes them apart with two pure functions, `low_…` and `high_…`, or four at
+//! once (`HalfF16`) and unpacks them with `half_…`.
 
 mod bf16;
 mod f16;
@@ -112,6 +113,15 @@ impl Format {
             Format::F32 => "PackedF32",
             Format::F16 => "PackedF16",
             Format::Bf16 => "PackedBf16",
+        }
+    }
+
+    /// The shader's type of four packed values.
+    pub fn half(self) -> &'static str {
+        match self {
+            Format::F32 => "HalfF32",
+            Format::F16 => "HalfF16",
+            Format::Bf16 => "HalfBf16",
         }
     }
 

@@ -237,7 +237,7 @@ mod tests {
     use crate::formats::Format;
     use crate::kernels::spec::*;
 
-    const FILES: [(&str, &str); 15] = [
+    const FILES: [(&str, &str); 16] = [
         ("linear/broadcast_tile", include_str!("linear/broadcast_tile.wgsl")),
         ("linear/workgroup_tile", include_str!("linear/workgroup_tile.wgsl")),
         ("linear/split_dot", include_str!("linear/split_dot.wgsl")),
@@ -412,7 +412,8 @@ mod tests {
         let rows = RowRange { min: 1, max: None };
         let target = Target::named("subgroup8").unwrap();
         let first = candidates(&linear(8 * 100_003), target, rows).unwrap()[0];
-        let trips = 100_003;
+        // Four k each: a large tile.
+        let trips = 200_006;
         let error = compose(&linear(8 * 100_003), first, target).unwrap_err();
         assert_eq!(error, KernelError::LoopTrips { trips, limit: 65_535 });
         assert!(lower(&linear(8 * 100_003), target, rows).unwrap().name.contains("split"));

@@ -18,8 +18,7 @@ const INVOCATIONS: u32 = 64;
 const SUBGROUP_NORM: &str = "var squares = 0.0;
 //# trips C
 for (var d = index; d < width(item); d += T) {
-    let v = value(m, item, d);
-    squares += v * v;
+    squares += squared(value(m, item, d));
 }
 //# unroll
 for (var o = 1u; o < T; o *= 2) {
@@ -53,9 +52,17 @@ impl HeadPart {
         Ok(())
     }
 
-    /// `value_i(m, head, d, scale)`, normalised, and `put_i(m, head, d, scale)`.
-    fn functions(&self, i: usize, out: &str) -> Result<String, KernelError> {
-        let (dim, View { stride, offset, .. }) = (self.dim(), self.x);
+    /// Whether columns can be taken by four.
+    fn by_four(&self) -> bool {
+        let turns = self.rotation.is_none_or(|r| !r.interleaved && r.rotary.is_multiple_of(8));
+        self.x.offset.is_multiple_of(4) && self.dim().is_multiple_of(4) && turns
+    }
+
+    /// `value_i(m, head, d, scale)`, normalised, and `put_i(m, to, position, head, d, scale)`.
+    fn functions(&self, i: usize, out: &str, unit: Unit) -> Result<String, KernelError> {
+        let columns = unit.columns();
+        let (dim, stride, offset) = (self.dim() / columns, self.x.stride / columns, self.x.offset / columns);
+        let kind = unit.kind();
         let mut text = String::new();
         let gain = match self.norm {
             Some(norm) => norm.gain.map_or(" * scale".to_owned(), |g| format!(" * scale * vector{g}[d]")),
@@ -63,20 +70,16 @@ impl HeadPart {
         };
         let _ = writeln!(
             text,
-            "fn value_{i}(m: u32, head: u32, d: u32, scale: f32) -> f32 {{
+            "fn value_{i}(m: u32, head: u32, d: u32, scale: f32) -> {kind} {{
     return x[m * {stride}u + {offset}u + head * {dim}u + d]{gain};\n}}\n"
         );
-        let row = match self.to {
-            Destination::Rows => "m",
-            Destination::Cache => "cache_row(m)",
-        };
-        let _ = writeln!(text, "fn put_{i}(m: u32, head: u32, d: u32, scale: f32) {{");
+        let _ = writeln!(text, "fn put_{i}(m: u32, to: u32, position: f32, head: u32, d: u32, scale: f32) {{");
         match self.rotation {
             None => {
                 let _ = writeln!(text, "    let value = value_{i}(m, head, d, scale);");
             }
             Some(r) => {
-                let half = r.rotary / 2;
+                let half = r.rotary / 2 / columns;
                 let (second, pair, distance) = match r.interleaved {
                     true => ("d % 2u == 1u".to_owned(), "d / 2u".to_owned(), 1),
                     false => (format!("d >= {half}u"), format!("d % {half}u"), half),
@@ -88,17 +91,61 @@ impl HeadPart {
     if (d < {rotary}u) {{
         let second = {second};
         let partner = value_{i}(m, head, select(d + {distance}u, d - {distance}u, second), scale);
-        let turn = {factor}cos_sin(f32(rows[m].x) * vector{f}[{pair}]);
-        value = value * turn.x + select(-partner, partner, second) * turn.y;
+        let turn = cos_sin(vec4<f32>(position * vector{f}[{pair}]));
+        value = {factor}(value * turn.cos{part} + select(-partner, partner, second) * turn.sin{part});
     }}",
-                    rotary = r.rotary,
+                    rotary = r.rotary / columns,
                     f = r.frequencies,
+                    part = unit.part(),
                 );
             }
         }
-        let out_stride = View::whole(self.x.width).stride;
+        let row = match self.to {
+            Destination::Rows => "m",
+            Destination::Cache => "to",
+        };
+        let out_stride = View::whole(self.x.width).stride / columns;
         let _ = writeln!(text, "    {out}[{row} * {out_stride}u + head * {dim}u + d] = value;\n}}");
         Ok(text)
+    }
+}
+
+/// What an invocation handles at once.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Unit {
+    Column,
+    Four,
+}
+
+impl Unit {
+    fn columns(self) -> u32 {
+        match self {
+            Unit::Column => 1,
+            Unit::Four => 4,
+        }
+    }
+
+    fn kind(self) -> &'static str {
+        match self {
+            Unit::Column => "f32",
+            Unit::Four => "vec4<f32>",
+        }
+    }
+
+    /// What it is of a vec4.
+    fn part(self) -> &'static str {
+        match self {
+            Unit::Column => ".x",
+            Unit::Four => "",
+        }
+    }
+
+    /// The sum of its squares, `v` being its value.
+    fn squares(self) -> &'static str {
+        match self {
+            Unit::Column => "v * v",
+            Unit::Four => "dot(v, v)",
+        }
     }
 }
 
@@ -128,54 +175,61 @@ pub(crate) fn ready(parts: &[HeadPart], vectors: usize, target: &Target) -> Resu
     for part in parts {
         part.check(vectors)?;
     }
+    let unit = if parts.iter().all(HeadPart::by_four) { Unit::Four } else { Unit::Column };
     let invocations = target.subgroup_size.unwrap_or(INVOCATIONS);
-    let columns = parts.iter().map(HeadPart::dim).max().unwrap_or(0).div_ceil(invocations);
+    let units = parts.iter().map(|p| p.dim() / unit.columns()).max().unwrap_or(0).div_ceil(invocations);
     let heads: u32 = parts.iter().map(|p| p.heads).sum();
     if heads == 0 {
         return Err(KernelError::Shape("no heads".to_owned()));
     }
+    let kind = unit.kind();
+    let array = format!("array<{kind}>");
     let mut interface = Interface::default();
-    interface.bind(Slot::X, "x", Access::Read, "array<f32>");
+    interface.bind(Slot::X, "x", Access::Read, &array);
     for i in 0..vectors {
-        interface.bind(Slot::Vector(i), &format!("vector{i}"), Access::Read, "array<f32>");
+        interface.bind(Slot::Vector(i), &format!("vector{i}"), Access::Read, &array);
     }
     let cached = parts.iter().any(|p| p.to == Destination::Cache);
     let rotates = parts.iter().any(|p| p.rotation.is_some());
     if cached || rotates {
         interface.rows_table();
     }
+    let position = if rotates { "f32(rows[m].x)" } else { "0.0" };
+    interface.function(format!("fn position_of(m: u32) -> f32 {{\n    return {position};\n}}\n"));
+    let mut place = "    return m;";
     if cached {
         interface.bind(Slot::Sequences, "sequences", Access::Read, "array<vec4<u32>>");
         interface.bind(Slot::Pages, "pages", Access::Read, "array<u32>");
-        interface.function(
-            "fn cache_row(m: u32) -> u32 {
-    let row = rows[m];
-    return pages[sequences[row.w].w + row.x / PAGE] * PAGE + row.x % PAGE;\n}\n"
-                .to_owned(),
-        );
+        place = "    let row = rows[m];
+    return pages[sequences[row.w].w + row.x / PAGE] * PAGE + row.x % PAGE;";
     }
+    interface.function(format!("fn cache_row(m: u32) -> u32 {{\n{place}\n}}\n"));
     if rotates {
         interface.function(include_str!("lib/cos_sin.wgsl").to_owned());
     }
     for (i, part) in parts.iter().enumerate() {
-        interface.function(part.functions(i, &out_name(i, parts))?);
-        interface.bind(Slot::Part(i), &out_name(i, parts), Access::ReadWrite, "array<f32>");
+        interface.function(part.functions(i, &out_name(i, parts), unit)?);
+        interface.bind(Slot::Part(i), &out_name(i, parts), Access::ReadWrite, &array);
     }
     interface.bind(Slot::Step, "step", Access::Uniform, "vec4<u32>");
-    interface.function(dispatch("fn width(item: u32) -> u32", parts, |_, p, _| format!("return {}u;", p.dim())));
-    let put = "fn put(m: u32, item: u32, d: u32, scale: f32)";
+    interface.function(dispatch("fn width(item: u32) -> u32", parts, |_, p, _| {
+        format!("return {}u;", p.dim() / unit.columns())
+    }));
+    let put = "fn put(m: u32, to: u32, position: f32, item: u32, d: u32, scale: f32)";
     interface.function(dispatch(put, parts, |i, _, item| match i + 1 < parts.len() {
-        true => format!("put_{i}(m, {item}, d, scale);\n        return;"),
-        false => format!("put_{i}(m, {item}, d, scale);"),
+        true => format!("put_{i}(m, to, position, {item}, d, scale);\n        return;"),
+        false => format!("put_{i}(m, to, position, {item}, d, scale);"),
     }));
     let norms = parts.iter().any(|p| p.norm.is_some());
     let mut slots = Vec::new();
     if norms {
-        let head = "fn value(m: u32, item: u32, d: u32) -> f32";
-        interface.function(dispatch(head, parts, |_, p, item| {
-            let (View { stride, offset, .. }, dim) = (p.x, p.dim());
+        let head = format!("fn value(m: u32, item: u32, d: u32) -> {kind}");
+        interface.function(dispatch(&head, parts, |_, p, item| {
+            let columns = unit.columns();
+            let (stride, offset, dim) = (p.x.stride / columns, p.x.offset / columns, p.dim() / columns);
             format!("return x[m * {stride}u + {offset}u + ({item}) * {dim}u + d];")
         }));
+        interface.function(format!("fn squared(v: {kind}) -> f32 {{\n    return {};\n}}\n", unit.squares()));
         let epsilons =
             parts.iter().map(|p| p.norm.map(|n| literal(n.eps)).transpose()).collect::<Result<Vec<_>, _>>()?;
         let head = "fn normal(item: u32, squares: f32) -> f32";
@@ -183,12 +237,12 @@ pub(crate) fn ready(parts: &[HeadPart], vectors: usize, target: &Target) -> Resu
             Some(eps) => format!("return 1.0 / sqrt(squares / {}.0 + {eps});", p.dim()),
             None => "return 1.0;".to_owned(),
         }));
+        if target.subgroup_size.is_some() {
+            slots.push(("norm", SUBGROUP_NORM.to_owned()));
+            slots.push(("sums", String::new()));
+        }
     } else {
         slots.push(("norm", String::new()));
-        slots.push(("sums", String::new()));
-    }
-    if norms && target.subgroup_size.is_some() {
-        slots.push(("norm", SUBGROUP_NORM.to_owned()));
         slots.push(("sums", String::new()));
     }
     let width: i64 = parts.iter().map(|p| i64::from(p.x.width)).sum();
@@ -201,7 +255,7 @@ pub(crate) fn ready(parts: &[HeadPart], vectors: usize, target: &Target) -> Resu
     Draft {
         name: format!("heads_{}", parts.iter().map(what).collect::<Vec<_>>().join("_")),
         source: include_str!("heads/ready.wgsl"),
-        constants: vec![("T", invocations, "invocations"), ("C", columns, "the most columns of an invocation")],
+        constants: vec![("T", invocations, "invocations"), ("C", units, "the most units of an invocation")],
         slots,
         interface,
         workgroup: invocations,

@@ -17,8 +17,10 @@ pub struct BroadcastTile {
     pub rows: u32,
     /// vec4s of columns of a lane.
     pub columns4: u32,
-    /// Octets of k in one iteration.
-    pub octets: u32,
+    /// vec4s of x that a load of w meets: two where eight weights are loaded at once, one where four are.
+    pub fours: u32,
+    /// Loads of w along k in one iteration.
+    pub steps: u32,
 }
 
 /// A tile in workgroup memory, made by 64 invocations.
@@ -41,6 +43,10 @@ pub struct SplitDot {
 
 /// Invocations of a workgroup that uses workgroup memory.
 const INVOCATIONS: u32 = 64;
+
+/// Multiply-adds of an octet of k from which on an iteration loads only four k: bodies of more than about a thousand don't
+/// fit the instruction cache of a CPU.
+const LARGE_BODY: u32 = 1024;
 
 /// The same along columns; the others are along rows.
 const ALONG_COLUMNS: u32 = 8;
@@ -92,31 +98,45 @@ impl<'a> Linear<'a> {
         self.n.div_ceil(4)
     }
 
-    /// Bindings and functions, in binding order: x, w, w2, operands, tables, out, step.
-    fn interface(&self) -> Result<Interface, KernelError> {
+    /// Bindings and functions, in binding order: x, w, w2, operands, tables, out, step. `fours` is how many times four
+    /// weights are loaded at once.
+    fn interface(&self, fours: u32) -> Result<Interface, KernelError> {
         let mut interface = Interface::default();
         interface.view(Slot::X, "x", self.x)?;
         interface.function(format!("fn last_row() -> u32 {{\n    return {} - 1u;\n}}\n", count(self.rows)));
         interface.format(self.format);
-        let (kind, suffix) = (self.format.packed(), self.format.name());
+        let suffix = self.format.name();
+        let kind = if fours == 2 { self.format.packed() } else { self.format.half() };
+        let row = if fours == 2 { "K8" } else { "(K8 * 2u)" };
         interface.bind(Slot::W, "w", Access::Read, &format!("array<{kind}>"));
         if self.paired {
             interface.bind(Slot::W2, "w2", Access::Read, &format!("array<{kind}>"));
         }
-        let second = if self.paired { "    if (p == 1u) {\n        return w2[n * K8 + k8];\n    }\n" } else { "" };
-        interface.function(format!(
-            "alias Packed = {kind};
-
-fn load_w(p: u32, n: u32, k8: u32) -> Packed {{
-{second}    return w[n * K8 + k8];
-}}
-
-fn unpack(packed: Packed, h: u32) -> vec4<f32> {{
-    if (h == 1u) {{
+        let second = if self.paired {
+            format!("    if (p == 1u) {{\n        return w2[n * {row} + k];\n    }}\n")
+        } else {
+            String::new()
+        };
+        let unpack = if fours == 2 {
+            format!(
+                "    if (h == 1u) {{
         return high_{suffix}(packed);
     }}
     return low_{suffix}(packed);
+"
+            )
+        } else {
+            format!("    return half_{suffix}(packed);\n")
+        };
+        interface.function(format!(
+            "alias Packed = {kind};
+
+fn load_w(p: u32, n: u32, k: u32) -> Packed {{
+{second}    return w[n * {row} + k];
 }}
+
+fn unpack(packed: Packed, h: u32) -> vec4<f32> {{
+{unpack}}}
 "
         ));
         if self.norm.is_some() {
@@ -212,9 +232,11 @@ pub(crate) fn candidates(operation: &Operation, target: &Target, rows: RowRange)
     let most_rows = if linear.norm.is_some() { 1 } else { u32::MAX };
     if let Some(lanes) = target.subgroup_size {
         for rows_of_tile in [1, 2, 4, 8, 16, 32].into_iter().filter(|r| *r <= most_rows) {
-            for columns4 in [1, 2] {
-                let octets = octets_per_iteration(linear.k8(), rows_of_tile, lanes);
-                let tile = BroadcastTile { rows: rows_of_tile, columns4, octets };
+            // With one row, more columns of a lane would share nothing but its share of x.
+            for columns4 in 1..=rows_of_tile.min(2) {
+                let fours = if 32 * rows_of_tile * columns4 * linear.weights() < LARGE_BODY { 2 } else { 1 };
+                let steps = steps_per_iteration(linear.k8() * 2 / fours, rows_of_tile * fours, lanes);
+                let tile = BroadcastTile { rows: rows_of_tile, columns4, fours, steps };
                 let seconds = tile.seconds(&linear, target, lanes, rows.typical());
                 choices.push(Choice { algorithm: Algorithm::LinearBroadcast(tile), seconds });
             }
@@ -238,29 +260,31 @@ pub(crate) fn candidates(operation: &Operation, target: &Target, rows: RowRange)
     Ok(choices)
 }
 
-/// The fewest octets of k, a divisor of `k8`, for which every lane has a vec4 of x to read.
-fn octets_per_iteration(k8: u32, rows: u32, lanes: u32) -> u32 {
-    let wanted = (lanes / (2 * rows)).clamp(1, 4);
-    (1..=wanted).rev().find(|u| k8.is_multiple_of(*u)).unwrap_or(1)
+/// The fewest of `along` loads of w, each of which meets `each` vec4s of x, for which every lane has one of those to read.
+fn steps_per_iteration(along: u32, each: u32, lanes: u32) -> u32 {
+    let wanted = (lanes / each).clamp(1, 4);
+    (1..=wanted).rev().find(|u| along.is_multiple_of(*u)).unwrap_or(1)
 }
 
 impl BroadcastTile {
     /// vec4s of x that a lane reads in one iteration.
     fn loads(self, lanes: u32) -> u32 {
-        (self.rows * 2 * self.octets).div_ceil(lanes)
+        (self.rows * self.fours * self.steps).div_ceil(lanes)
     }
 
     fn seconds(self, linear: &Linear, target: &Target, lanes: u32, rows: u32) -> f64 {
         let rates = &target.rates;
         let columns = f64::from(linear.weights() * self.columns4 * 4);
         let tile_rows = f64::from(self.rows);
-        let octets = f64::from(self.octets);
-        let fmas = 8.0 * octets * tile_rows * columns;
-        let vec4s_of_w = f64::from(linear.format.bytes()) / 2.0 * columns * octets;
-        let loads = vec4s_of_w * rates.scattered_load + f64::from(self.loads(lanes)) * rates.load;
-        let broadcasts = 8.0 * octets * tile_rows * rates.broadcast;
+        let fours = f64::from(self.fours * self.steps);
+        let fmas = 4.0 * fours * tile_rows * columns;
+        // A load of 8 bytes saves little.
+        let vec4s_of_w = (f64::from(linear.format.bytes() * self.fours) / 4.0).max(0.7);
+        let loads_of_w = vec4s_of_w * columns * f64::from(self.steps) * rates.scattered_load;
+        let loads = loads_of_w + f64::from(self.loads(lanes)) * rates.load;
+        let broadcasts = 4.0 * fours * tile_rows * rates.broadcast;
         let spill = (tile_rows * columns / f64::from(rates.registers)).max(1.0).powf(1.5);
-        let lane = f64::from(linear.k8()) / octets * (fmas * spill + loads + broadcasts);
+        let lane = f64::from(linear.k8()) * 2.0 / fours * (fmas * spill + loads + broadcasts);
         let groups = f64::from(rows.div_ceil(self.rows)) * f64::from(linear.n4().div_ceil(self.columns4 * lanes));
         let busy = f64::from(rates.lanes / lanes).max(1.0);
         lane * f64::from(lanes) * (groups / busy).ceil() * busy / rates.fmas
@@ -289,7 +313,9 @@ impl SplitDot {
         let each = f64::from(self.rows);
         let bytes = f64::from(linear.format.bytes()) / 2.0;
         let per_octet = 8.0 * each * columns + (columns * bytes + 2.0 * each) * rates.load;
-        let lane = f64::from(linear.k8().div_ceil(self.shares)) * per_octet + 4.0 * each * f64::from(self.shares);
+        // The last of the work is adding up through workgroup memory.
+        let sums = columns / 4.0 * each * f64::from(self.shares) * (rates.workgroup_load + 4.0);
+        let lane = f64::from(linear.k8().div_ceil(self.shares)) * per_octet + sums;
         let groups = rows.div_ceil(self.rows) * linear.n4().div_ceil(INVOCATIONS / self.shares);
         let busy = (f64::from(rates.lanes) / f64::from(INVOCATIONS)).max(1.0);
         lane * f64::from(INVOCATIONS) * (f64::from(groups) / busy).ceil() * busy / rates.fmas
@@ -319,7 +345,7 @@ pub(crate) fn workgroup_tile(
             ("N4", linear.n4(), "vec4s of columns"),
         ],
         slots: linear.result("acc[c * R + r]", "acc[(C4 + c) * R + r]"),
-        interface: linear.interface()?,
+        interface: linear.interface(2)?,
         workgroup: INVOCATIONS,
         grid: linear.grid(ALONG_COLUMNS, rows * along_rows),
         flops: linear.flops(),
@@ -358,7 +384,7 @@ pub(crate) fn split_dot(operation: &Operation, split: SplitDot, target: &Target)
             ("WIDTH", linear.x.width, "columns of x"),
         ],
         slots,
-        interface: linear.interface()?,
+        interface: linear.interface(2)?,
         workgroup: INVOCATIONS,
         grid: linear.grid(INVOCATIONS / shares, rows),
         flops: linear.flops(),
@@ -375,9 +401,9 @@ pub(crate) fn broadcast_tile(
 ) -> Result<Composed, KernelError> {
     let linear = Linear::of(operation)?;
     let lanes = target.subgroup_size.ok_or_else(|| KernelError::Algorithm("with subgroups".to_owned()))?;
-    let BroadcastTile { rows, columns4, octets } = tile;
+    let BroadcastTile { rows, columns4, fours, steps } = tile;
     let mut slots = linear.result("acc[c * R + r]", "acc[(C4 + c) * R + r]");
-    if let Some(normalized) = linear.normalized(["m0", "k8 * 2u + item % (2u * U)", "xs[i]", "item < 2u * U"]) {
+    if let Some(normalized) = linear.normalized(["m0", "k * H + item % (H * U)", "xs[i]", "item < H * U"]) {
         let Normalized { x, scale } = normalized;
         let sum = "//# unroll\nfor (var o = 1u; o < S; o *= 2) {\n    squares += subgroupShuffleXor(squares, o);\n}\n";
         slots = linear.result("acc[c * R + r] * scale", "acc[(C4 + c) * R + r] * scale");
@@ -391,14 +417,15 @@ pub(crate) fn broadcast_tile(
             ("R", rows, "rows of a tile"),
             ("C4", columns4, "vec4s of columns of a lane"),
             ("P", linear.weights(), "weights"),
-            ("U", octets, "octets of k in one iteration"),
+            ("H", fours, "vec4s of x that a load of w meets"),
+            ("U", steps, "loads of w along k in one iteration"),
             ("X", tile.loads(lanes), "vec4s of x that a lane reads in one iteration"),
             ("K8", linear.k8(), "octets of k"),
             ("N4", linear.n4(), "vec4s of columns"),
             ("WIDTH", linear.x.width, "columns of x"),
         ],
         slots,
-        interface: linear.interface()?,
+        interface: linear.interface(fours)?,
         workgroup: lanes,
         grid: linear.grid(columns4 * lanes, rows),
         flops: linear.flops(),

@@ -94,6 +94,17 @@ impl Adapter {
         tier::lacks(tier, &self.limits, self.subgroup_size)
     }
 
+    /// Bytes of the largest buffer that a kernel can see.
+    pub fn largest_binding(&self) -> u64 {
+        self.limits.max_storage_buffer_binding_size.min(self.limits.max_buffer_size)
+    }
+
+    /// Bytes of memory that a model can have, where that can be known: what the system has available, if the CPU does the
+    /// work. GPUs don't tell.
+    pub fn available_memory(&self) -> Option<u64> {
+        if self.is_software() { crate::load::memory::available() } else { None }
+    }
+
     /// Lower is better; GL comes last, because its drivers are the least tested.
     fn rank(&self) -> (bool, usize) {
         let kinds = ["discrete", "integrated", "virtual", "unknown", "software"];

@@ -1,6 +1,7 @@
 //! Adapters and devices: finding them, opening them, and turning their troubles into values.
 
 mod adapter;
+mod bandwidth;
 mod kernel;
 #[cfg(test)]
 mod tests;

@@ -116,13 +116,12 @@ pub(crate) fn limit(adapter: &Adapter, wanted: Option<u64>) -> Limit {
     if let Some(bytes) = wanted {
         return Limit { bytes, what: "is the limit that was set".into() };
     }
-    let free = if adapter.is_software() { available() } else { None };
     let what = "is what the system has available".into();
-    Limit { bytes: free.unwrap_or(u64::MAX), what }
+    Limit { bytes: adapter.available_memory().unwrap_or(u64::MAX), what }
 }
 
 /// What Linux says can be taken without swapping.
-fn available() -> Option<u64> {
+pub(crate) fn available() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = text.lines().find(|line| line.starts_with("MemAvailable:"))?;
     line.split_whitespace().nth(1)?.parse::<u64>().ok()?.checked_mul(1024)
@@ -184,13 +183,8 @@ pub(crate) fn fits(need: &Account, limit: &Limit) -> Result<(), RuntimeError> {
     })
 }
 
-/// The largest buffer that a kernel can see.
-pub(crate) fn largest_binding(adapter: &Adapter) -> u64 {
-    adapter.limits.max_storage_buffer_binding_size.min(adapter.limits.max_buffer_size)
-}
-
 fn device_allows(plan: &Plan, job: &Job, adapter: &Adapter, extent: Extent) -> bool {
-    let most = largest_binding(adapter);
+    let most = adapter.largest_binding();
     let sizes = Sizes { tokens: extent.rows, context: extent.context, sequences: extent.sequences };
     job.buffers.iter().all(|&i| size(plan, i, extent) <= most)
         && job

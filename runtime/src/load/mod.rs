@@ -2,5 +2,6 @@
 
 pub(crate) mod job;
 pub(crate) mod memory;
+pub(crate) mod need;
 pub(crate) mod pipelines;
 pub(crate) mod upload;

@@ -9,14 +9,14 @@ use super::table::alive;
 use crate::RuntimeError;
 use crate::device::Adapter;
 use crate::load::job::{Job, Window};
-use crate::load::memory::{Account, Extent, Limit, PoolRows, device_rows, fits, greatest, largest_binding};
+use crate::load::memory::{Account, Extent, Limit, PoolRows, device_rows, fits, greatest};
 
 /// Sessions as long as the model allows for which there is room, unless the options say otherwise or memory is short.
 const SESSIONS: u64 = 4;
 /// Sequences for which a step has room, and which the queue puts into one step at the most.
 pub(crate) const MAX_SEQUENCES: u64 = 64;
 /// Rows of a step for which there must be room beside the cache.
-const STEP_ROWS: u64 = 512;
+pub(crate) const STEP_ROWS: u64 = 512;
 
 /// A step of up to `rows` rows, with pools of so many rows.
 pub(crate) fn extent(plan: &Plan, rows: u64, pool: PoolRows) -> Extent {
@@ -33,7 +33,12 @@ struct Needs<'a> {
     binding: u64,
 }
 
-impl Needs<'_> {
+impl<'c> Needs<'c> {
+    fn of(classes: &'c [Class], binding: u64) -> Needs<'c> {
+        let full = classes.iter().find(|class| class.window.is_none());
+        Needs { full, windows: classes.iter().find_map(|class| Some((class, class.window?))), binding }
+    }
+
     /// The most rows of a class that a kernel can see.
     fn visible(&self, class: Option<&Class>) -> u64 {
         let rows = class.into_iter().flat_map(|c| c.row_bytes.values()).map(|&bytes| self.binding / bytes.max(1));
@@ -69,6 +74,11 @@ impl Needs<'_> {
     }
 }
 
+/// The least pools for `rows` rows of all sessions.
+pub(crate) fn pools(plan: &Plan, rows: u64) -> PoolRows {
+    Needs::of(&classes(plan), u64::MAX).pools(rows)
+}
+
 /// Rows that the pools may have.
 ///
 /// # Errors
@@ -83,14 +93,12 @@ pub(crate) fn limit_rows(
     limit: &Limit,
 ) -> Result<PoolRows, RuntimeError> {
     let classes = classes(plan);
-    let full = classes.iter().find(|class| class.window.is_none());
-    let windows = classes.iter().find_map(|class| Some((class, class.window?)));
-    let needs = Needs { full, windows, binding: largest_binding(adapter) };
+    let needs = Needs::of(&classes, adapter.largest_binding());
     let account = |pool: PoolRows| {
         let rows = STEP_ROWS.min(pool.full.max(pool.window));
         Account::new(plan, job, weights, extent(plan, rows, pool))
     };
-    let visible = needs.visible(full);
+    let visible = needs.visible(needs.full);
     if let Some(wanted) = wanted {
         let rows = u64::from(wanted).max(1).next_multiple_of(PAGE_ROWS);
         if rows > visible {

@@ -9,7 +9,7 @@ use warpweft_tests::{Reference, fixture, minilm, worst};
 use crate::{Built, floats, list, run, text};
 
 /// Name, shape and elements of the only tensor of a file.
-fn only_tensor(path: &std::path::Path) -> (String, Vec<usize>, Vec<f32>) {
+pub(crate) fn only_tensor(path: &std::path::Path) -> (String, Vec<usize>, Vec<f32>) {
     let bytes = fs::read(path).unwrap();
     let file = SafeTensors::deserialize(&bytes).unwrap();
     let [(name, tensor)] = &file.tensors()[..] else { panic!("{:?}", file.names()) };

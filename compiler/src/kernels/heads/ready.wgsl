@@ -1,12 +1,12 @@
 // Heads ready for attention: each normalised, turned by its row's position, put into a matrix or a cache
 //
 // x: rows in which the heads of all parts stand side by side. A workgroup of T invocations takes one head of one row;
-// it is a subgroup where the target has any.
-// A cache's row is where the sequence's pages have the row's position.
+// it is a subgroup where the target has any. A unit is a column, or four where all sizes are multiples of four. A cache's
+// row is where the sequence's pages have the row's position.
 
 //# slot constants
 const T: u32 = 64u; // invocations
-const C: u32 = 1u; // the most columns of an invocation
+const C: u32 = 1u; // the most units of an invocation
 //# end
 const PAGE: u32 = 32u; // rows of a page
 
@@ -25,8 +25,17 @@ var<workgroup> sums: array<f32, T>;
 //# end
 
 //# slot functions
-fn cos_sin(t: f32) -> vec2<f32> {
-    return vec2<f32>(cos(t), sin(t));
+struct Turn {
+    cos: vec4<f32>,
+    sin: vec4<f32>,
+}
+
+fn cos_sin(t: vec4<f32>) -> Turn {
+    return Turn(cos(t), sin(t));
+}
+
+fn position_of(m: u32) -> f32 {
+    return f32(rows[m].x);
 }
 
 fn cache_row(m: u32) -> u32 {
@@ -38,6 +47,10 @@ fn value(m: u32, item: u32, d: u32) -> f32 {
     return x[m * 256u + item * 64u + d];
 }
 
+fn squared(v: f32) -> f32 {
+    return v * v;
+}
+
 fn width(item: u32) -> u32 {
     return 64u;
 }
@@ -46,12 +59,12 @@ fn normal(item: u32, squares: f32) -> f32 {
     return 1.0 / sqrt(squares / 64.0 + 1e-6);
 }
 
-fn put(m: u32, item: u32, d: u32, scale: f32) {
+fn put(m: u32, to: u32, position: f32, item: u32, d: u32, scale: f32) {
     let second = d >= 32u;
     let partner = value(m, item, select(d + 32u, d - 32u, second)) * scale;
-    let turn = cos_sin(f32(rows[m].x) * vector0[d % 32u]);
-    out[cache_row(m) * 256u + item * 64u + d] =
-        value(m, item, d) * scale * turn.x + select(-partner, partner, second) * turn.y;
+    let turn = cos_sin(vec4<f32>(position * vector0[d % 32u]));
+    out[to * 256u + item * 64u + d] =
+        value(m, item, d) * scale * turn.cos.x + select(-partner, partner, second) * turn.sin.x;
 }
 //# end
 
@@ -62,13 +75,14 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     if (m >= step.x) {
         return;
     }
+    let to = cache_row(m);
+    let position = position_of(m);
     var scale = 1.0;
     //# slot norm
     var squares = 0.0;
     //# trips C
     for (var d = index; d < width(item); d += T) {
-        let v = value(m, item, d);
-        squares += v * v;
+        squares += squared(value(m, item, d));
     }
     sums[index] = squares;
     workgroupBarrier();
@@ -88,6 +102,6 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     //# end
     //# trips C
     for (var d = index; d < width(item); d += T) {
-        put(m, item, d, scale);
+        put(m, to, position, item, d, scale);
     }
 }

@@ -9,11 +9,13 @@ const S: u32 = 8u; // lanes of a subgroup
 const R: u32 = 8u; // rows of a tile
 const C4: u32 = 2u; // vec4s of columns of a lane
 const P: u32 = 1u; // weights
-const U: u32 = 1u; // octets of k in one iteration
+const H: u32 = 2u; // vec4s of x that a load of w meets
+const U: u32 = 1u; // loads of w along k in one iteration
 const X: u32 = 2u; // vec4s of x that a lane reads in one iteration
 const K8: u32 = 48u; // octets of k
 const N4: u32 = 96u; // vec4s of columns
 //# end
+const K: u32 = K8 * 2u / H; // loads of w along k
 
 //# slot bindings
 @group(0) @binding(0) var<storage, read> x: array<vec4<f32>>;
@@ -34,8 +36,8 @@ fn load_x(m: u32, k4: u32) -> vec4<f32> {
     return x[m * K8 * 2u + k4];
 }
 
-fn load_w(p: u32, n: u32, k8: u32) -> PackedF32 {
-    return w[n * K8 + k8];
+fn load_w(p: u32, n: u32, k: u32) -> Packed {
+    return w[n * K + k];
 }
 
 fn unpack(packed: PackedF32, h: u32) -> vec4<f32> {
@@ -67,19 +69,19 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(subgroup_invocation_id
     var ms: array<u32, X>;
     //# unroll
     for (var i = 0u; i < X; i++) {
-        ms[i] = min(m0 + (i * S + lane) / (2u * U) % R, last_row());
+        ms[i] = min(m0 + (i * S + lane) / (H * U) % R, last_row());
     }
     var acc: array<vec4<f32>, P * C4 * R>;
     //# slot statistics
     //# end
-    //# trips K8 / U
-    for (var k8 = 0u; k8 < K8; k8 += U) {
+    //# trips K / U
+    for (var k = 0u; k < K; k += U) {
         var xs: array<vec4<f32>, X>;
         //# unroll
         for (var i = 0u; i < X; i++) {
             let item = i * S + lane;
             //# slot x
-            xs[i] = load_x(ms[i], k8 * 2u + item % (2u * U));
+            xs[i] = load_x(ms[i], k * H + item % (H * U));
             //# end
         }
         //# unroll
@@ -90,12 +92,12 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(subgroup_invocation_id
                 let n = 4u * min(n4 + (c % C4) * S, N4 - 1u);
                 //# unroll
                 for (var j = 0u; j < 4u; j++) {
-                    ws[c * 4u + j] = load_w(c / C4, n + j, k8 + u);
+                    ws[c * 4u + j] = load_w(c / C4, n + j, k + u);
                 }
             }
             //# unroll
-            for (var h = 0u; h < 2u; h++) {
-                // wt[4c + i]: element i of the half octet, of the four columns c.
+            for (var h = 0u; h < H; h++) {
+                // wt[4c + i]: element i of four k, of the four columns c.
                 var wt: array<vec4<f32>, P * C4 * 4u>;
                 //# unroll
                 for (var c = 0u; c < P * C4; c++) {
@@ -110,7 +112,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(subgroup_invocation_id
                 }
                 //# unroll
                 for (var r = 0u; r < R; r++) {
-                    let item = r * 2u * U + u * 2u + h;
+                    let item = r * H * U + u * H + h;
                     let xr = subgroupShuffle(xs[item / S], item % S);
                     //# unroll
                     for (var c = 0u; c < P * C4; c++) {

@@ -35,8 +35,8 @@ fn load_x(m: u32, k4: u32) -> vec4<f32> {
     return x[m * K8 * 2u + k4];
 }
 
-fn load_w(p: u32, n: u32, k8: u32) -> PackedF32 {
-    return w[n * K8 + k8];
+fn load_w(p: u32, n: u32, k: u32) -> Packed {
+    return w[n * K8 + k];
 }
 
 fn unpack(packed: PackedF32, h: u32) -> vec4<f32> {
