@@ -113,7 +113,11 @@ fn check(name: &'static str) {
         let kept = fork.truncate(case.prompt.len() / 2);
         let mut other = fork.fork();
         case.written(&mut model, &mut other, &[case.prompt[0]]);
-        assert_eq!(case.written(&mut model, &mut fork, &case.prompt[kept..]), case.greedy, "{name} {runner}: after a fork");
+        assert_eq!(
+            case.written(&mut model, &mut fork, &case.prompt[kept..]),
+            case.greedy,
+            "{name} {runner}: after a fork"
+        );
         let kept = session.truncate(3);
         assert_eq!(case.written(&mut model, &mut session, &case.prompt[kept..]), case.greedy, "{name}: after a cut");
         interleaved(&case, model.engine_mut());

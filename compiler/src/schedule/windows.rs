@@ -59,7 +59,16 @@ mod tests {
         let view = View::whole(8);
         let mask = Box::new(Term::BandMask { before, after: Some(0) });
         let term = Term::Binary(Binary::Add, Box::new(Term::Acc), mask);
-        Operation::CachedAttention { q: view, k: view, v: view, heads: 1, kv_heads: 1, term, max_context: 64, split: None }
+        Operation::CachedAttention {
+            q: view,
+            k: view,
+            v: view,
+            heads: 1,
+            kv_heads: 1,
+            term,
+            max_context: 64,
+            split: None,
+        }
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use warpweft_plan::{PAGE_ROWS, Plan, Role};
 
 use super::Ledger;
-use super::table::alive;
+use super::table::most_alive;
 use crate::RuntimeError;
 use crate::device::Device;
 use crate::load::job::Job;
@@ -97,13 +97,13 @@ impl Pool {
         self.ledger.count().1 + ((self.most - self.rows) / PAGE_ROWS) as usize
     }
 
-    /// Rows that one session can have in it, and that one step can add; `None` if its limit does not bound a session.
+    /// Rows that one session can have, `None` if this pool sets no limit; rows that one step can add to it.
     pub(crate) fn bounds(&self) -> (Option<u64>, u64) {
         match self.ledger.window() {
             None => (Some(self.most), u64::MAX),
             // Sessions forget rows as they grow, if there is room for as many as they keep.
-            Some(window) => match self.most.checked_sub(alive(window, 1)) {
-                Some(spare) => (None, spare + 1),
+            Some(window) => match most_alive(window, self.most) {
+                Some(rows) => (None, rows),
                 None => (Some(self.most), u64::MAX),
             },
         }

@@ -167,6 +167,9 @@ mod tests {
         let small = Needs { full: None, windows: Some((&windows, 16)), binding: 64 * 70 };
         assert_eq!(small.pools(1 << 20).window, 64);
         let none = Needs { full: Some(&full), windows: None, binding: 64 * 100 };
-        assert_eq!((none.visible(none.full), none.with_more_windows(none.pools(64), 64, 1 << 30)), (96, none.pools(64)));
+        assert_eq!(
+            (none.visible(none.full), none.with_more_windows(none.pools(64), 64, 1 << 30)),
+            (96, none.pools(64))
+        );
     }
 }

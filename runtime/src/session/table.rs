@@ -11,7 +11,18 @@ const CUT_ROWS: u64 = PAGE_ROWS;
 /// Rows, in whole pages, that one session has at the most in a pool whose caches see `window` rows before each row, while
 /// a step adds `rows` rows. All of them are written before the first one is read.
 pub(super) fn alive(window: u32, rows: u64) -> u64 {
-    (u64::from(window) + CUT_ROWS + PAGE_ROWS - 1 + rows).next_multiple_of(PAGE_ROWS)
+    (kept(window) + rows).next_multiple_of(PAGE_ROWS)
+}
+
+/// The most rows that one step can add to a session that has a pool of `pool` rows to itself; `None` if it could not even
+/// add one after the other without end.
+pub(super) fn most_alive(window: u32, pool: u64) -> Option<u64> {
+    pool.checked_sub(kept(window)).filter(|&rows| rows > 0)
+}
+
+/// The most rows that are there between steps.
+fn kept(window: u32) -> u64 {
+    u64::from(window) + CUT_ROWS + PAGE_ROWS - 1
 }
 
 /// The pages of one session in order.
@@ -102,6 +113,17 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
+
+    #[test]
+    fn room_and_rows_of_a_step_agree() {
+        for window in 0..100 {
+            assert_eq!(most_alive(window, alive(window, 1) - PAGE_ROWS), None);
+            for pages in alive(window, 1) / PAGE_ROWS..20 {
+                let rows = most_alive(window, pages * PAGE_ROWS).unwrap();
+                assert!(alive(window, rows) <= pages * PAGE_ROWS && alive(window, rows + 1) > pages * PAGE_ROWS);
+            }
+        }
+    }
 
     fn add(table: &mut Table, held: &mut u64, rows: u64) {
         let reservation = table.reserve(*held, rows).unwrap();
