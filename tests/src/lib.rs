@@ -63,3 +63,31 @@ pub fn says(message: &str, parts: &[&str]) {
         assert!(message.contains(part), "{message:?} does not say {part:?}");
     }
 }
+
+/// A test for each decoder under `tests/fixtures`: what to do with its name.
+#[macro_export]
+macro_rules! decoder_fixtures {
+    ($check:path) => {
+        $crate::decoder_fixtures! { $check:
+            gemma2 = "gemma2",
+            gemma3 = "gemma3",
+            gpt2 = "gpt2",
+            gpt_neox = "gpt_neox",
+            llama = "llama",
+            llama_in_shards = "llama-sharded",
+            llama_with_biases_and_yarn = "llama-yarn",
+            mistral = "mistral",
+            phi3 = "phi3",
+            qwen2 = "qwen2",
+            qwen3 = "qwen3",
+        }
+    };
+    ($check:path: $($test:ident = $name:literal,)+) => {
+        $(
+            #[test]
+            fn $test() {
+                $check($name);
+            }
+        )+
+    };
+}

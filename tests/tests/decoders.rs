@@ -124,30 +124,7 @@ fn check(name: &'static str) {
     }
 }
 
-macro_rules! fixtures {
-    ($($test:ident = $name:literal;)+) => {
-        $(
-            #[test]
-            fn $test() {
-                check($name);
-            }
-        )+
-    };
-}
-
-fixtures! {
-    gemma2 = "gemma2";
-    gemma3 = "gemma3";
-    gpt2 = "gpt2";
-    gpt_neox = "gpt_neox";
-    llama = "llama";
-    llama_sharded = "llama-sharded";
-    llama_yarn = "llama-yarn";
-    mistral = "mistral";
-    phi3 = "phi3";
-    qwen2 = "qwen2";
-    qwen3 = "qwen3";
-}
+warpweft_tests::decoder_fixtures!(check);
 
 #[test]
 fn an_answer_ends_and_goes_on() {

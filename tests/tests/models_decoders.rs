@@ -44,30 +44,7 @@ fn check(name: &str) {
     }
 }
 
-macro_rules! fixtures {
-    ($($test:ident = $name:literal;)+) => {
-        $(
-            #[test]
-            fn $test() {
-                check($name);
-            }
-        )+
-    };
-}
-
-fixtures! {
-    gemma2 = "gemma2";
-    gemma3 = "gemma3";
-    gpt2 = "gpt2";
-    gpt_neox = "gpt_neox";
-    llama = "llama";
-    llama_in_shards = "llama-sharded";
-    llama_with_biases_and_yarn = "llama-yarn";
-    mistral = "mistral";
-    phi3 = "phi3";
-    qwen2 = "qwen2";
-    qwen3 = "qwen3";
-}
+warpweft_tests::decoder_fixtures!(check);
 
 /// A trained model: the log-probability that it gives each next id of a text.
 #[test]

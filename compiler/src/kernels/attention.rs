@@ -54,27 +54,31 @@ pub(super) fn split_mask(term: &Term) -> (Option<Term>, Band) {
     }
 }
 
-struct Attention {
-    q: View,
-    k: View,
-    v: View,
-    heads: u32,
-    kv_heads: u32,
-    logit: Term,
-    band: Band,
-    max_context: u32,
+pub(super) struct Attention {
+    pub(super) q: View,
+    pub(super) k: View,
+    pub(super) v: View,
+    pub(super) heads: u32,
+    pub(super) kv_heads: u32,
+    pub(super) logit: Term,
+    pub(super) band: Band,
+    pub(super) max_context: u32,
 }
 
 impl Attention {
-    fn of(operation: &Operation) -> Result<Attention, KernelError> {
-        let Operation::Attention { q, k, v, heads, kv_heads, term, max_context } = operation else {
+    /// An attention over rows of the step, or over caches.
+    pub(super) fn of(operation: &Operation) -> Result<Attention, KernelError> {
+        let (Operation::Attention { q, k, v, heads, kv_heads, term, max_context }
+        | Operation::CachedAttention { q, k, v, heads, kv_heads, term, max_context, .. }) = operation
+        else {
             return Err(KernelError::Algorithm("attention for another operation".to_owned()));
         };
         for (name, view) in [("q", q), ("k", k), ("v", v)] {
             check_view(name, *view)?;
         }
         let (heads, kv_heads) = (*heads, *kv_heads);
-        let divides = heads > 0
+        let divides = *max_context > 0
+            && heads > 0
             && kv_heads > 0
             && heads.is_multiple_of(kv_heads)
             && q.width.is_multiple_of(heads)
@@ -88,11 +92,11 @@ impl Attention {
         Ok(Attention { q: *q, k: *k, v: *v, heads, kv_heads, logit, band, max_context: *max_context })
     }
 
-    fn head_dim(&self) -> u32 {
+    pub(super) fn head_dim(&self) -> u32 {
         self.q.width / self.heads
     }
 
-    fn value_dim(&self) -> u32 {
+    pub(super) fn value_dim(&self) -> u32 {
         self.v.width / self.kv_heads
     }
 

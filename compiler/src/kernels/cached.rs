@@ -5,9 +5,9 @@ use std::collections::BTreeSet;
 use warpweft_plan::{Access, Dim, Groups};
 
 use super::KernelError;
-use super::attention::{Band, load_head, split_mask, store_head};
+use super::attention::{Attention, Band, load_head, split_mask, store_head};
 use super::compose::{Algorithm, Choice, Composed, Draft, RowRange, Slot};
-use super::interface::{Interface, check_view, store_view, view_type};
+use super::interface::{Interface, store_view, view_type};
 use super::spec::{Operation, Split, Term, View};
 use super::term::expression;
 use crate::target::Target;
@@ -66,60 +66,29 @@ impl Operation {
 }
 
 struct Cached {
-    q: View,
-    k: View,
-    v: View,
-    heads: u32,
-    kv_heads: u32,
-    logit: Term,
-    band: Band,
-    max_context: u32,
+    core: Attention,
     split: Option<Split>,
 }
 
 impl Cached {
     fn of(operation: &Operation) -> Result<Cached, KernelError> {
-        let Operation::CachedAttention { q, k, v, heads, kv_heads, term, max_context, split } = operation else {
+        let Operation::CachedAttention { split, .. } = operation else {
             return Err(KernelError::Algorithm("cached attention for another operation".to_owned()));
         };
-        for (name, view) in [("q", q), ("k", k), ("v", v)] {
-            check_view(name, *view)?;
-        }
-        let (heads, kv_heads) = (*heads, *kv_heads);
-        let divides = heads > 0
-            && kv_heads > 0
-            && heads.is_multiple_of(kv_heads)
-            && q.width.is_multiple_of(heads)
-            && v.width.is_multiple_of(kv_heads)
-            && q.width / heads * kv_heads == k.width;
-        if !divides || *max_context == 0 {
-            return Err(KernelError::Shape(format!("{heads} and {kv_heads} heads of {q:?}, {k:?}, {v:?}")));
-        }
-        let (logit, band) = split_mask(term);
-        let logit = logit.unwrap_or(Term::Constant(0.0));
-        let (q, k, v, max_context, split) = (*q, *k, *v, *max_context, *split);
-        Ok(Cached { q, k, v, heads, kv_heads, logit, band, max_context, split })
-    }
-
-    fn head_dim(&self) -> u32 {
-        self.q.width / self.heads
-    }
-
-    fn value_dim(&self) -> u32 {
-        self.v.width / self.kv_heads
+        Ok(Cached { core: Attention::of(operation)?, split: *split })
     }
 
     /// Query heads that read the same keys.
     fn group(&self) -> u32 {
-        self.heads / self.kv_heads
+        self.core.heads / self.core.kv_heads
     }
 
     /// The most keys that a tile of `rows` walks.
     fn span(&self, rows: u32) -> u32 {
-        match (self.split, self.band.before) {
+        match (self.split, self.core.band.before) {
             (Some(split), _) => split.keys,
-            (None, Some(before)) => self.max_context.min(before.saturating_add(rows)),
-            (None, None) => self.max_context,
+            (None, Some(before)) => self.core.max_context.min(before.saturating_add(rows)),
+            (None, None) => self.core.max_context,
         }
     }
 
@@ -127,9 +96,9 @@ impl Cached {
     fn interface(&self) -> Result<Interface, KernelError> {
         let mut interface = Interface::default();
         for (slot, name, view, dim, exact) in [
-            (Slot::Q, "q", self.q, self.head_dim(), true),
-            (Slot::K, "k", self.k, self.head_dim(), false),
-            (Slot::V, "v", self.v, self.value_dim(), false),
+            (Slot::Q, "q", self.core.q, self.core.head_dim(), true),
+            (Slot::K, "k", self.core.k, self.core.head_dim(), false),
+            (Slot::V, "v", self.core.v, self.core.value_dim(), false),
         ] {
             let four = view.offset.is_multiple_of(4) && dim.is_multiple_of(4);
             interface.bind(slot, name, Access::Read, if four { view_type(view) } else { "array<f32>" });
@@ -138,18 +107,18 @@ impl Cached {
         interface.rows_table();
         interface.bind(Slot::Sequences, "sequences", Access::Read, "array<vec4<u32>>");
         interface.bind(Slot::Pages, "pages", Access::Read, "array<u32>");
-        interface.function(key_range(self.band));
+        interface.function(key_range(self.core.band));
         let mut functions = BTreeSet::new();
-        let value = expression(&self.logit, &[], &mut functions)?;
+        let value = expression(&self.core.logit, &[], &mut functions)?;
         interface.library(functions);
         interface.function(format!("fn logit(acc: vec4<f32>) -> vec4<f32> {{\n    return {value};\n}}\n"));
         match self.split {
             None => {
-                let kind = store(self.heads, self.value_dim(), &mut interface);
+                let kind = store(self.core.heads, self.core.value_dim(), &mut interface);
                 interface.output(kind);
             }
             Some(split) => {
-                let (count, heads, part4) = (split.count, self.heads, Split::part4(self.value_dim()));
+                let (count, heads, part4) = (split.count, self.core.heads, Split::part4(self.core.value_dim()));
                 interface.function(format!(
                     "fn store(m: u32, chunk: u32, head: u32, d4: u32, value: vec4<f32>) {{
     out[((m * {count}u + chunk) * {heads}u + head) * {part4}u + d4] = value;\n}}\n"
@@ -179,37 +148,39 @@ if (begin >= end) {{\n    return;\n}}"
     fn grid(&self, rows: u32, heads: u32) -> [Groups; 3] {
         let constant = |n: u32| Groups { dim: Dim::constant(n.into()), per: 1 };
         let depth = match self.split {
-            Some(split) if self.band.before.is_none() => Groups { dim: Dim::CONTEXT, per: split.keys },
+            Some(split) if self.core.band.before.is_none() => Groups { dim: Dim::CONTEXT, per: split.keys },
             Some(split) => constant(split.count),
             // As many sequences may share a tile.
             None => constant(rows),
         };
-        [Groups { dim: Dim::TOKENS, per: rows }, constant(self.heads / heads), depth]
+        [Groups { dim: Dim::TOKENS, per: rows }, constant(self.core.heads / heads), depth]
     }
 
     fn flops(&self) -> Dim {
-        let per_key = 2 * i64::from(self.heads) * i64::from(self.head_dim() + self.value_dim());
-        Dim::TOKENS * (per_key * i64::from(self.band.before.map_or(self.max_context, |b| b.min(self.max_context))))
+        let per_key = 2 * i64::from(self.core.heads) * i64::from(self.core.head_dim() + self.core.value_dim());
+        Dim::TOKENS
+            * (per_key
+                * i64::from(self.core.band.before.map_or(self.core.max_context, |b| b.min(self.core.max_context))))
     }
 
     fn bytes(&self) -> Dim {
-        let width = self.q.width + self.k.width + self.v.width + self.heads * self.value_dim();
+        let width = self.core.q.width + self.core.k.width + self.core.v.width + self.core.heads * self.core.value_dim();
         Dim::TOKENS * (4 * i64::from(width))
     }
 
     fn name(&self, tile: &str) -> String {
-        let heads = match self.kv_heads == self.heads {
-            true => format!("{}", self.heads),
-            false => format!("{}to{}", self.heads, self.kv_heads),
+        let heads = match self.core.kv_heads == self.core.heads {
+            true => format!("{}", self.core.heads),
+            false => format!("{}to{}", self.core.heads, self.core.kv_heads),
         };
-        let band = self.band.before.map_or(String::new(), |before| format!("_window{before}"));
+        let band = self.core.band.before.map_or(String::new(), |before| format!("_window{before}"));
         let chunk = self.split.map_or(String::new(), |s| format!("_chunks{}", s.keys));
-        format!("cached_attention_{heads}x{}{band}{chunk}_{tile}", self.head_dim())
+        format!("cached_attention_{heads}x{}{band}{chunk}_{tile}", self.core.head_dim())
     }
 
     /// vec4s of columns of q and k in one iteration: a divisor of all, few enough iterations for the longest contexts.
     fn columns(&self) -> u32 {
-        let d4 = self.head_dim().div_ceil(4);
+        let d4 = self.core.head_dim().div_ceil(4);
         let least = d4.div_ceil(8).max(4).min(d4);
         (least..=d4).find(|u| d4.is_multiple_of(*u)).unwrap_or(d4)
     }
@@ -259,8 +230,8 @@ pub(crate) fn candidates(operation: &Operation, target: &Target, rows: RowRange)
     let cached = Cached::of(operation)?;
     let typical = f64::from(rows.typical());
     let keys = typical.max(512.0).min(f64::from(cached.span(rows.typical()))).max(1.0);
-    let dims = f64::from(cached.head_dim() + cached.value_dim());
-    let work = f64::from(cached.heads) * dims * typical * keys;
+    let dims = f64::from(cached.core.head_dim() + cached.core.value_dim());
+    let work = f64::from(cached.core.heads) * dims * typical * keys;
     let rates = &target.rates;
     let mut choices = Vec::new();
     let tiles: &[u32] = if cached.split.is_some() || rows.max == Some(1) { &[1] } else { &[1, 2, 4, 8, 16] };
@@ -272,7 +243,7 @@ pub(crate) fn candidates(operation: &Operation, target: &Target, rows: RowRange)
                 // For each fused multiply-add: its share of the loads of keys and values and of the broadcasts.
                 let loads = rates.scattered_load / (4.0 * reuse) + rates.load / (4.0 * reuse);
                 let broadcasts = rates.broadcast * 0.25;
-                let c4 = f64::from(cached.value_dim().div_ceil(4).div_ceil(lanes));
+                let c4 = f64::from(cached.core.value_dim().div_ceil(4).div_ceil(lanes));
                 let spill = (4.0 * reuse * (2.0 + c4) / f64::from(rates.registers)).max(1.0);
                 let seconds = work * (spill + loads + broadcasts) * waste / rates.fmas;
                 let algorithm = Algorithm::CachedBroadcast(CachedTile { rows: tile_rows, heads, keys4: 1 });
@@ -292,7 +263,7 @@ pub(crate) fn broadcast(operation: &Operation, tile: CachedTile, target: &Target
     let cached = Cached::of(operation)?;
     let lanes = target.subgroup_size.ok_or_else(|| KernelError::Algorithm("with subgroups".to_owned()))?;
     let CachedTile { rows, heads, keys4 } = tile;
-    let (d4, dv4) = (cached.head_dim().div_ceil(4), cached.value_dim().div_ceil(4));
+    let (d4, dv4) = (cached.core.head_dim().div_ceil(4), cached.core.value_dim().div_ceil(4));
     let columns = cached.columns();
     let mut slots = Vec::new();
     if lanes > 8 {
@@ -327,7 +298,7 @@ if (lane == 0u) {
             ("C4", dv4.div_ceil(lanes), "vec4s of columns of a lane"),
             ("G", cached.group(), "heads of q for one of k and v"),
             ("BLOCKS", cached.span(rows).div_ceil(4 * keys4 * lanes), "the most blocks of keys"),
-            ("CHUNK", cached.split.map_or(cached.max_context, |s| s.keys), "keys of a chunk of the context"),
+            ("CHUNK", cached.split.map_or(cached.core.max_context, |s| s.keys), "keys of a chunk of the context"),
         ],
         slots,
         interface: cached.interface()?,
@@ -347,7 +318,7 @@ pub(crate) fn workgroup(
 ) -> Result<Composed, KernelError> {
     let cached = Cached::of(operation)?;
     let CachedWorkgroup { rows, heads } = tile;
-    let (d4, dv4) = (cached.head_dim().div_ceil(4), cached.value_dim().div_ceil(4));
+    let (d4, dv4) = (cached.core.head_dim().div_ceil(4), cached.core.value_dim().div_ceil(4));
     let vectors = (rows * heads).next_power_of_two();
     let keys = 32.max(INVOCATIONS / vectors);
     let mut slots: Vec<(&'static str, String)> = cached.range(rows).map(|text| ("range", text)).into_iter().collect();
@@ -374,7 +345,7 @@ if (item % DV4 == 0u) {
             ("DV4", dv4, "vec4s of columns of a head of v"),
             ("G", cached.group(), "heads of q for one of k and v"),
             ("BLOCKS", cached.span(rows).div_ceil(keys), "the most blocks of keys"),
-            ("CHUNK", cached.split.map_or(cached.max_context, |s| s.keys), "keys of a chunk of the context"),
+            ("CHUNK", cached.split.map_or(cached.core.max_context, |s| s.keys), "keys of a chunk of the context"),
         ],
         slots,
         interface: cached.interface()?,

@@ -437,27 +437,33 @@ mod tests {
         assert_eq!(lower(&map(8), target, rows), Err(KernelError::StorageBuffers { need: 9, limit: 8 }));
     }
 
+    fn every_candidate_is_valid(target: &Target) {
+        for operation in operations() {
+            let rows = RowRange { min: 1, max: Some(64) };
+            let choices = candidates(&operation, target, rows).unwrap();
+            assert!(!choices.is_empty());
+            for choice in choices {
+                let kernel = match compose(&operation, choice, target) {
+                    Ok(kernel) => kernel,
+                    Err(error) => panic!("{choice:?} on {}: {error}", target.name),
+                };
+                assert_eq!(kernel.slots.len(), kernel.bindings.len());
+                assert_eq!(kernel.slots.last(), Some(&Slot::Step), "{}", kernel.name);
+                assert!(matches!(kernel.slots[kernel.slots.len() - 2], Slot::Out | Slot::Part(_)));
+                assert!(kernel.loop_trips <= 65535);
+                assert!(kernel.workgroup.iter().product::<u32>() <= target.limits.workgroup_invocations);
+            }
+            let lowered = lower(&operation, target, rows).unwrap();
+            assert_eq!(lowered, lower(&operation, target, rows).unwrap(), "the choice is deterministic");
+        }
+    }
+
     #[test]
     fn every_candidate_is_valid_on_every_target() {
-        for target in Target::all() {
-            for operation in operations() {
-                let rows = RowRange { min: 1, max: Some(64) };
-                let choices = candidates(&operation, target, rows).unwrap();
-                assert!(!choices.is_empty());
-                for choice in choices {
-                    let kernel = match compose(&operation, choice, target) {
-                        Ok(kernel) => kernel,
-                        Err(error) => panic!("{choice:?} on {}: {error}", target.name),
-                    };
-                    assert_eq!(kernel.slots.len(), kernel.bindings.len());
-                    assert_eq!(kernel.slots.last(), Some(&Slot::Step), "{}", kernel.name);
-                    assert!(matches!(kernel.slots[kernel.slots.len() - 2], Slot::Out | Slot::Part(_)));
-                    assert!(kernel.loop_trips <= 65535);
-                    assert!(kernel.workgroup.iter().product::<u32>() <= target.limits.workgroup_invocations);
-                }
-                let lowered = lower(&operation, target, rows).unwrap();
-                assert_eq!(lowered, lower(&operation, target, rows).unwrap(), "the choice is deterministic");
+        std::thread::scope(|scope| {
+            for target in Target::all() {
+                scope.spawn(|| every_candidate_is_valid(target));
             }
-        }
+        });
     }
 }
