@@ -6,13 +6,18 @@ use serde_json::json;
 use warpweft_compiler::WeightChoice;
 use warpweft_compiler::graph::Op;
 use warpweft_models::Imported;
-use warpweft_plan::{OutputKind, Plan, Role};
+use warpweft_plan::{Input, OutputKind, Plan, Role};
 use warpweft_runtime::{
     Engine, Model, Options, Part, RuntimeError, Sampling, Scheduler, Session, Submission, block_on,
 };
 use warpweft_tests::{Copy, Decoder, Runner, compiled, plan_file, runners, worst};
 
-const LOGITS: f32 = 1e-4;
+/// The greatest difference of scores of sessions of so many rows: what the evaluator's contract says, and what angles of
+/// rotation lose, which are as exact as an f32 of their row's number (as transformers' are; the evaluator's are f64).
+fn tolerance(rows: usize) -> f32 {
+    if rows <= 320 { 1e-4 } else { 1e-4 + rows as f32 * 2e-7 }
+}
+
 const VOCAB: usize = 640;
 /// Rows of a page.
 const PAGE: u64 = 32;
@@ -37,7 +42,25 @@ fn expected(model: &Imported, ids: &[u32]) -> Vec<f32> {
 }
 
 fn open(model: &Imported, runner: &Runner, options: &Options) -> Model {
-    let compiled = compiled(model, &[&runner.target.name], WeightChoice::Keep);
+    open_changed(model, runner, options, |_| ())
+}
+
+/// The same kernels, but no row is ever forgotten.
+fn open_keeping_all(model: &Imported, runner: &Runner) -> Model {
+    open_changed(model, runner, &Options::default(), |plan| {
+        for buffer in &mut plan.buffers {
+            buffer.role = match buffer.role {
+                Role::Cache { .. } => Role::Cache { window: None },
+                Role::Input(Input::WindowPages) => Role::Input(Input::Pages),
+                other => other,
+            };
+        }
+    })
+}
+
+fn open_changed(model: &Imported, runner: &Runner, options: &Options, change: impl FnOnce(&mut Plan)) -> Model {
+    let mut compiled = compiled(model, &[&runner.target.name], WeightChoice::Keep);
+    change(&mut compiled.plan);
     let own = runner.options();
     let options = Options { adapter: own.adapter, target: own.target, ..options.clone() };
     Model::from_plan(plan_file(model, &compiled), &options, &mut |_| ()).unwrap()
@@ -53,7 +76,8 @@ fn check(engine: &mut Engine, session: &mut Session, ids: &[u32], expected: &[f3
     let first = session.len();
     let found = add(engine, session, ids);
     let difference = worst(&found, &expected[first * VOCAB..session.len() * VOCAB]);
-    assert!(difference <= LOGITS, "{what}, {} rows after {first}: off by {difference:e}", ids.len());
+    let tolerance = tolerance(session.len());
+    assert!(difference <= tolerance, "{what}, {} rows after {first}: off by {difference:e}", ids.len());
 }
 
 fn used(engine: &Engine) -> u64 {
@@ -165,14 +189,16 @@ fn forgotten_pages_serve_others() {
 #[test]
 fn one_session_never_has_more_than_its_window() {
     let window = 20;
-    let model = model("mistral", 2, Some(window), 1024);
+    let imported = model("mistral", 2, Some(window), 1024);
     let prompt = ids(5, 700);
-    let expected = expected(&model, &prompt);
+    let expected = expected(&imported, &prompt);
     let runner = runners().remove(0);
     // As little as there can be: three pages, of which 700 rows would take 22.
-    let mut model = open(&model, &runner, &Options { context: Some(1), ..Options::default() });
+    let mut model = open(&imported, &runner, &Options { context: Some(1), ..Options::default() });
     let engine = model.engine_mut();
     assert_eq!((engine.window_rows(), engine.context_limit().0), (96, 1024));
+    let mut keeping = open_keeping_all(&imported, &runner);
+    let mut all = keeping.session().unwrap();
     let mut session = engine.session().unwrap();
     block_on(engine.prepare(OutputKind::Logits, &mut |_| ())).unwrap();
     let step = engine.step_rows(OutputKind::Logits);
@@ -180,16 +206,21 @@ fn one_session_never_has_more_than_its_window() {
     while session.len() < prompt.len() {
         let at = session.len();
         let count = [step, 1, 2][at % 3].min(prompt.len() - at);
-        check(engine, &mut session, &prompt[at..at + count], &expected, "alone");
+        let ids = &prompt[at..at + count];
+        let found = add(engine, &mut session, ids);
+        assert!(worst(&found, &expected[at * VOCAB..][..count * VOCAB]) <= tolerance(at), "{count} rows after {at}");
+        // Where a row lies changes nothing.
+        assert_eq!(found, add(keeping.engine_mut(), &mut all, ids), "{count} rows after {at}");
         assert!(used(engine) <= 96);
     }
+    assert_eq!(keeping.engine().cache_rows() - keeping.engine().free_rows(), 704);
     // What the last row sees is there to compute it again, and to compute what follows on a cut.
     let next = block_on(engine.whole_row(&session)).unwrap();
-    assert!(worst(&next, &expected[699 * VOCAB..]) <= LOGITS);
+    assert!(worst(&next, &expected[699 * VOCAB..]) <= tolerance(700));
     for rows in [699, 690, 680, 669] {
         assert_eq!(session.truncate(rows), rows);
         let next = block_on(engine.whole_row(&session)).unwrap();
-        assert!(worst(&next, &expected[(rows - 1) * VOCAB..rows * VOCAB]) <= LOGITS);
+        assert!(worst(&next, &expected[(rows - 1) * VOCAB..rows * VOCAB]) <= tolerance(700));
         check(engine, &mut session, &prompt[rows..rows + 1], &expected, "after a cut");
     }
     assert_eq!(session.truncate(400), 0);
@@ -316,10 +347,18 @@ fn a_prompt_of_4096_rows() {
         let whole = opened.logits_ids(&[&prompt[..4096]]).unwrap().values;
         let difference = worst(&whole, &expected[..4096 * VOCAB]);
         println!("{name}: {difference:.1e}");
-        assert!(difference <= LOGITS, "{name}: off by {difference:e}");
+        assert!(difference <= tolerance(4096), "{name}: off by {difference:e}");
         let engine = opened.engine_mut();
         let mut session = engine.session().unwrap();
-        prompt[..4096].chunks(1500).for_each(|ids| check(engine, &mut session, ids, &expected, name));
-        prompt[4096..].chunks(1).for_each(|ids| check(engine, &mut session, ids, &expected, name));
+        let mut keeping = open_keeping_all(&model, &runner);
+        let mut all = keeping.session().unwrap();
+        for ids in prompt[..4096].chunks(1500).chain(prompt[4096..].chunks(1)) {
+            let at = session.len();
+            let found = add(engine, &mut session, ids);
+            let expected = &expected[at * VOCAB..(at + ids.len()) * VOCAB];
+            assert!(worst(&found, expected) <= tolerance(4100), "{name}: {} rows after {at}", ids.len());
+            // Where a row lies changes nothing.
+            assert_eq!(found, add(keeping.engine_mut(), &mut all, ids), "{name}: {} rows after {at}", ids.len());
+        }
     }
 }
