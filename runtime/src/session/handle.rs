@@ -46,8 +46,9 @@ impl Session {
     ///
     /// Returns the rows that are left: `rows`, or fewer if there were fewer. Where layers of the model see only the last
     /// rows (a sliding window), rows before them are forgotten as the session grows. If those are missing that a row
-    /// behind the first `rows` would see, none are left, and all ids have to be added again. Cutting off up to 31 rows is
-    /// always possible, and so is any cut while the session has no more than 32 rows beside those that a row sees.
+    /// behind the first `rows` would see, none are left, and all ids have to be added again. Going back by up to 31 rows
+    /// from where the session was longest is always possible, and so is any cut of one that never had more than 32 rows
+    /// beside those that a row sees.
     #[must_use = "a session of a model with sliding windows may have to begin anew"]
     pub fn truncate(&mut self, rows: usize) -> usize {
         self.unfed = self.unfed.filter(|_| rows > self.ids.len());
