@@ -1,4 +1,5 @@
-//! Weights go to the device in pieces, one in flight, so that loading takes no second copy of the model.
+//! Weights go to the device in pieces, so that loading takes no second copy of the model. While the device takes one, the
+//! next is read from the file.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -9,8 +10,8 @@ use crate::RuntimeError;
 use crate::device::Device;
 use crate::model::{OnProgress, Progress};
 
-/// Bytes in flight.
-const PIECE: u64 = 16 << 20;
+/// Bytes that the device takes at once, and as many that are read meanwhile.
+const PIECE: u64 = 8 << 20;
 /// Bytes read from the file at a time.
 const READ: usize = 1 << 20;
 
@@ -25,22 +26,23 @@ pub(crate) async fn upload(
     let doing = "uploading weights";
     let missing: Vec<Window> = windows.iter().filter(|w| !loaded.contains_key(w)).copied().collect();
     let total: u64 = missing.iter().map(|w| w.bytes).sum();
-    let (mut done, mut in_flight) = (0, 0);
+    let (mut done, mut read) = (0, 0);
     let mut bytes = vec![0; READ];
     for window in missing {
         let label = file.plan().tensors[window.tensor].name.as_str();
         let buffer = device.guard(doing, || create(device, label, window.bytes)).await?;
         let mut at = 0;
         while at < window.bytes {
-            let size = (window.bytes - at).min(PIECE - in_flight);
+            let size = (window.bytes - at).min(PIECE - read);
             write(device, file, window, &buffer, at, size, &mut bytes).await?;
             at += size;
-            in_flight += size;
-            if in_flight == PIECE {
-                done += std::mem::take(&mut in_flight);
-                device.queue.submit([]);
+            read += size;
+            if read == PIECE {
+                // For the piece before this one.
                 device.idle(doing).await?;
                 progress(Progress::Weights { done, total });
+                device.queue.submit([]);
+                done += std::mem::take(&mut read);
             }
         }
         loaded.insert(window, buffer);
