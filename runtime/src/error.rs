@@ -40,6 +40,22 @@ pub enum RuntimeError {
         /// What the plan computes.
         available: Vec<String>,
     },
+    /// Steps cannot be measured as was asked for.
+    #[error("{adapter} lacks {missing}, so its steps cannot be timed that way")]
+    NoClock {
+        /// The adapter's name.
+        adapter: String,
+        /// What it lacks.
+        missing: &'static str,
+    },
+    /// The device's clock contradicts itself or the wall clock.
+    #[error("the timestamps of {adapter} cannot be believed: {problem}")]
+    Clock {
+        /// The adapter's name.
+        adapter: String,
+        /// What is wrong with them.
+        problem: String,
+    },
     /// A shader of the plan was refused.
     #[error("kernel {kernel} was refused: {message}")]
     Shader {
@@ -213,9 +229,11 @@ impl RuntimeError {
             | RuntimeError::Shader { .. }
             | RuntimeError::Tokenizer(_)
             | RuntimeError::NotFinite => Fault::Plan,
-            RuntimeError::NoDevice { .. } | RuntimeError::NoTier { .. } | RuntimeError::DeviceLost { .. } => {
-                Fault::Device
-            }
+            RuntimeError::NoDevice { .. }
+            | RuntimeError::NoTier { .. }
+            | RuntimeError::NoClock { .. }
+            | RuntimeError::Clock { .. }
+            | RuntimeError::DeviceLost { .. } => Fault::Device,
             RuntimeError::Memory { .. } | RuntimeError::OutOfMemory { .. } | RuntimeError::CacheFull { .. } => {
                 Fault::Memory
             }

@@ -25,8 +25,9 @@ pub use load::need::{Need, need};
 pub use model::Embeddings;
 #[cfg(not(target_arch = "wasm32"))]
 pub use model::Model;
-pub use model::{Engine, Matrix, OnProgress, Options, Progress};
+pub use model::{Engine, Matrix, OnProgress, Options, Progress, TimedStep};
 pub use run::submit::Submission;
+pub use run::timer::{StepClock, StepTime};
 pub use sample::{Candidates, Sampler, Sampling, Token};
 pub use session::{Done, Part, Refused, Scheduler, Session, Ticket};
 #[cfg(feature = "text")]

@@ -5,7 +5,7 @@ mod tiny;
 
 use warpweft_plan::{Groups, OutputKind, Plan};
 use warpweft_runtime::{
-    AdapterChoice, Device, Fault, Model, Options, Progress, RuntimeError, adapters, block_on, choose,
+    AdapterChoice, Device, Fault, Model, Options, Progress, RuntimeError, StepClock, adapters, block_on, choose,
 };
 
 fn model(options: &Options) -> Model {
@@ -196,12 +196,45 @@ fn a_grid_above_the_limit_cuts_the_steps() {
 
 #[test]
 fn steps_can_be_timed() {
-    let mut model = model(&Options { profile: true, ..Options::default() });
-    let found = model.embed_ids(&[[3, 4]]).unwrap();
-    assert_close(&found.values, &tiny::embedding(&[3, 4]));
-    let submission = &model.engine().submissions()[0];
-    assert!(submission.seconds > 0.0);
-    assert!(submission.steps.is_empty() || submission.steps.len() == 2, "{submission:?}");
+    for adapter in block_on(adapters()) {
+        let options = Options { adapter: AdapterChoice::Index(adapter.index), ..Options::default() };
+        let mut model = model(&options);
+        let timestamps = match model.set_clock(Some(StepClock::Timestamps)) {
+            Ok(()) => true,
+            Err(error) => {
+                assert!(!adapter.features.contains(wgpu::Features::TIMESTAMP_QUERY));
+                assert!(error.to_string().contains("TIMESTAMP_QUERY"), "{error}");
+                assert_eq!(error.fault(), Fault::Device);
+                let options = Options { clock: Some(StepClock::Timestamps), ..options };
+                assert!(matches!(refusal(&tiny::plan(), &options), RuntimeError::NoClock { .. }));
+                false
+            }
+        };
+        for clock in [StepClock::Timestamps, StepClock::Waits].into_iter().skip(usize::from(!timestamps)) {
+            model.set_clock(Some(clock)).unwrap();
+            let found = model.embed_ids(&[vec![3, 4], vec![5; 70], vec![1]]).unwrap();
+            assert_close(&found.values[..tiny::WIDTH], &tiny::embedding(&[3, 4]));
+            let submission = &model.engine().submissions()[0];
+            assert_eq!((submission.clock, submission.context), (Some(clock), 70));
+            assert!(submission.submitting <= submission.seconds);
+            let steps: Vec<_> = model.engine().timed_steps().collect();
+            assert_eq!(
+                steps.iter().map(|s| (s.submission, s.step, s.kernel)).collect::<Vec<_>>(),
+                [(0, 0, 0), (0, 1, 1)]
+            );
+            assert_eq!(
+                (steps[0].layer, steps[0].program),
+                (tiny::plan().programs[steps[0].program].steps[0].layer, submission.program)
+            );
+            let end = |i: usize| steps[i].time.start + steps[i].time.seconds;
+            println!("{} ({}): {:?} of {:.6} s", adapter.name, clock.name(), submission.steps, submission.seconds);
+            assert!(steps[0].time.start >= 0.0 && steps[1].time.start >= steps[0].time.start && end(1) > 0.0);
+            assert!(end(1) <= submission.seconds * 1.1 + 1e-3, "{submission:?}");
+        }
+        model.set_clock(None).unwrap();
+        model.embed_ids(&[[3, 4]]).unwrap();
+        assert_eq!(model.engine().timed_steps().count(), 0);
+    }
 }
 
 #[test]
@@ -238,4 +271,18 @@ fn a_model_and_its_calls_can_move_between_threads() {
     assert_close(&found.values, &tiny::embedding(&ids[0]));
     let texts = ["a b"];
     assert_eq!(block_on(movable(model.engine_mut().embed(&texts))).unwrap().tokens, [4]);
+}
+
+#[test]
+fn a_clock_is_tried_before_it_is_believed() {
+    for adapter in block_on(adapters()) {
+        let device = block_on(Device::open(&adapter)).unwrap();
+        block_on(device.try_clock(StepClock::Waits)).unwrap();
+        match block_on(device.try_clock(StepClock::Timestamps)) {
+            Ok(()) => assert!(adapter.features.contains(wgpu::Features::TIMESTAMP_QUERY)),
+            Err(RuntimeError::NoClock { missing, .. }) => assert_eq!(missing, "the feature TIMESTAMP_QUERY"),
+            Err(RuntimeError::Clock { problem, .. }) => println!("{}: {problem}", adapter.name),
+            Err(other) => panic!("{other}"),
+        }
+    }
 }

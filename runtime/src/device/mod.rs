@@ -68,7 +68,8 @@ impl Device {
     /// # Errors
     /// [`RuntimeError::NoDevice`] with what the driver said.
     pub async fn open(adapter: &Adapter) -> Result<Device, RuntimeError> {
-        let useful = wgpu::Features::SUBGROUP | wgpu::Features::TIMESTAMP_QUERY;
+        let clock = wgpu::Features::TIMESTAMP_QUERY | wgpu::Features::TIMESTAMP_QUERY_INSIDE_PASSES;
+        let useful = wgpu::Features::SUBGROUP | clock;
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("warpweft"),
             required_features: useful & adapter.features,

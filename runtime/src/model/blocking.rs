@@ -6,6 +6,7 @@ use warpweft_plan::{OutputKind, PlanFile};
 
 use super::{Engine, Matrix, OnProgress, Options};
 use crate::device::block_on;
+use crate::run::timer::StepClock;
 use crate::{RuntimeError, Session};
 
 /// A plan on a device.
@@ -81,6 +82,14 @@ impl Model {
     /// As [`Engine::session`].
     pub fn session(&self) -> Result<Session, RuntimeError> {
         self.engine.session()
+    }
+
+    /// Chooses whether and how the steps of the next calls are measured; [`Engine::timed_steps`] gives the times.
+    ///
+    /// # Errors
+    /// As [`Engine::set_clock`].
+    pub fn set_clock(&mut self, clock: Option<StepClock>) -> Result<(), RuntimeError> {
+        self.engine.set_clock(clock)
     }
 
     /// Makes an output ready before it is asked for.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use warpweft_plan::{OutputKind, Plan, PlanFile, Program};
 
-use super::{Matrix, OnProgress, Options, Progress};
+use super::{Matrix, OnProgress, Options, Progress, TimedStep};
 use crate::RuntimeError;
 use crate::device::{Adapter, Device, Pipeline, best_target, choose};
 use crate::load::job::{Job, Window};
@@ -14,6 +14,7 @@ use crate::run::arena::{Arena, Resident};
 use crate::run::batch::{Tables, cut};
 use crate::run::pace::Pace;
 use crate::run::submit::{Ready, Submission};
+use crate::run::timer::StepClock;
 use crate::session::{Ledger, Pool, pool, room};
 
 /// Rows of a submission unless the options say otherwise.
@@ -84,6 +85,7 @@ impl Engine {
         // What cannot run is refused before the device is opened.
         best_target(file.plan(), output, adapter, options.target.as_deref())?;
         let device = Device::open(adapter).await?;
+        options.clock.map_or(Ok(()), |clock| device.check_clock(clock))?;
         progress(Progress::Device { adapter: &adapter.name, notice: adapter.notice().as_deref() });
         let ledgers = pool::ledgers(file.plan());
         let mut engine = Engine {
@@ -205,7 +207,7 @@ impl Engine {
         let resident = Resident { weights: &self.weights, pools: &self.pools, pipelines: &self.pipelines };
         arena.bind(device, plan, job, job.position(plan, rows), resident).await?;
         let ready = Ready { device, plan, job, pipelines: &self.pipelines, arena: &arena };
-        let submission = ready.submit(tables, self.options.profile, values).await?;
+        let submission = ready.submit(tables, self.options.clock, values).await?;
         // Few rows on top of many cached ones say nothing about many rows.
         if !*cached || rows >= pace.rows() / 2 {
             pace.learn(rows, submission.seconds);
@@ -265,6 +267,32 @@ impl Engine {
     /// The submissions of the last call that ran.
     pub fn submissions(&self) -> &[Submission] {
         &self.submissions
+    }
+
+    /// When each step of the last call that ran took place, if [`Options::clock`] says that steps are measured.
+    pub fn timed_steps(&self) -> impl Iterator<Item = TimedStep> {
+        self.submissions.iter().enumerate().flat_map(|(at, submission)| {
+            let steps = self.plan().programs.get(submission.program).map_or(&[][..], |program| &program.steps);
+            steps.iter().zip(&submission.steps).enumerate().map(move |(step, (dispatch, &time))| TimedStep {
+                submission: at,
+                program: submission.program,
+                step,
+                kernel: dispatch.kernel,
+                layer: dispatch.layer,
+                time,
+            })
+        })
+    }
+
+    /// Chooses whether and how the steps of the next calls are measured.
+    ///
+    /// # Errors
+    /// [`RuntimeError::NoClock`] if the device has no such clock. A clock that contradicts itself or the wall clock is an
+    /// error ([`RuntimeError::Clock`]) of the call that it measures; [`StepClock::Waits`] works then, too.
+    pub fn set_clock(&mut self, clock: Option<StepClock>) -> Result<(), RuntimeError> {
+        clock.map_or(Ok(()), |clock| self.device.check_clock(clock))?;
+        self.options.clock = clock;
+        Ok(())
     }
 
     /// The program that runs steps of `rows` rows for an output; `None` until the output is ready.

@@ -12,4 +12,4 @@ pub use engine::Engine;
 pub use options::{OnProgress, Options, Progress};
 #[cfg(feature = "text")]
 pub use results::Embeddings;
-pub use results::Matrix;
+pub use results::{Matrix, TimedStep};

@@ -3,6 +3,7 @@
 use warpweft_plan::OutputKind;
 
 use crate::device::AdapterChoice;
+use crate::run::timer::StepClock;
 
 /// How to open a model. The default suits most.
 #[derive(Clone, Debug, Default)]
@@ -25,8 +26,8 @@ pub struct Options {
     /// Compile the kernels for a number of rows when a step first has it, instead of all at opening: the shortest way to
     /// one result, but the first step of each size waits.
     pub lazy: bool,
-    /// Measure every step with the device's clock, see [`Submission::steps`](crate::Submission::steps).
-    pub profile: bool,
+    /// Measure every step, see [`Engine::timed_steps`](crate::Engine::timed_steps).
+    pub clock: Option<StepClock>,
 }
 
 /// What happens while a model is opened.

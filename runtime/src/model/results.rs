@@ -1,5 +1,7 @@
 //! Results.
 
+use crate::run::timer::StepTime;
+
 /// Rows of f32, one after the other, without padding.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Matrix {
@@ -24,6 +26,23 @@ impl Matrix {
     pub fn iter(&self) -> impl Iterator<Item = &[f32]> {
         self.values.chunks_exact(self.width.max(1))
     }
+}
+
+/// A step of a program that was measured.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct TimedStep {
+    /// Index into [`Engine::submissions`](crate::Engine::submissions).
+    pub submission: usize,
+    /// Index of the program in the plan.
+    pub program: usize,
+    /// Index of the step in the program.
+    pub step: usize,
+    /// Index of its kernel in the plan.
+    pub kernel: usize,
+    /// The layer it belongs to; `None` before the first and after the last.
+    pub layer: Option<u32>,
+    /// When it ran.
+    pub time: StepTime,
 }
 
 /// Vectors of texts.

@@ -5,5 +5,6 @@ pub(crate) mod batch;
 mod clock;
 pub(crate) mod pace;
 pub(crate) mod submit;
+pub(crate) mod timer;
 
 pub(crate) use clock::Clock;

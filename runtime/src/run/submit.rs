@@ -7,12 +7,16 @@ use warpweft_plan::{Plan, Program, Sizes, Step};
 use super::arena::Arena;
 use super::batch::Tables;
 use super::clock::Clock;
+use super::timer::{StepClock, StepTime, Timer};
 use crate::RuntimeError;
 use crate::device::{Device, Pipeline};
 use crate::load::job::Job;
 
 /// Floating-point operations that the driver gets at once: a second of a slow GPU.
 const WORK: u64 = 50_000_000_000;
+
+/// What errors tell.
+const DOING: &str = "running a step";
 
 /// What one batch of rows did on its way through a program.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -21,12 +25,25 @@ pub struct Submission {
     pub rows: u64,
     /// Sequences in it.
     pub sequences: u64,
+    /// Rows of the longest sequence, cached ones included.
+    pub context: u64,
     /// Index of its program in the plan.
     pub program: usize,
     /// Wall time in seconds, from the first table written to the last result read.
     pub seconds: f64,
-    /// Device time of each of the program's steps in seconds, if it was asked for and the device can tell.
-    pub steps: Vec<f64>,
+    /// Of those, until the driver had all commands. Where steps are waited for one by one, that is most of the time.
+    pub submitting: f64,
+    /// When each of the program's steps ran, if [`Options::clock`](crate::Options::clock) asks for it.
+    pub steps: Vec<StepTime>,
+    /// What measured them.
+    pub clock: Option<StepClock>,
+}
+
+impl Submission {
+    /// The sizes that its steps had.
+    pub fn sizes(&self) -> Sizes {
+        Sizes { tokens: self.rows, context: self.context, sequences: self.sequences }
+    }
 }
 
 /// What a submission runs on.
@@ -43,7 +60,7 @@ impl Ready<'_> {
     pub(crate) async fn submit(
         &self,
         tables: &Tables,
-        profile: bool,
+        step_clock: Option<StepClock>,
         values: &mut Vec<f32>,
     ) -> Result<Submission, RuntimeError> {
         let clock = Clock::start();
@@ -52,16 +69,26 @@ impl Ready<'_> {
         let position = self.job.position(self.plan, rows);
         let index = self.job.programs[position];
         let program = &self.plan.programs[index];
-        let timer = Timer::new(self.device, program, profile);
-        let bytes = self
-            .device
-            .guard("running a step", || {
-                for (input, buffer) in self.arena.inputs(self.plan) {
-                    self.device.queue.write_buffer(buffer, 0, &tables.bytes(input));
-                }
-                self.encode(program, position, sizes, timer.as_ref())
-            })
-            .await?;
+        let write = || {
+            for (input, buffer) in self.arena.inputs(self.plan) {
+                self.device.queue.write_buffer(buffer, 0, &tables.bytes(input));
+            }
+        };
+        self.device.guard(DOING, write).await?;
+        let mut steps = Vec::new();
+        let mut timer = None;
+        let bytes = match step_clock {
+            Some(StepClock::Waits) => {
+                steps = self.wait_for_each(program, position, sizes).await?;
+                self.device.guard(DOING, || self.encode(program, position, sizes, program.steps.len(), None)).await?
+            }
+            Some(StepClock::Timestamps) => {
+                timer = Some(self.device.guard(DOING, || Timer::new(self.device, program.steps.len())).await?);
+                self.device.guard(DOING, || self.encode(program, position, sizes, 0, timer.as_ref())).await?
+            }
+            None => self.device.guard(DOING, || self.encode(program, position, sizes, 0, None)).await?,
+        };
+        let submitting = clock.seconds();
         let (width, stride) = (program.output.width as usize, program.output.stride as usize);
         self.device
             .read(&self.arena.copy, bytes, |result| {
@@ -71,34 +98,66 @@ impl Ready<'_> {
                 }
             })
             .await?;
-        let steps = match timer {
-            Some(timer) => timer.read(self.device).await?,
-            None => Vec::new(),
-        };
+        if let Some(timer) = timer {
+            steps = timer.read(self.device, clock.seconds()).await?;
+        }
         let seconds = clock.seconds();
         tracing::trace!(rows, sequences, seconds, "submission");
-        Ok(Submission { rows, sequences, program: index, seconds, steps })
+        let context = sizes.context;
+        Ok(Submission { rows, sequences, context, program: index, seconds, submitting, steps, clock: step_clock })
     }
 
-    /// Submits the commands; returns the bytes of the result.
-    fn encode(&self, program: &Program, position: usize, sizes: Sizes, timer: Option<&Timer>) -> u64 {
+    /// Runs the steps one by one and waits for each.
+    async fn wait_for_each(
+        &self,
+        program: &Program,
+        position: usize,
+        sizes: Sizes,
+    ) -> Result<Vec<StepTime>, RuntimeError> {
+        let groups = self.arena.groups(position);
+        // The tables are on their way until then.
+        self.device.guard(DOING, || self.device.queue.submit([])).await?;
+        self.device.idle(DOING).await?;
+        let clock = Clock::start();
+        let mut times = Vec::with_capacity(program.steps.len());
+        for (step, group) in program.steps.iter().zip(groups) {
+            let start = clock.seconds();
+            let run = || {
+                let mut encoder = self.device.gpu.create_command_encoder(&Default::default());
+                let mut pass = encoder.begin_compute_pass(&Default::default());
+                self.dispatch(&mut pass, step, group, sizes);
+                drop(pass);
+                self.device.queue.submit([encoder.finish()]);
+            };
+            self.device.guard(DOING, run).await?;
+            self.device.idle(DOING).await?;
+            times.push(StepTime { start, seconds: clock.seconds() - start });
+        }
+        Ok(times)
+    }
+
+    /// Submits the commands of the steps from `next` on; returns the bytes of the result.
+    fn encode(&self, program: &Program, position: usize, sizes: Sizes, mut next: usize, timer: Option<&Timer>) -> u64 {
         let groups = self.arena.groups(position);
         let mut encoder = self.device.gpu.create_command_encoder(&Default::default());
-        let mut next = 0;
         while next < program.steps.len() {
-            let end = match timer {
-                Some(_) => next + 1,
-                None => cut(&program.steps, next, sizes),
-            };
-            let timestamp_writes = timer.map(|t| t.writes(next as u32));
-            let descriptor = wgpu::ComputePassDescriptor { label: None, timestamp_writes };
-            let mut pass = encoder.begin_compute_pass(&descriptor);
-            for (step, group) in program.steps[next..end].iter().zip(&groups[next..end]) {
-                self.dispatch(&mut pass, step, group, sizes);
+            let end = cut(&program.steps, next, sizes);
+            // Steps share a pass unless each has to be one to be measured.
+            let length = if timer.is_some_and(|timer| !timer.inside()) { 1 } else { end - next };
+            for first in (next..end).step_by(length) {
+                let mut pass = match timer {
+                    Some(timer) => timer.pass(&mut encoder, first),
+                    None => encoder.begin_compute_pass(&Default::default()),
+                };
+                for at in first..first + length {
+                    self.dispatch(&mut pass, &program.steps[at], &groups[at], sizes);
+                    if let Some(timer) = timer {
+                        timer.mark(&mut pass, at + 1);
+                    }
+                }
             }
-            drop(pass);
             next = end;
-            if timer.is_none() && next < program.steps.len() {
+            if next < program.steps.len() {
                 self.device.queue.submit([encoder.finish()]);
                 encoder = self.device.gpu.create_command_encoder(&Default::default());
             }
@@ -134,60 +193,6 @@ fn cut(steps: &[Step], first: usize, sizes: Sizes) -> usize {
         work <= WORK
     };
     first + steps[first..].iter().take_while(fits).count().max(1)
-}
-
-/// Timestamps around each step. Each step is a pass of its own then, which costs some microseconds.
-struct Timer {
-    queries: wgpu::QuerySet,
-    resolved: wgpu::Buffer,
-    copy: wgpu::Buffer,
-    count: u32,
-}
-
-impl Timer {
-    fn new(device: &Device, program: &Program, profile: bool) -> Option<Timer> {
-        let count = u32::try_from(program.steps.len()).ok()?.checked_mul(2)?;
-        let possible = device.gpu.features().contains(wgpu::Features::TIMESTAMP_QUERY);
-        if !profile || !possible || count > wgpu::QUERY_SET_MAX_QUERIES {
-            return None;
-        }
-        let buffer = |usage| {
-            let size = u64::from(count) * 8;
-            device.gpu.create_buffer(&wgpu::BufferDescriptor { label: None, size, usage, mapped_at_creation: false })
-        };
-        Some(Timer {
-            queries: device.gpu.create_query_set(&wgpu::QuerySetDescriptor {
-                label: None,
-                ty: wgpu::QueryType::Timestamp,
-                count,
-            }),
-            resolved: buffer(wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC),
-            copy: buffer(wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::MAP_READ),
-            count,
-        })
-    }
-
-    fn writes(&self, step: u32) -> wgpu::ComputePassTimestampWrites<'_> {
-        wgpu::ComputePassTimestampWrites {
-            query_set: &self.queries,
-            beginning_of_pass_write_index: Some(2 * step),
-            end_of_pass_write_index: Some(2 * step + 1),
-        }
-    }
-
-    fn resolve(&self, encoder: &mut wgpu::CommandEncoder) {
-        encoder.resolve_query_set(&self.queries, 0..self.count, &self.resolved, 0);
-        encoder.copy_buffer_to_buffer(&self.resolved, 0, &self.copy, 0, self.copy.size());
-    }
-
-    async fn read(self, device: &Device) -> Result<Vec<f64>, RuntimeError> {
-        let unit = f64::from(device.queue.get_timestamp_period()) * 1e-9;
-        let seconds = |times: &[u8]| {
-            let times: Vec<u64> = bytemuck::pod_collect_to_vec(times);
-            times.chunks_exact(2).map(|t| t[1].saturating_sub(t[0]) as f64 * unit).collect()
-        };
-        device.read(&self.copy, self.copy.size(), seconds).await
-    }
 }
 
 #[cfg(test)]

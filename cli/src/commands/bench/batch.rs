@@ -6,7 +6,7 @@ use serde::Serialize;
 use warpweft_plan::{OutputKind, PlanFile, Sizes};
 use warpweft_runtime::{Adapter, Engine, Options, block_on};
 
-use super::{Bench, KernelTime, kernel_table, kernel_times, median, random_ids};
+use super::{Bench, KernelTime, kernel_table, kernel_times, measure_steps, median, random_ids};
 use crate::CliError;
 use crate::console::Console;
 use crate::cpu;
@@ -71,9 +71,10 @@ pub(super) fn run(
         repeat: args.repeat.unwrap_or(RUNS.0),
         warmup: args.warmup.unwrap_or(RUNS.1),
     };
-    let options = Options { output: Some(kind), memory: args.run.memory, profile: args.steps, ..Options::default() };
+    let options = Options { output: Some(kind), memory: args.run.memory, ..Options::default() };
     let start = Instant::now();
     let mut engine = open_on(adapter, plan, &options, console)?;
+    measure_steps(&mut engine, args.steps, console)?;
     let open_s = start.elapsed().as_secs_f64();
     let ids = random_ids(shape.batch, shape.tokens, engine.plan().model.vocab_size);
     let mut times = Vec::new();

@@ -6,7 +6,7 @@ use serde::Serialize;
 use warpweft_plan::{OutputKind, PAGE_ROWS};
 use warpweft_runtime::{Account, Adapter, Done, Engine, Options, RuntimeError, Scheduler, Session, block_on};
 
-use super::{Bench, KernelTime, kernel_table, kernel_times, median, random_ids};
+use super::{Bench, KernelTime, kernel_table, kernel_times, measure_steps, median, random_ids};
 use crate::CliError;
 use crate::console::Console;
 use crate::load::{BenchPlan, open_on};
@@ -110,11 +110,11 @@ pub(super) fn run(
         output: Some(OutputKind::Candidates),
         memory: args.run.memory,
         context: Some(context),
-        profile: args.steps,
         ..Options::default()
     };
     let start = Instant::now();
     let mut engine = open_on(adapter, plan, &options, console)?;
+    measure_steps(&mut engine, args.steps, console)?;
     let open_s = start.elapsed().as_secs_f64();
     let prompts = random_ids(shape.sessions, shape.prompt, engine.plan().model.vocab_size);
     let mut rounds = Vec::new();

@@ -12,6 +12,7 @@ use warpweft_runtime::{Engine, block_on, choose};
 
 use crate::CliError;
 use crate::args::RunOptions;
+use crate::clock;
 use crate::console::Console;
 use crate::load::bench_plan;
 use crate::report::Table;
@@ -105,6 +106,15 @@ pub(crate) fn run(args: &Bench, console: &mut Console<'_>) -> Result<(), CliErro
     }
 }
 
+/// Lets the engine measure its steps if they are asked for.
+fn measure_steps(engine: &mut Engine, wanted: bool, console: &mut Console<'_>) -> Result<(), CliError> {
+    if wanted {
+        let clock = clock::choose(engine.device(), console)?;
+        engine.set_clock(Some(clock))?;
+    }
+    Ok(())
+}
+
 #[derive(Serialize)]
 struct KernelTime {
     kernel: String,
@@ -117,13 +127,10 @@ struct KernelTime {
 fn kernel_times(engine: &Engine) -> Vec<KernelTime> {
     let plan = engine.plan();
     let mut seconds = vec![(0, 0.0); plan.kernels.len()];
-    for submission in engine.submissions() {
-        let Some(program) = plan.programs.get(submission.program) else { continue };
-        for (step, time) in program.steps.iter().zip(&submission.steps) {
-            let (dispatches, sum) = &mut seconds[step.kernel];
-            *dispatches += 1;
-            *sum += time;
-        }
+    for step in engine.timed_steps() {
+        let (dispatches, sum) = &mut seconds[step.kernel];
+        *dispatches += 1;
+        *sum += step.time.seconds;
     }
     let total: f64 = seconds.iter().map(|(_, sum)| sum).sum();
     let used = plan.kernels.iter().zip(seconds).filter(|(_, (dispatches, _))| *dispatches > 0);
