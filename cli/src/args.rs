@@ -1,6 +1,7 @@
 //! The command line.
 
 use clap::{Args, Parser, Subcommand};
+use warpweft_compiler::rules::{RewriteError, RuleSet};
 use warpweft_runtime::AdapterChoice;
 
 use crate::commands::{bench, build, chat, devices, doctor, embed, eval, fit, inspect, logits, pull, run};
@@ -63,6 +64,22 @@ pub(crate) struct RunOptions {
     /// Memory that the model may take on the device, such as 4GiB; a model that needs more is refused.
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes, display_order = 91)]
     pub(crate) memory: Option<u64>,
+
+    #[command(flatten)]
+    pub(crate) rules: RuleOptions,
+}
+
+/// Which rules a checkpoint is compiled with.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct RuleOptions {
+    /// A rewrite rule to leave out when a checkpoint is compiled, to see what it is worth; can be given more than once.
+    #[arg(long, value_name = "RULE", value_parser = rule, display_order = 92)]
+    pub(crate) without: Vec<String>,
+}
+
+fn rule(name: &str) -> Result<String, RewriteError> {
+    RuleSet::all()?.check(name)?;
+    Ok(name.to_owned())
 }
 
 impl RunOptions {

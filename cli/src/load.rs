@@ -9,7 +9,7 @@ use warpweft_plan::{OutputKind, PlanFile};
 use warpweft_runtime::{Adapter, Engine, Options, block_on, choose};
 
 use crate::CliError;
-use crate::args::RunOptions;
+use crate::args::{RuleOptions, RunOptions};
 use crate::cache::{Slot, temporary_folder};
 use crate::compile::{adapter_target, make, make_of_config};
 use crate::console::Console;
@@ -40,11 +40,11 @@ pub(crate) fn adapter_and_plan(
 ) -> Result<(Adapter, PlanFile), CliError> {
     let path = &*hub::resolve(path, console)?;
     // A plan that cannot be read is refused before adapters are looked for.
-    let plan = if path.is_dir() { None } else { Some(open_plan(path)?) };
+    let plan = if path.is_dir() { None } else { Some(made_plan(path, &run.rules)?) };
     let adapter = block_on(choose(&run.choice()))?;
     let plan = match plan {
         Some(plan) => plan,
-        None => compiled(path, &adapter, console)?,
+        None => compiled(path, &adapter, &run.rules, console)?,
     };
     Ok((adapter, plan))
 }
@@ -71,12 +71,21 @@ pub(crate) struct BenchPlan {
 }
 
 /// The plan in a file or that of a checkpoint folder; a folder without weights gets random ones.
-pub(crate) fn bench_plan(path: &Path, adapter: &Adapter, console: &mut Console<'_>) -> Result<BenchPlan, CliError> {
+pub(crate) fn bench_plan(
+    path: &Path,
+    adapter: &Adapter,
+    rules: &RuleOptions,
+    console: &mut Console<'_>,
+) -> Result<BenchPlan, CliError> {
     let path = &*hub::resolve(path, console)?;
     if !path.is_dir() || has_weights(path)? {
-        return Ok(BenchPlan { plan: plan_for(path, adapter, console)?, file: None, random: false });
+        return Ok(BenchPlan { plan: plan_for(path, adapter, rules, console)?, file: None, random: false });
     }
-    let options = CompileOptions { targets: vec![adapter_target(adapter)?], weights: WeightChoice::Keep, dump: None };
+    let options = CompileOptions {
+        targets: vec![adapter_target(adapter)?],
+        without: rules.without.clone(),
+        ..CompileOptions::default()
+    };
     if !console.json {
         console.note(&format!("note: no weights in {}; random ones take their place", path.display()));
     }
@@ -109,23 +118,47 @@ pub(crate) fn open_plan(path: &Path) -> Result<PlanFile, CliError> {
     Ok(PlanFile::open(path)?)
 }
 
+/// Opens a plan file, in which no rule can be left out any more.
+fn made_plan(path: &Path, rules: &RuleOptions) -> Result<PlanFile, CliError> {
+    if let (Some(rule), true) = (rules.without.first(), path.exists()) {
+        let path = path.display();
+        return Err(CliError::Usage(format!(
+            "--without {rule} is for checkpoints; {path} is compiled already: give it to compile-model build"
+        )));
+    }
+    open_plan(path)
+}
+
 /// The plan in a file, or that of a checkpoint folder for one adapter.
-pub(crate) fn plan_for(path: &Path, adapter: &Adapter, console: &mut Console<'_>) -> Result<PlanFile, CliError> {
+pub(crate) fn plan_for(
+    path: &Path,
+    adapter: &Adapter,
+    rules: &RuleOptions,
+    console: &mut Console<'_>,
+) -> Result<PlanFile, CliError> {
     let path = &*hub::resolve(path, console)?;
-    if path.is_dir() { compiled(path, adapter, console) } else { open_plan(path) }
+    if path.is_dir() { compiled(path, adapter, rules, console) } else { made_plan(path, rules) }
 }
 
 /// The plan of a checkpoint folder for one adapter, from the cache if it is there.
-fn compiled(folder: &Path, adapter: &Adapter, console: &mut Console<'_>) -> Result<PlanFile, CliError> {
+fn compiled(
+    folder: &Path,
+    adapter: &Adapter,
+    rules: &RuleOptions,
+    console: &mut Console<'_>,
+) -> Result<PlanFile, CliError> {
     let target = adapter_target(adapter)?;
     let weights = WeightChoice::Keep;
-    let slot = Slot::of(folder, &format!("{} {}", target.name, weights.name()))?;
+    let mut without = rules.without.clone();
+    without.sort();
+    without.dedup();
+    let slot = Slot::of(folder, &format!("{} {} without {}", target.name, weights.name(), without.join(" ")))?;
     if let Some(slot) = &slot
         && let Some(plan) = cached(&slot.path(), console)
     {
         return Ok(plan);
     }
-    let options = CompileOptions { targets: vec![target], weights, dump: None };
+    let options = CompileOptions { targets: vec![target], weights, without, ..CompileOptions::default() };
     if !console.json {
         console.note(&format!("compiling {} for {}", folder.display(), target.name));
     }

@@ -14,7 +14,7 @@ use crate::lower::{Bounds, LowerError, lower};
 use crate::pack::{Packing, WeightChoice, choose_formats};
 use crate::phases::{Phase, PhaseReport};
 use crate::roll::{RollError, Rolled, roll};
-use crate::rules::{Limits, RewriteError, Rule, Saturated, StopReason, saturate, table};
+use crate::rules::{Limits, RewriteError, RuleSet, Saturated, StopReason, saturate};
 use crate::schedule::{BodyProgram, ComposedBody, Part, ScheduleError, Shared, assemble};
 use crate::target::Target;
 
@@ -31,11 +31,18 @@ pub struct Options {
     pub weights: WeightChoice,
     /// The phase whose result is wanted as text.
     pub dump: Option<Phase>,
+    /// Names of rules that are left out.
+    pub without: Vec<String>,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { targets: Target::all().iter().collect(), weights: WeightChoice::Keep, dump: None }
+        Options {
+            targets: Target::all().iter().collect(),
+            weights: WeightChoice::Keep,
+            dump: None,
+            without: Vec::new(),
+        }
     }
 }
 
@@ -75,7 +82,7 @@ pub enum CompileError {
     /// Layers out of order.
     #[error(transparent)]
     Roll(#[from] RollError),
-    /// Rules that contradict each other; a bug.
+    /// Rules that are not known, or, a bug, contradict each other.
     #[error(transparent)]
     Rewrite(#[from] RewriteError),
     /// No program.
@@ -121,7 +128,7 @@ pub fn compile(
     let notes = vec![format!("{} regions, {} distinct", rolled.regions.len(), rolled.bodies.len())];
     log.end(Phase::Canonical, 0, notes, || bodies_text(&rolled.bodies));
 
-    let rules = table()?;
+    let rules = RuleSet::without(&options.without)?;
     let saturated = rewrite(&rolled, &rules)?;
     let nodes = saturated.iter().map(|s| s.egraph.total_size()).sum();
     log.end(Phase::Rewritten, nodes, rewrite_notes(&saturated), || e_graphs_text(&saturated));
@@ -156,7 +163,7 @@ fn check(graph: &Graph, form: Form, phase: Phase) -> Result<(), CompileError> {
     verify(graph, form).map_err(|error| CompileError::Verify { phase, error })
 }
 
-fn rewrite(rolled: &Rolled, rules: &[Rule]) -> Result<Vec<Saturated>, CompileError> {
+fn rewrite(rolled: &Rolled, rules: &RuleSet) -> Result<Vec<Saturated>, CompileError> {
     rolled.bodies.iter().map(|body| Ok(saturate(body, rules, Limits::default())?)).collect()
 }
 

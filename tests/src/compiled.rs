@@ -11,7 +11,7 @@ pub fn compiled(model: &Imported, targets: &[&str], weights: WeightChoice) -> Co
         [] => Target::all().iter().collect(),
         names => names.iter().map(|name| Target::named(name).unwrap()).collect(),
     };
-    compile(&model.graph, &model.info, &Options { targets, weights, dump: None }, &mut |_| ()).unwrap()
+    compile(&model.graph, &model.info, &Options { targets, weights, ..Options::default() }, &mut |_| ()).unwrap()
 }
 
 /// The plan file of a compiled model.

@@ -6,7 +6,7 @@ use std::path::Path;
 use warpweft_compiler::extract::{CostModel, extract};
 use warpweft_compiler::graph::eval::{Tensor, Values};
 use warpweft_compiler::graph::{Graph, Shape};
-use warpweft_compiler::rules::{Limits, Saturated, saturate, table};
+use warpweft_compiler::rules::{Limits, RuleSet, Saturated, saturate};
 use warpweft_plan::{DType, Dim, Sizes};
 
 use crate::random::{Magnitudes, Random};
@@ -38,7 +38,7 @@ pub fn graphs() -> Vec<Case> {
 
 /// Everything that the table finds for a graph.
 pub fn saturated(graph: &Graph) -> Saturated {
-    saturate(graph, &table().unwrap(), Limits::default()).unwrap()
+    saturate(graph, &RuleSet::all().unwrap(), Limits::default()).unwrap()
 }
 
 /// The cheapest program of a graph.

@@ -89,7 +89,8 @@ fn weights_above_the_binding_limit_are_split() {
     let mut small = Target::named("webgpu").unwrap().clone();
     // 64 rows of 124 columns, 128 rows of 60: the vocabulary of 509 takes four windows.
     small.limits.binding_bytes = 64 * 128 * 4;
-    let options = Options { targets: vec![Box::leak(Box::new(small))], weights: WeightChoice::Keep, dump: None };
+    let options =
+        Options { targets: vec![Box::leak(Box::new(small))], weights: WeightChoice::Keep, ..Options::default() };
     let compiled = compile(&imported.graph, &imported.info, &options, &mut |_| ()).unwrap();
     let split = compiled.plan.buffers.iter().filter(|b| matches!(b.role, Role::Weight { offset: 1.., .. })).count();
     assert!(split >= 6, "three windows after the first, of the embedding and of the head's bias; found {split}");

@@ -11,7 +11,7 @@ use warpweft_compiler::graph::eval::{Tensor, evaluate};
 use warpweft_compiler::graph::verify::{Form, verify};
 use warpweft_compiler::graph::{Graph, Id};
 use warpweft_compiler::rules::{
-    Class, Condition, Limits, MERGE_NAME, RewriteError, Rule, Stage, StopReason, saturate, table,
+    Class, Condition, Limits, MERGE_NAME, RewriteError, Rule, RuleSet, Stage, StopReason, saturate, table,
 };
 use warpweft_tests::{
     Instance, Magnitudes, Random, cost_models, graphs, instance, random_values, rounding_error, saturated,
@@ -257,7 +257,7 @@ fn a_rule_with_two_facts_is_reported() {
     ] {
         let rule = wrong("(matmul ?x ?w)", right, vec![]);
         for rules in [vec![rule.clone()], [table().unwrap(), vec![rule.clone()]].concat()] {
-            match saturate(&square, &rules, Limits::default()) {
+            match saturate(&square, &rules.into(), Limits::default()) {
                 Err(RewriteError::Clash(clash)) => {
                     let message = clash.to_string();
                     assert!(message.contains("f32[tokens, 6]") && message.contains(found), "{right}: {message}");
@@ -273,7 +273,7 @@ fn a_rule_with_two_facts_is_reported() {
 #[test]
 fn a_rule_with_a_free_variable_is_reported() {
     let body = graph("arg $0 f32[tokens, 8]\n%0 = (gelu $0)\noutput y %0\n");
-    match saturate(&body, &[wrong("(gelu ?x)", "(gelu ?y)", vec![])], Limits::default()) {
+    match saturate(&body, &vec![wrong("(gelu ?x)", "(gelu ?y)", vec![])].into(), Limits::default()) {
         Err(RewriteError::Rule { name, problem }) => assert!(name == "wrong" && problem.contains("?y"), "{problem}"),
         Err(other) => panic!("{other}"),
         Ok(_) => panic!("accepted"),
@@ -284,7 +284,7 @@ fn a_rule_with_a_free_variable_is_reported() {
 #[test]
 fn limits_are_reported() {
     let case = graphs().into_iter().find(|c| c.name == "layers/bert").unwrap();
-    let few = |limits| saturate(&case.graph, &table().unwrap(), limits).unwrap().stages[0].stop;
+    let few = |limits| saturate(&case.graph, &RuleSet::all().unwrap(), limits).unwrap().stages[0].stop;
     let limits = Limits::default();
     assert_eq!(few(limits), StopReason::Saturated);
     assert_eq!(few(Limits { nodes: 60, ..limits }), StopReason::Nodes);

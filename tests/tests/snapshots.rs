@@ -26,7 +26,7 @@ fn small_plan(target: &'static Target) -> Plan {
         max_text_tokens: 64,
         eos_ids: Vec::new(),
     };
-    let options = Options { targets: vec![target], weights: WeightChoice::Keep, dump: None };
+    let options = Options { targets: vec![target], weights: WeightChoice::Keep, ..Options::default() };
     compile(&graph, &model, &options, &mut |_| ()).unwrap().plan
 }
 

@@ -9,6 +9,7 @@ use serde_json::json;
 use warpweft_compiler::{Options, Phase, PhaseReport, WeightChoice};
 
 use crate::CliError;
+use crate::args::RuleOptions;
 use crate::compile::{Made, choose_targets, make};
 use crate::console::Console;
 use crate::files::check_writable;
@@ -27,7 +28,8 @@ Examples:
   compile-model build all-MiniLM-L6-v2 -o minilm.weft
   compile-model build all-MiniLM-L6-v2 -o minilm-f16.weft --weights f16
   compile-model build all-MiniLM-L6-v2 -o minilm.weft --targets webgpu,subgroup32
-  compile-model build all-MiniLM-L6-v2 --dump rewritten > rewritten.txt")]
+  compile-model build all-MiniLM-L6-v2 --dump rewritten > rewritten.txt
+  compile-model build all-MiniLM-L6-v2 -o slower.weft --without merge-siblings")]
 pub(crate) struct Build {
     /// Folder of a Hugging Face checkpoint (config.json, *.safetensors, tokenizer.json), or the name of a model on the Hub.
     #[arg(value_name = "CHECKPOINT")]
@@ -48,6 +50,9 @@ pub(crate) struct Build {
     /// Print the program as it is after a phase, on stdout.
     #[arg(long, value_name = "PHASE", value_parser = phases())]
     dump: Option<Phase>,
+
+    #[command(flatten)]
+    rules: RuleOptions,
 }
 
 pub(super) fn weight_choices() -> impl TypedValueParser<Value = WeightChoice> {
@@ -64,7 +69,7 @@ pub(crate) fn run(args: &Build, console: &mut Console<'_>) -> Result<(), CliErro
     if let Some(path) = &args.output {
         check_writable(path)?;
     }
-    let options = Options { targets, weights: args.weights, dump: args.dump };
+    let options = Options { targets, weights: args.weights, dump: args.dump, without: args.rules.without.clone() };
     let folder = hub::resolve(&args.folder, console)?;
     let mut bar = console.bar("compile");
     let mut done = 0;

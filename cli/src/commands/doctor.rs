@@ -40,7 +40,7 @@ pub(crate) struct Doctor {
 pub(crate) fn run(args: &Doctor, console: &mut Console<'_>) -> Result<(), CliError> {
     let adapter = block_on(choose(&args.run.choice()))?;
     let plans = match &args.model {
-        Some(path) => vec![plan_for(path, &adapter, console)?.plan().clone()],
+        Some(path) => vec![plan_for(path, &adapter, &args.run.rules, console)?.plan().clone()],
         None => builtin_plans(adapter_target(&adapter)?)?,
     };
     let device = block_on(Device::open(&adapter))?;

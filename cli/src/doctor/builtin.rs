@@ -30,7 +30,7 @@ pub fn builtin_plans(target: &'static Target) -> Result<Vec<Plan>, CliError> {
                 max_text_tokens: 64,
                 eos_ids: Vec::new(),
             };
-            let options = Options { targets: vec![target], weights, dump: None };
+            let options = Options { targets: vec![target], weights, ..Options::default() };
             plans.push(compile(&graph, &model, &options, &mut |_| ())?.plan);
         }
     }

@@ -12,6 +12,7 @@ mod linear;
 mod merge;
 mod saturate;
 mod scale;
+mod set;
 
 use egg::{Pattern, Rewrite, Var};
 
@@ -21,6 +22,7 @@ pub use analysis::{Clash, Facts};
 pub use conditions::Condition;
 pub use merge::{MERGE_NAME, merge_siblings};
 pub use saturate::{Limits, RewriteError, Saturated, StageReport, StopReason, saturate};
+pub use set::{RuleSet, UnknownRule};
 
 /// An e-graph over the one language.
 pub type EGraph = egg::EGraph<Op, Facts>;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use egg::{Id, Language, Runner};
 use rustc_hash::FxHashMap;
 
-use super::{Clash, EGraph, Facts, MERGE_NAME, Rule, Stage, merge_siblings};
+use super::{Clash, EGraph, Facts, MERGE_NAME, Rule, RuleSet, Stage, UnknownRule, merge_siblings};
 use crate::graph::{Graph, Op};
 
 /// Where saturation of one body stops at the latest.
@@ -68,7 +68,7 @@ pub struct Saturated {
     pub stages: Vec<StageReport>,
 }
 
-/// Rules that contradict each other or do not parse; always a bug of ours.
+/// Rules that cannot be used: those that contradict each other or do not parse are a bug of ours.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RewriteError {
     /// A line of the table.
@@ -82,13 +82,16 @@ pub enum RewriteError {
     /// Two facts for one thing.
     #[error(transparent)]
     Clash(#[from] Clash),
+    /// A name that no rule has.
+    #[error(transparent)]
+    Unknown(#[from] UnknownRule),
 }
 
 /// All programs that `rules` find for a body.
 ///
 /// # Errors
 /// When a rule contradicts the facts.
-pub fn saturate(body: &Graph, rules: &[Rule], limits: Limits) -> Result<Saturated, RewriteError> {
+pub fn saturate(body: &Graph, rules: &RuleSet, limits: Limits) -> Result<Saturated, RewriteError> {
     let facts = Facts { declarations: Rc::new(body.declarations().clone()), clashes: Vec::new() };
     let mut egraph = EGraph::new(facts);
     let mut classes: FxHashMap<Id, Id> = FxHashMap::default();
@@ -101,7 +104,8 @@ pub fn saturate(body: &Graph, rules: &[Rule], limits: Limits) -> Result<Saturate
     egraph.rebuild();
     for stage in Stage::ALL {
         let started = Instant::now();
-        let rewrites = rules.iter().filter(|r| r.stage == stage).map(Rule::rewrite).collect::<Result<Vec<_>, _>>()?;
+        let rewrites =
+            rules.patterns.iter().filter(|r| r.stage == stage).map(Rule::rewrite).collect::<Result<Vec<_>, _>>()?;
         let mut runner = Runner::<Op, Facts>::default()
             .with_egraph(egraph)
             .with_node_limit(limits.nodes)
@@ -113,7 +117,7 @@ pub fn saturate(body: &Graph, rules: &[Rule], limits: Limits) -> Result<Saturate
         for (name, n) in runner.iterations.iter().flat_map(|i| &i.applied) {
             *applied.entry(name.to_string()).or_default() += n;
         }
-        if stage == Stage::Merge {
+        if stage == Stage::Merge && rules.merges {
             let merges = merge_siblings(&mut runner.egraph);
             if merges > 0 {
                 applied.insert(MERGE_NAME.into(), merges);

@@ -211,3 +211,27 @@ fn the_doctor_finds_nothing_wrong() {
     assert_eq!(people.code, 0, "{}{}", people.out, people.err);
     warpweft_tests::says(&people.out, &["attention_", "linear_f16", "linear_bf16", "heads_", "pool_", "agree"]);
 }
+
+/// A checkpoint that is compiled with fewer rules computes the same in more dispatches, and the cache tells both apart.
+#[test]
+fn rules_can_be_left_out() {
+    let built = Built::of_fixture("bert");
+    let dispatches = |more: &[&str]| {
+        let plan = built.file("other.weft");
+        let folder = fixture("bert");
+        let arguments = ["build", text(&folder), "-o", text(&plan), "--targets", "webgpu"];
+        assert_eq!(run(&[&arguments[..], more].concat()).code, 0);
+        let report = run(&["inspect", text(&plan), "--json"]).json();
+        let programs = report["programs"].as_array().unwrap();
+        programs.iter().map(|program| program["dispatches"].as_u64().unwrap()).max().unwrap()
+    };
+    let all = dispatches(&[]);
+    assert_eq!(dispatches(&["--without", "linear-gelu"]), all + 3, "one more in each layer");
+    assert!(dispatches(&["--without", "linear-gelu", "--without", "merge-siblings"]) > all + 3);
+    let embed = |more: &[&str]| {
+        let folder = fixture("bert");
+        floats(&run(&[&["embed", text(&folder), "--ids", "2,5,7", "--json"], more].concat()).json()["embeddings"])
+    };
+    let (with, without) = (embed(&[]), embed(&["--without", "linear-gelu", "--without", "merge-siblings"]));
+    assert!(worst(&with, &without) < 1e-5);
+}

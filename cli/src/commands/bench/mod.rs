@@ -87,7 +87,7 @@ pub(crate) struct Bench {
 pub(crate) fn run(args: &Bench, console: &mut Console<'_>) -> Result<(), CliError> {
     let adapter = block_on(choose(&args.run.choice()))?;
     // A plan of random weights may lie in a file that goes with this.
-    let source = bench_plan(&args.model, &adapter, console)?;
+    let source = bench_plan(&args.model, &adapter, &args.run.rules, console)?;
     let writes = source.plan.plan().programs.iter().any(|program| program.output.kind == OutputKind::Candidates);
     let kind = OutputKind::ALL.into_iter().find(|kind| Some(kind.name()) == args.output.as_deref());
     let of_batches = args.batch.map(|_| "--batch").or(args.tokens.map(|_| "--tokens"));

@@ -55,7 +55,7 @@ impl Plans {
 }
 
 fn compiled(folder: &Path, weights: WeightChoice, target: &'static Target) -> Result<Plan, CliError> {
-    let options = Options { targets: vec![target], weights, dump: None };
+    let options = Options { targets: vec![target], weights, ..Options::default() };
     let made =
         if has_weights(folder)? { make(folder, &options, &mut |_| ()) } else { make_of_config(folder, &options) };
     Ok(made?.compiled.plan)
