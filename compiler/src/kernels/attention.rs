@@ -7,7 +7,7 @@ use warpweft_plan::{Dim, Groups};
 use super::KernelError;
 use super::compose::{Algorithm, Choice, Composed, Draft, RowRange, Slot};
 use super::interface::{Interface, check_view, store_view, view_type};
-use super::spec::{Binary, Operation, Rows, Term, View};
+use super::spec::{self, Binary, Operation, Rows, Term, View};
 use super::term::expression;
 use crate::target::Target;
 
@@ -68,11 +68,10 @@ pub(super) struct Attention {
 impl Attention {
     /// An attention over rows of the step, or over caches.
     pub(super) fn of(operation: &Operation) -> Result<Attention, KernelError> {
-        let (Operation::Attention { q, k, v, heads, kv_heads, term, max_context }
-        | Operation::CachedAttention { q, k, v, heads, kv_heads, term, max_context, .. }) = operation
-        else {
+        let (Operation::Attention(attention) | Operation::CachedAttention { attention, .. }) = operation else {
             return Err(KernelError::Algorithm("attention for another operation".to_owned()));
         };
+        let spec::Attention { q, k, v, heads, kv_heads, term, max_context } = attention;
         for (name, view) in [("q", q), ("k", k), ("v", v)] {
             check_view(name, *view)?;
         }

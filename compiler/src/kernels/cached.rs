@@ -60,8 +60,8 @@ pub fn split(term: &Term, max_context: u32) -> Option<Split> {
 impl Operation {
     /// Rows before a row's own that it sees of the caches it reads; `None` if it may be all.
     pub fn window(&self) -> Option<u32> {
-        let Operation::CachedAttention { term, max_context, .. } = self else { return None };
-        split_mask(term).1.before.filter(|before| before < max_context)
+        let Operation::CachedAttention { attention, .. } = self else { return None };
+        split_mask(&attention.term).1.before.filter(|&before| before < attention.max_context)
     }
 }
 

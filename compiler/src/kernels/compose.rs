@@ -25,8 +25,10 @@ pub enum Slot {
     V,
     /// The operand of that index; of a gather, its table.
     Operand(usize),
-    /// A vector that parts of heads read.
+    /// The vector of that index.
     Vector(usize),
+    /// The vectors that parts of heads read, one behind the other.
+    Vectors,
     /// The table of token ids.
     Ids,
     /// The table of rows.
@@ -124,7 +126,7 @@ pub struct Composed {
 pub fn candidates(operation: &Operation, target: &Target, rows: RowRange) -> Result<Vec<Choice>, KernelError> {
     let mut choices = match operation {
         Operation::Linear { .. } | Operation::NormedLinear { .. } => linear::candidates(operation, target, rows)?,
-        Operation::Attention { .. } => attention::candidates(operation, target, rows)?,
+        Operation::Attention(_) => attention::candidates(operation, target, rows)?,
         Operation::Normalize { .. } => rowwise::normalize_candidates(operation, target, rows)?,
         Operation::CachedAttention { .. } => cached::candidates(operation, target, rows)?,
         Operation::Map { .. }
@@ -162,7 +164,7 @@ fn only(operation: &Operation, target: &Target) -> Result<Composed, KernelError>
     match operation {
         Operation::Map { width, term, operands, rows } => rowwise::map((*width, term, operands, *rows), target),
         Operation::Pool { pool, x, max_context } => rowwise::pool((*pool, *x, *max_context), target),
-        Operation::Heads { parts, vectors } => heads::ready(parts, *vectors, target),
+        Operation::Heads { parts, vector } => heads::ready(parts, *vector, target),
         Operation::CombineAttention { .. } => cached::combine(operation, target),
         Operation::CandidateChunks { x, n, rows } => chunk_of_candidates(*x, *n, *rows, target),
         Operation::Candidates { width, n, rows } => merge_candidates(*width, *n, *rows, target),
@@ -287,7 +289,7 @@ mod tests {
         let attention = |dim: u32, kv_heads| {
             let scale = Term::Binary(Binary::Mul, Box::new(Term::Acc), Box::new(Term::Constant(0.25)));
             let mask = Term::BandMask { before: Some(4), after: Some(4) };
-            Operation::Attention {
+            Operation::Attention(Attention {
                 q: View { width: 4 * dim, stride: (12 * dim).next_multiple_of(8), offset: 0 },
                 k: View { width: kv_heads * dim, stride: (12 * dim).next_multiple_of(8), offset: 4 * dim },
                 v: View { width: kv_heads * dim, stride: (12 * dim).next_multiple_of(8), offset: 8 * dim },
@@ -295,7 +297,7 @@ mod tests {
                 kv_heads,
                 term: Term::Binary(Binary::Add, Box::new(scale), Box::new(mask)),
                 max_context: 512,
-            }
+            })
         };
         let gather = |format, first, index| Operand::Gather { format, first, rows: 100, index };
         let normalize = |norm, width| Operation::Normalize {
@@ -333,7 +335,7 @@ mod tests {
         for interleaved in [false, true] {
             let rotation = Some(Rotation { rotary: 16, interleaved, scale: 1.5, frequencies: 0 });
             let part = HeadPart { x: View::whole(40), heads: 2, norm: None, rotation, to: Destination::Rows };
-            operations.push(Operation::Heads { parts: vec![part], vectors: 1 });
+            operations.push(Operation::Heads { parts: vec![part], vector: 8 });
         }
         let normed = |operation: &Operation| match operation {
             Operation::Linear { .. } => {
@@ -358,7 +360,7 @@ mod tests {
         ] {
             let term = Term::Binary(Binary::Add, Box::new(Term::Acc), Box::new(mask(before)));
             for cut in [cached::split(&term, max_context), None] {
-                operations.push(Operation::CachedAttention {
+                let attention = Attention {
                     q: View::whole(heads * dim),
                     k: View::whole(kv_heads * dim),
                     v: View::whole(kv_heads * dim),
@@ -366,8 +368,8 @@ mod tests {
                     kv_heads,
                     term: term.clone(),
                     max_context,
-                    split: cut,
-                });
+                };
+                operations.push(Operation::CachedAttention { attention, split: cut });
                 if let Some(split) = cut {
                     operations.push(Operation::CombineAttention { heads, value_dim: dim, term: term.clone(), split });
                 }
@@ -381,14 +383,14 @@ mod tests {
             to,
         };
         let rotation = Rotation { rotary: 8, interleaved: true, scale: 2.0, frequencies: 0 };
-        let norm = HeadNorm { eps: 1e-6, gain: Some(1) };
-        operations.push(Operation::Heads { parts: vec![part(0, None, None, Destination::Cache)], vectors: 0 });
+        let norm = HeadNorm { eps: 1e-6, gain: Some(4) };
+        operations.push(Operation::Heads { parts: vec![part(0, None, None, Destination::Cache)], vector: 0 });
         operations.push(Operation::Heads {
             parts: vec![
                 part(0, Some(norm), Some(rotation), Destination::Rows),
                 part(48, None, Some(rotation), Destination::Cache),
             ],
-            vectors: 2,
+            vector: 20,
         });
         for (width, n) in [(20, 20), (509, 256), (262_144, 256)] {
             operations.push(Operation::CandidateChunks { x: View::whole(width), n, rows: Rows::Sequences });

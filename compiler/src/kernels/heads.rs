@@ -27,10 +27,10 @@ for (var o = 1u; o < T; o *= 2) {
 scale = normal(item, squares);";
 
 /// Storage buffers that the parts need together.
-pub fn storage_buffers(parts: &[HeadPart], vectors: usize) -> usize {
+pub fn storage_buffers(parts: &[HeadPart], vector: u32) -> usize {
     let cached = parts.iter().any(|p| p.to == Destination::Cache);
     let rows = cached || parts.iter().any(|p| p.rotation.is_some());
-    1 + vectors + usize::from(rows) + 2 * usize::from(cached) + parts.len()
+    1 + usize::from(vector > 0) + usize::from(rows) + 2 * usize::from(cached) + parts.len()
 }
 
 impl HeadPart {
@@ -39,13 +39,13 @@ impl HeadPart {
         self.x.width / self.heads.max(1)
     }
 
-    fn check(&self, vectors: usize) -> Result<(), KernelError> {
+    fn check(&self, vector: u32) -> Result<(), KernelError> {
         check_view("x", self.x)?;
-        let known = |v: usize| v < vectors;
+        let known = |first: u32, count: u32| first.checked_add(count).is_some_and(|end| end <= vector);
         let rotates = self.rotation.is_none_or(|r| {
-            r.rotary > 0 && r.rotary.is_multiple_of(2) && r.rotary <= self.dim() && known(r.frequencies)
+            r.rotary > 0 && r.rotary.is_multiple_of(2) && r.rotary <= self.dim() && known(r.frequencies, r.rotary / 2)
         });
-        let gained = self.norm.and_then(|n| n.gain).is_none_or(known);
+        let gained = self.norm.and_then(|n| n.gain).is_none_or(|gain| known(gain, self.dim()));
         if self.heads == 0 || !self.x.width.is_multiple_of(self.heads) || !rotates || !gained {
             return Err(KernelError::Shape(format!("heads {self:?}")));
         }
@@ -54,8 +54,11 @@ impl HeadPart {
 
     /// Whether columns can be taken by four.
     fn by_four(&self) -> bool {
-        let turns = self.rotation.is_none_or(|r| !r.interleaved && r.rotary.is_multiple_of(8));
-        self.x.offset.is_multiple_of(4) && self.dim().is_multiple_of(4) && turns
+        let turns = self
+            .rotation
+            .is_none_or(|r| !r.interleaved && r.rotary.is_multiple_of(8) && r.frequencies.is_multiple_of(4));
+        let gained = self.norm.and_then(|n| n.gain).is_none_or(|gain| gain.is_multiple_of(4));
+        self.x.offset.is_multiple_of(4) && self.dim().is_multiple_of(4) && turns && gained
     }
 
     /// `value_i(m, head, d, scale)`, normalised, and `put_i(m, to, position, head, d, scale)`.
@@ -65,7 +68,9 @@ impl HeadPart {
         let kind = unit.kind();
         let mut text = String::new();
         let gain = match self.norm {
-            Some(norm) => norm.gain.map_or(" * scale".to_owned(), |g| format!(" * scale * vector{g}[d]")),
+            Some(norm) => {
+                norm.gain.map_or(" * scale".to_owned(), |g| format!(" * scale * vector[{}d]", after(g / columns)))
+            }
             None => String::new(),
         };
         let _ = writeln!(
@@ -91,11 +96,11 @@ impl HeadPart {
     if (d < {rotary}u) {{
         let second = {second};
         let partner = value_{i}(m, head, select(d + {distance}u, d - {distance}u, second), scale);
-        let turn = cos_sin(vec4<f32>(position * vector{f}[{pair}]));
+        let turn = cos_sin(vec4<f32>(position * vector[{f}{pair}]));
         value = {factor}(value * turn.cos{part} + select(-partner, partner, second) * turn.sin{part});
     }}",
                     rotary = r.rotary / columns,
-                    f = r.frequencies,
+                    f = after(r.frequencies / columns),
                     part = unit.part(),
                 );
             }
@@ -149,6 +154,11 @@ impl Unit {
     }
 }
 
+/// What an index that begins at `first` is added to.
+fn after(first: u32) -> String {
+    if first == 0 { String::new() } else { format!("{first}u + ") }
+}
+
 fn out_name(i: usize, parts: &[HeadPart]) -> String {
     if parts.len() == 1 { "out".to_owned() } else { format!("out{i}") }
 }
@@ -171,9 +181,9 @@ fn dispatch(head: &str, parts: &[HeadPart], line: impl Fn(usize, &HeadPart, Stri
 }
 
 /// Writes `heads/ready.wgsl`.
-pub(crate) fn ready(parts: &[HeadPart], vectors: usize, target: &Target) -> Result<Composed, KernelError> {
+pub(crate) fn ready(parts: &[HeadPart], vector: u32, target: &Target) -> Result<Composed, KernelError> {
     for part in parts {
-        part.check(vectors)?;
+        part.check(vector)?;
     }
     let unit = if parts.iter().all(HeadPart::by_four) { Unit::Four } else { Unit::Column };
     let invocations = target.subgroup_size.unwrap_or(INVOCATIONS);
@@ -186,8 +196,8 @@ pub(crate) fn ready(parts: &[HeadPart], vectors: usize, target: &Target) -> Resu
     let array = format!("array<{kind}>");
     let mut interface = Interface::default();
     interface.bind(Slot::X, "x", Access::Read, &array);
-    for i in 0..vectors {
-        interface.bind(Slot::Vector(i), &format!("vector{i}"), Access::Read, &array);
+    if vector > 0 {
+        interface.bind(Slot::Vectors, "vector", Access::Read, &array);
     }
     let cached = parts.iter().any(|p| p.to == Destination::Cache);
     let rotates = parts.iter().any(|p| p.rotation.is_some());

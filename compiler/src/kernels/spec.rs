@@ -163,8 +163,8 @@ pub struct Rotation {
     pub interleaved: bool,
     /// Factor on sine and cosine.
     pub scale: f32,
-    /// Which of the operation's vectors the frequencies are.
-    pub frequencies: usize,
+    /// Where in the operation's vector the frequencies begin.
+    pub frequencies: u32,
 }
 
 /// x / sqrt(mean(x²) + eps) of each head.
@@ -172,8 +172,8 @@ pub struct Rotation {
 pub struct HeadNorm {
     /// Epsilon.
     pub eps: f32,
-    /// Which of the operation's vectors, as wide as a head, the result is multiplied by.
-    pub gain: Option<usize>,
+    /// Where in the operation's vector that begins what the result is multiplied by, as wide as a head.
+    pub gain: Option<u32>,
 }
 
 /// Where the rows of a [`HeadPart`] go.
@@ -198,6 +198,25 @@ pub struct HeadPart {
     pub rotation: Option<Rotation>,
     /// Where they go, as a whole matrix.
     pub to: Destination,
+}
+
+/// Which heads attend to which.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Attention {
+    /// Queries, `[tokens, heads · head_dim]`.
+    pub q: View,
+    /// Keys, `[tokens, kv_heads · head_dim]`.
+    pub k: View,
+    /// Values, `[tokens, kv_heads · value_dim]`.
+    pub v: View,
+    /// Query heads.
+    pub heads: u32,
+    /// Key/value heads, a divisor of `heads`.
+    pub kv_heads: u32,
+    /// From raw score to logit: scale, soft cap, mask. No tensor operands.
+    pub term: Term,
+    /// The longest sequence, for the bound on loop trips.
+    pub max_context: u32,
 }
 
 /// The context of a row in chunks, each attended to by workgroups of its own.
@@ -247,22 +266,7 @@ pub enum Operation {
         linear: Box<Operation>,
     },
     /// For each head, `softmax_j(term(q_i · k_j)) v_j` over the keys of the row's own sequence.
-    Attention {
-        /// Queries, `[tokens, heads · head_dim]`.
-        q: View,
-        /// Keys, `[tokens, kv_heads · head_dim]`.
-        k: View,
-        /// Values, `[tokens, kv_heads · head_dim]`.
-        v: View,
-        /// Query heads.
-        heads: u32,
-        /// Key/value heads, a divisor of `heads`.
-        kv_heads: u32,
-        /// From raw score to logit: scale, soft cap, mask. No tensor operands.
-        term: Term,
-        /// The longest sequence, for the bound on loop trips.
-        max_context: u32,
-    },
+    Attention(Attention),
     /// `out = epilogue(norm(input))` over each row.
     Normalize {
         /// Which statistics.
@@ -304,25 +308,13 @@ pub enum Operation {
     Heads {
         /// The parts, each with a result of its own.
         parts: Vec<HeadPart>,
-        /// Vectors that the parts read.
-        vectors: usize,
+        /// Elements of the vector in which all frequencies and gains stand one behind the other.
+        vector: u32,
     },
     /// [`Operation::Attention`] whose keys and values lie in caches, in pages of the sequence.
     CachedAttention {
-        /// Queries, `[tokens, heads · head_dim]`.
-        q: View,
-        /// Keys: columns of a cache's rows.
-        k: View,
-        /// Values.
-        v: View,
-        /// Query heads.
-        heads: u32,
-        /// Key/value heads, a divisor of `heads`.
-        kv_heads: u32,
-        /// From raw score to logit, as in [`Operation::Attention`].
-        term: Term,
-        /// The longest context.
-        max_context: u32,
+        /// What is attended to: k and v are columns of a cache's rows, `max_context` is the longest context.
+        attention: Attention,
         /// The result is the parts of each chunk, for [`Operation::CombineAttention`]: for each row, chunk and head
         /// [`Split::part4`] vec4s.
         split: Option<Split>,
@@ -385,7 +377,7 @@ impl Operation {
             | Operation::Candidates { rows, .. } => *rows,
             Operation::NormedLinear { linear, .. } => return linear.row_range(tokens),
             Operation::Pool { .. } => Rows::Sequences,
-            Operation::Attention { .. }
+            Operation::Attention(_)
             | Operation::Heads { .. }
             | Operation::CachedAttention { .. }
             | Operation::CombineAttention { .. } => Rows::Tokens,

@@ -8,7 +8,7 @@ use super::{Call, LowerError, Lowering, Place, Source, Value};
 use crate::graph::Op;
 use crate::kernels::Slot;
 use crate::kernels::cached::split;
-use crate::kernels::spec::{Operation, Rows, Split};
+use crate::kernels::spec::{Attention, Operation, Rows, Split};
 
 impl Lowering<'_> {
     /// Whether its rows are those of a cache.
@@ -30,8 +30,10 @@ impl Lowering<'_> {
         let (term, mt) = b.term(term)?;
         let (mh, mg) = (b.meaning.int(h.into())?, b.meaning.int(g.into())?);
         let meaning = b.meaning.add(Op::Attention([mq, mk, mv, mh, mg, mt]))?;
-        let operation =
-            |term, split| Operation::CachedAttention { q, k, v, heads: h, kv_heads: g, term, max_context, split };
+        let operation = |term, split| {
+            let attention = Attention { q, k, v, heads: h, kv_heads: g, term, max_context };
+            Operation::CachedAttention { attention, split }
+        };
         let value = self.matrix(id)?;
         let rows = self.bounds.rows.max;
         let (Some(rows), Some(chunks)) = (rows, split(&term, max_context)) else {

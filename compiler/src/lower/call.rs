@@ -126,6 +126,18 @@ impl<'l> CallBuilder<'l> {
         Ok(self.meaning.add(Op::Weight(meaning))?)
     }
 
+    /// Binds vectors that stand one behind the other, of so many elements together.
+    pub(super) fn vectors(&mut self, slot: Slot, name: &str, ids: Vec<Id>, length: u32) -> Built<Id> {
+        self.inputs.push((slot, Input::Vectors(ids)));
+        let decl = WeightDecl { name: name.into(), dtype: DType::F32, shape: vec![length.into()] };
+        let meaning = self.meaning.declare_weight(decl);
+        Ok(self.meaning.add(Op::Weight(meaning))?)
+    }
+
+    pub(super) fn error(&self, id: Id, problem: &str) -> LowerError {
+        self.lowering.error(id, problem)
+    }
+
     /// A kernel's term.
     pub(super) fn term(&mut self, id: Id) -> Built<(Term, Id)> {
         let node = self.lowering.body.node(id);

@@ -39,6 +39,18 @@ struct Chain {
     start: Id,
 }
 
+impl Chain {
+    /// The vectors that its steps read.
+    fn vectors(&self, body: &Graph) -> Vec<Id> {
+        let read = |id: &Id| match body.node(*id).op {
+            Op::HeadNorm([.., gain]) => Some(gain),
+            Op::Rope([_, _, frequencies, ..]) => Some(frequencies),
+            _ => None,
+        };
+        self.norm.iter().chain(&self.rope).filter_map(read).collect()
+    }
+}
+
 impl Lowering<'_> {
     fn chain(&self, end: Id) -> Chain {
         let mut chain = Chain { end, append: None, rope: None, norm: None, start: end };
@@ -108,7 +120,7 @@ impl Lowering<'_> {
 
     /// One call for chains that read the same matrix.
     fn prepare(&self, chains: &[Chain]) -> Result<Call, LowerError> {
-        let mut b = Parts { builder: CallBuilder::new(self), vectors: Vec::new(), x: None };
+        let mut b = Parts::new(self, chains)?;
         let mut parts = Vec::new();
         for (i, chain) in chains.iter().enumerate() {
             let (part, meaning) = b.part(self, chain)?;
@@ -116,35 +128,74 @@ impl Lowering<'_> {
             let name = if chains.len() == 1 { "out".to_owned() } else { format!("out{i}") };
             b.builder.meaning.add_output(name, meaning);
         }
-        let vectors = b.vectors.len();
-        Ok(b.builder.finish_with(|_| Operation::Heads { parts, vectors }))
+        let vector = b.vectors.length;
+        Ok(b.builder.finish_with(|_| Operation::Heads { parts, vector }))
     }
 }
 
 fn fits(call: &Call, limit: u32) -> bool {
     match &call.operation {
-        Operation::Heads { parts, vectors } => storage_buffers(parts, *vectors) <= limit as usize,
+        Operation::Heads { parts, vector } => storage_buffers(parts, *vector) <= limit as usize,
         _ => false,
     }
 }
 
+/// Vectors that parts read, bound as one.
+struct Vectors {
+    /// Each with its first element and their number.
+    all: Vec<(Id, u32, u32)>,
+    length: u32,
+}
+
+impl Vectors {
+    fn of(lowering: &Lowering<'_>, chains: &[Chain]) -> Result<Vectors, LowerError> {
+        let mut vectors = Vectors { all: Vec::new(), length: 0 };
+        for chain in chains {
+            for id in chain.vectors(lowering.body) {
+                if vectors.all.iter().any(|(known, ..)| *known == id) {
+                    continue;
+                }
+                let count = lowering.size("a vector's length", lowering.tensor(id)?.shape[0])?;
+                vectors.all.push((id, vectors.length, count));
+                vectors.length += count;
+            }
+        }
+        Ok(vectors)
+    }
+}
+
+/// Parts of one call.
 struct Parts<'l> {
     builder: CallBuilder<'l>,
-    /// Vectors that are bound, with their nodes in the meaning.
-    vectors: Vec<(Id, Id)>,
+    vectors: Vectors,
+    /// The vectors in the meaning.
+    vector: Option<Id>,
     /// The matrix in the meaning.
     x: Option<(Source, Id)>,
 }
 
-impl Parts<'_> {
-    fn vector(&mut self, id: Id) -> Result<(usize, Id), LowerError> {
-        if let Some(at) = self.vectors.iter().position(|(known, _)| *known == id) {
-            return Ok((at, self.vectors[at].1));
+impl<'l> Parts<'l> {
+    fn new(lowering: &'l Lowering<'_>, chains: &[Chain]) -> Result<Parts<'l>, LowerError> {
+        let vectors = Vectors::of(lowering, chains)?;
+        let mut builder = CallBuilder::new(lowering);
+        let ids: Vec<Id> = vectors.all.iter().map(|(id, ..)| *id).collect();
+        let vector = match ids.is_empty() {
+            true => None,
+            false => Some(builder.vectors(Slot::Vectors, "vector", ids, vectors.length)?),
+        };
+        Ok(Parts { builder, vectors, vector, x: None })
+    }
+
+    /// Where a vector begins, and its node in the meaning.
+    fn vector(&mut self, id: Id) -> Result<(u32, Id), LowerError> {
+        let known = self.vectors.all.iter().find(|(known, ..)| *known == id);
+        let (Some(&(_, first, count)), Some(vector)) = (known, self.vector) else {
+            return Err(self.builder.error(id, "a vector that its chain does not read"));
+        };
+        match count == self.vectors.length {
+            true => Ok((first, vector)),
+            false => Ok((first, self.builder.meaning.slice(vector, 0, first.into(), count.into())?)),
         }
-        let at = self.vectors.len();
-        let meaning = self.builder.weight_vector(Slot::Vector(at), &format!("vector{at}"), id)?;
-        self.vectors.push((id, meaning));
-        Ok((at, meaning))
     }
 
     fn part(&mut self, lowering: &Lowering<'_>, chain: &Chain) -> Result<(HeadPart, Id), LowerError> {

@@ -15,7 +15,7 @@ use warpweft_plan::Dim;
 
 use crate::graph::{Fact, FactError, Graph, Op, TensorFact};
 use crate::kernels::candidates::chunks_view;
-use crate::kernels::spec::{Norm, Operation, Pool, Rows, View};
+use crate::kernels::spec::{Attention, Norm, Operation, Pool, Rows, View};
 use crate::kernels::{RowRange, Slot};
 use call::CallBuilder;
 
@@ -51,12 +51,14 @@ pub struct WeightUse {
 }
 
 /// What a binding of a call is bound to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Input {
     /// An activation, as a whole: the view stands in the operation.
     Activation(Source),
     /// A weight.
     Weight(WeightUse),
+    /// Vectors of weights, nodes of the body, one behind the other.
+    Vectors(Vec<Id>),
 }
 
 /// A kernel call.
@@ -351,7 +353,8 @@ impl Lowering<'_> {
                 let (term, mt) = b.term(term)?;
                 let (mh, mg) = (b.meaning.int(h.into())?, b.meaning.int(g.into())?);
                 let meaning = b.meaning.add(Op::Attention([mq, mk, mv, mh, mg, mt]))?;
-                b.finish(|_| Operation::Attention { q, k, v, heads: h, kv_heads: g, term, max_context }, meaning)
+                let attention = Attention { q, k, v, heads: h, kv_heads: g, term, max_context };
+                b.finish(|_| Operation::Attention(attention), meaning)
             }
             Op::LayerNorm([x, eps, term]) => b.normalize(Norm::Layer, Op::LayerNorm, [x, eps, term], value)?,
             Op::RmsNorm([x, eps, term]) => b.normalize(Norm::Rms, Op::RmsNorm, [x, eps, term], value)?,

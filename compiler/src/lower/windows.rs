@@ -44,7 +44,7 @@ pub(super) fn split(call: Call, binding_bytes: u64) -> Result<Vec<Call>, LowerEr
             Ok(calls)
         }
         Operation::NormedLinear { .. }
-        | Operation::Attention { .. }
+        | Operation::Attention(_)
         | Operation::Pool { .. }
         | Operation::Heads { .. }
         | Operation::CachedAttention { .. }

@@ -28,7 +28,7 @@ const PIECE: u64 = 4 << 20;
 pub struct Recipe {
     /// The tensor in the plan.
     pub tensor: Tensor,
-    /// One output: the value, over the checkpoint's weights.
+    /// The value, over the checkpoint's weights: one output, or vectors that stand one behind the other.
     expression: Graph,
     layout: Layout,
     format: Format,

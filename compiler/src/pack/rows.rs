@@ -28,8 +28,12 @@ pub(super) struct RowReader<'s> {
 
 impl<'s> RowReader<'s> {
     pub(super) fn new(expression: &Graph, values: &'s Stored<'s>) -> Result<RowReader<'s>, EvalError> {
-        let output = expression.outputs().first().ok_or_else(|| EvalError::Value("a recipe without a value".into()))?;
-        let plan = match plan(expression, output.id) {
+        let plan = match expression.outputs() {
+            [] => return Err(EvalError::Value("a recipe without a value".into())),
+            [output] => plan(expression, output.id),
+            _ => None,
+        };
+        let plan = match plan {
             Some(plan) => plan,
             None => Plan::Whole(whole(expression, values)?),
         };
@@ -132,9 +136,14 @@ fn plan(graph: &Graph, id: Id) -> Option<Plan> {
     }
 }
 
+/// The value; of several, vectors, one behind the other.
 fn whole(expression: &Graph, values: &Stored<'_>) -> Result<Tensor, EvalError> {
-    let value = evaluate(expression, &StoredInputs { values })?;
-    value.into_iter().next().ok_or_else(|| EvalError::Value("a recipe without a value".into()))
+    let mut parts = evaluate(expression, &StoredInputs { values })?;
+    if parts.len() == 1 {
+        return Ok(parts.remove(0));
+    }
+    let data: Vec<f32> = parts.into_iter().flat_map(|part| part.data).collect();
+    Tensor::new(vec![data.len()], data)
 }
 
 struct StoredInputs<'s> {

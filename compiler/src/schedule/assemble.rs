@@ -149,10 +149,19 @@ pub fn assemble(
                 Slot::Sequences => shared.table(Table::Sequences),
                 Slot::Step => shared.table(Table::Step),
                 Slot::Pages => shared.table(Table::pages_of(window)),
-                Slot::X | Slot::W | Slot::W2 | Slot::Q | Slot::K | Slot::V | Slot::Operand(_) | Slot::Vector(_) => {
+                Slot::X
+                | Slot::W
+                | Slot::W2
+                | Slot::Q
+                | Slot::K
+                | Slot::V
+                | Slot::Operand(_)
+                | Slot::Vector(_)
+                | Slot::Vectors => {
                     let input = step.call.inputs.iter().find(|(s, _)| s == slot).map(|(_, input)| input);
                     match input.ok_or_else(|| ScheduleError::Missing(format!("{slot:?} of {}", composed.name)))? {
                         Input::Weight(weight) => shared.weight(model, region, body.graph, *weight)?,
+                        Input::Vectors(nodes) => shared.vectors(model, region, body.graph, nodes)?,
                         Input::Activation(source) => place(resolve(region, step.region, *source, &homes)?, shared)?,
                     }
                 }

@@ -141,31 +141,48 @@ impl Shared {
         let mut expression = Graph::default();
         let value = copy(model, region, body, weight.node, &mut expression)?;
         expression.add_output("value", value);
-        let key = (expression.to_string(), weight.layout);
-        let at = match self.recipe_index.get(&key) {
-            Some(&at) => at,
-            None => {
-                let t = body.tensor(weight.node)?;
-                let size =
-                    |d: Option<&Dim>| d.and_then(|d| d.as_constant()).and_then(|n| u64::try_from(n).ok()).unwrap_or(0);
-                let shape = match weight.layout {
-                    Layout::Matrix => [size(t.shape.first()), size(t.shape.last())],
-                    Layout::Vector => [1, size(t.shape.last())],
-                };
-                let problem = || FactError { op: "weight".into(), problem: format!("{} is no float", t.dtype) };
-                let format = Format::of(t.dtype).ok_or_else(problem)?;
-                let name = self.tensor_name(&describe(&expression, value), weight.layout);
-                self.recipes.push(Recipe::new(name, expression, weight.layout, format, shape));
-                self.recipe_index.insert(key, self.recipes.len() - 1);
-                self.recipes.len() - 1
-            }
+        let t = body.tensor(weight.node)?;
+        let shape = match weight.layout {
+            Layout::Matrix => [elements(t.shape.first()), elements(t.shape.last())],
+            Layout::Vector => [1, elements(t.shape.last())],
         };
+        let problem = || FactError { op: "weight".into(), problem: format!("{} is no float", t.dtype) };
+        let format = Format::of(t.dtype).ok_or_else(problem)?;
+        let at = self.recipe(expression, weight.layout, format, shape);
         let (offset, bytes) = self.recipes[at].window(weight.first, weight.rows);
         let name = match weight.first {
             0 => self.recipes[at].tensor.name.clone(),
             first => format!("{} from {first}", self.recipes[at].tensor.name),
         };
         Ok(self.buffer(Role::Weight { tensor: at, offset }, Dim::constant(bytes as i64), || name))
+    }
+
+    /// The buffer of vectors that stand one behind the other.
+    fn vectors(&mut self, model: &Graph, region: &Region, body: &Graph, nodes: &[Id]) -> Result<usize, FactError> {
+        let mut expression = Graph::default();
+        let mut length = 0;
+        for (i, &node) in nodes.iter().enumerate() {
+            let value = copy(model, region, body, node, &mut expression)?;
+            expression.add_output(if i == 0 { "value".to_owned() } else { format!("value{i}") }, value);
+            length += elements(body.tensor(node)?.shape.last());
+        }
+        let at = self.recipe(expression, Layout::Vector, Format::F32, [1, length]);
+        let (offset, bytes) = self.recipes[at].window(0, length);
+        let name = self.recipes[at].tensor.name.clone();
+        Ok(self.buffer(Role::Weight { tensor: at, offset }, Dim::constant(bytes as i64), || name))
+    }
+
+    /// The recipe of the outputs of an expression; equal ones are one.
+    fn recipe(&mut self, expression: Graph, layout: Layout, format: Format, shape: [u64; 2]) -> usize {
+        let key = (expression.to_string(), layout);
+        if let Some(&at) = self.recipe_index.get(&key) {
+            return at;
+        }
+        let parts: Vec<String> = expression.outputs().iter().map(|o| describe(&expression, o.id)).collect();
+        let name = self.tensor_name(&parts.join(", "), layout);
+        self.recipes.push(Recipe::new(name, expression, layout, format, shape));
+        self.recipe_index.insert(key, self.recipes.len() - 1);
+        self.recipes.len() - 1
     }
 
     fn tensor_name(&self, description: &str, layout: Layout) -> String {
@@ -176,6 +193,10 @@ impl Shared {
             Layout::Vector => format!("{description} (vector)"),
         }
     }
+}
+
+fn elements(dim: Option<&Dim>) -> u64 {
+    dim.and_then(|d| d.as_constant()).and_then(|n| u64::try_from(n).ok()).unwrap_or(0)
 }
 
 /// Copies a body's weight expression, with the weights that the region's layer has.

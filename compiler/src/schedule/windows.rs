@@ -53,29 +53,21 @@ impl Use<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::spec::{Binary, Term, View};
+    use crate::kernels::spec::{Attention, Binary, Term, View};
 
     fn attention(before: Option<u32>) -> Operation {
         let view = View::whole(8);
         let mask = Box::new(Term::BandMask { before, after: Some(0) });
         let term = Term::Binary(Binary::Add, Box::new(Term::Acc), mask);
-        Operation::CachedAttention {
-            q: view,
-            k: view,
-            v: view,
-            heads: 1,
-            kv_heads: 1,
-            term,
-            max_context: 64,
-            split: None,
-        }
+        let attention = Attention { q: view, k: view, v: view, heads: 1, kv_heads: 1, term, max_context: 64 };
+        Operation::CachedAttention { attention, split: None }
     }
 
     #[test]
     fn a_cache_has_the_widest_window_of_those_that_read_it() {
         let (narrow, wide, whole) = (attention(Some(3)), attention(Some(9)), attention(None));
         let beyond = attention(Some(64));
-        let append = Operation::Heads { parts: Vec::new(), vectors: 0 };
+        let append = Operation::Heads { parts: Vec::new(), vector: 0 };
         let call = |operation, reads: &[u32], writes: &[u32]| {
             let ids = |ids: &[u32]| ids.iter().copied().map(CacheId).collect();
             Use { operation, reads: ids(reads), writes: ids(writes) }

@@ -1,7 +1,7 @@
 //! Attention: ragged batches, masks, grouped heads, odd head sizes.
 
 use warpweft_compiler::kernels::Slot;
-use warpweft_compiler::kernels::spec::{Binary, Operation, Term, Unary, View};
+use warpweft_compiler::kernels::spec::{Attention, Binary, Operation, Term, Unary, View};
 
 use crate::data::{Batch, Data};
 use crate::{all_kernels, check, everywhere, kernels};
@@ -110,7 +110,7 @@ impl Case {
             }
         }
         let max_context = self.lengths.iter().max().copied().unwrap();
-        let operation = Operation::Attention { q, k, v, heads, kv_heads, term, max_context };
+        let operation = Operation::Attention(Attention { q, k, v, heads, kv_heads, term, max_context });
         everywhere(|device, target| {
             let compose = if every_tile { all_kernels } else { kernels };
             for kernel in compose(&operation, target) {

@@ -1,7 +1,7 @@
 //! Attention over caches: pages in any order, cached and new rows mixed, windows, chunks of long contexts.
 
 use warpweft_compiler::kernels::cached::split;
-use warpweft_compiler::kernels::spec::{Binary, Operation, Split, Term, View};
+use warpweft_compiler::kernels::spec::{Attention, Binary, Operation, Split, Term, View};
 use warpweft_compiler::kernels::{RowRange, Slot, candidates, compose};
 use warpweft_compiler::target::Target;
 use warpweft_runtime::Device;
@@ -86,7 +86,8 @@ impl Case {
     fn operation(&self, split: Option<Split>) -> Operation {
         let (q, k, v) = (self.q(), self.cache(), self.cache());
         let (heads, kv_heads, term, max_context) = (self.heads, self.kv_heads, self.term(), self.max_context);
-        Operation::CachedAttention { q, k, v, heads, kv_heads, term, max_context, split }
+        let attention = Attention { q, k, v, heads, kv_heads, term, max_context };
+        Operation::CachedAttention { attention, split }
     }
 
     fn run(self) {

@@ -13,7 +13,7 @@ const EPS: f32 = 1e-6;
 fn expected(part: &HeadPart, data: &Data, m: usize) -> Vec<f64> {
     let dim = (part.x.width / part.heads) as usize;
     let mut row: Vec<f64> = (0..part.x.width as usize).map(|n| data.at(Slot::X, part.x, m, n)).collect();
-    let vector = |at: usize, i: usize| f64::from(data.matrices[&Slot::Vector(at)][i]);
+    let vector = |first: u32, i: usize| f64::from(data.matrices[&Slot::Vectors][first as usize + i]);
     for head in row.chunks_exact_mut(dim) {
         if let Some(norm) = part.norm {
             let mean = head.iter().map(|v| v * v).sum::<f64>() / dim as f64;
@@ -41,11 +41,11 @@ fn run(parts: Vec<HeadPart>, vectors: Vec<Vec<f32>>) {
     let end = parts.iter().map(|p| p.x.offset + p.x.width).max().unwrap();
     let x = View { width: end, stride: parts[0].x.stride, offset: 0 };
     data.matrix(Slot::X, x, tokens, 1.0);
-    for (i, mut vector) in vectors.iter().cloned().enumerate() {
-        vector.resize(vector.len().next_multiple_of(8), 0.0);
-        data.exactly(Slot::Vector(i), vector);
-    }
-    let operation = Operation::Heads { parts: parts.clone(), vectors: vectors.len() };
+    let mut vector = vectors.concat();
+    let length = vector.len();
+    vector.resize(length.next_multiple_of(8), 0.0);
+    data.exactly(Slot::Vectors, vector);
+    let operation = Operation::Heads { parts: parts.clone(), vector: length as u32 };
     everywhere(|device, target| {
         for kernel in kernels(&operation, target) {
             let rows = |part: &HeadPart| match part.to {
@@ -118,10 +118,30 @@ fn norms_of_heads() {
         let x = |offset| View { width: heads * dim, stride: (2 * heads * dim).next_multiple_of(8), offset };
         let rotary = dim / 2 * 2;
         let rotation = Some(Rotation { rotary, interleaved: false, scale: 1.0, frequencies: 0 });
-        let norm = Some(HeadNorm { eps: EPS, gain: Some(1) });
+        let norm = Some(HeadNorm { eps: EPS, gain: Some(rotary / 2) });
         let first = HeadPart { x: x(0), heads, norm, rotation, to: Destination::Cache };
         let plain = HeadPart { x: x(heads * dim), heads, norm: None, rotation: None, to: Destination::Rows };
         run(vec![first, plain], vec![frequencies(rotary / 2), gain(dim)]);
+    }
+}
+
+/// All that a layer with norms of heads needs before it attends, in as many storage buffers as the floor has.
+#[test]
+fn norms_turns_and_caches_together() {
+    for (dim, rotary, interleaved) in [(32u32, 32, false), (24, 16, false), (20, 10, true), (15, 8, false)] {
+        let gain = |from: f32| (0..dim).map(|i| from + i as f32 / dim as f32).collect::<Vec<f32>>();
+        let window =
+            |heads, first| View { width: heads * dim, stride: (8 * dim).next_multiple_of(8), offset: first * dim };
+        let rotation = Some(Rotation { rotary, interleaved, scale: 1.0, frequencies: 0 });
+        let norm = |gain| Some(HeadNorm { eps: EPS, gain: Some(gain) });
+        let half = rotary / 2;
+        let part = |x, heads, norm, rotation, to| HeadPart { x, heads, norm, rotation, to };
+        let parts = vec![
+            part(window(4, 0), 4, norm(half), rotation, Destination::Rows),
+            part(window(2, 4), 2, norm(half + dim), rotation, Destination::Cache),
+            part(window(2, 6), 2, None, None, Destination::Cache),
+        ];
+        run(parts, vec![frequencies(half), gain(0.5), gain(-0.75)]);
     }
 }
 

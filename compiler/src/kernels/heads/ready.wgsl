@@ -12,7 +12,7 @@ const PAGE: u32 = 32u; // rows of a page
 
 //# slot bindings
 @group(0) @binding(0) var<storage, read> x: array<f32>;
-@group(0) @binding(1) var<storage, read> vector0: array<f32>;
+@group(0) @binding(1) var<storage, read> vector: array<f32>;
 @group(0) @binding(2) var<storage, read> rows: array<vec4<u32>>;
 @group(0) @binding(3) var<storage, read> sequences: array<vec4<u32>>;
 @group(0) @binding(4) var<storage, read> pages: array<u32>;
@@ -62,7 +62,7 @@ fn normal(item: u32, squares: f32) -> f32 {
 fn put(m: u32, to: u32, position: f32, item: u32, d: u32, scale: f32) {
     let second = d >= 32u;
     let partner = value(m, item, select(d + 32u, d - 32u, second)) * scale;
-    let turn = cos_sin(vec4<f32>(position * vector0[d % 32u]));
+    let turn = cos_sin(vec4<f32>(position * vector[d % 32u]));
     out[to * 256u + item * 64u + d] =
         value(m, item, d) * scale * turn.cos.x + select(-partner, partner, second) * turn.sin.x;
 }
