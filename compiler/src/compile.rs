@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::time::Instant;
 
 use rustc_hash::FxHashSet;
+use warpweft_plan::provenance::Origins;
 use warpweft_plan::{Model, OutputKind, Plan};
 
 use crate::extract::{CostModel, ExtractError, Extracted, extract};
@@ -13,6 +14,7 @@ use crate::kernels::{self, KernelError, RowRange};
 use crate::lower::{Bounds, LowerError, lower};
 use crate::pack::{Packing, WeightChoice, choose_formats};
 use crate::phases::{Phase, PhaseReport};
+use crate::proof::{self, Parts, Record, provenance};
 use crate::roll::{RollError, Rolled, roll};
 use crate::rules::{Limits, RewriteError, RuleSet, Saturated, StopReason, saturate};
 use crate::schedule::{BodyProgram, ComposedBody, Part, ScheduleError, Shared, assemble};
@@ -141,7 +143,17 @@ pub fn compile(
     let count = composed.iter().flatten().map(|b| b.kernels.len()).sum::<usize>();
     log.end(Phase::Kernels, 0, vec![format!("{count} kernels composed and validated")], || kernels_text(&composed));
 
-    let (plan, packing) = schedule_all(graph, model, &rolled, &variants, &composed)?;
+    let (mut plan, packing, origins) = schedule_all(graph, model, &rolled, &variants, &composed)?;
+    let parts = parts(&variants, &composed);
+    plan.provenance = Some(provenance(Record {
+        model: graph,
+        rolled: &rolled,
+        rules: &rules,
+        saturated: &saturated,
+        variants: &parts,
+        programs: &plan.programs,
+        origins,
+    }));
     let notes = vec![format!(
         "{} programs, {} distinct kernels, {} packed tensors",
         plan.programs.len(),
@@ -224,13 +236,13 @@ fn schedule_all(
     rolled: &Rolled,
     variants: &[Variant],
     composed: &[Vec<ComposedBody>],
-) -> Result<(Plan, Packing), CompileError> {
+) -> Result<(Plan, Packing, Vec<Origins>), CompileError> {
     let outputs: Vec<OutputKind> = OutputKind::ALL.into_iter().filter(|k| graph.output(*k).is_some()).collect();
     if outputs.is_empty() {
         return Err(CompileError::NoOutput);
     }
     let mut shared = Shared::default();
-    let mut programs = Vec::new();
+    let (mut programs, mut origins) = (Vec::new(), Vec::new());
     for (variant, composed) in variants.iter().zip(composed) {
         let bodies: Vec<BodyProgram<'_>> = variant
             .bodies
@@ -240,10 +252,24 @@ fn schedule_all(
             .collect();
         for &output in &outputs {
             let part = Part { target: variant.target, rows: variant.rows, output };
-            programs.push(assemble(graph, rolled, &bodies, part, &mut shared)?);
+            let (program, origin) = assemble(graph, rolled, &bodies, part, &mut shared)?;
+            programs.push(program);
+            origins.push(origin);
         }
     }
-    Ok(shared.finish(model.clone(), programs))
+    let (plan, packing) = shared.finish(model.clone(), programs);
+    Ok((plan, packing, origins))
+}
+
+fn parts<'a>(variants: &'a [Variant], composed: &'a [Vec<ComposedBody>]) -> Vec<Parts<'a>> {
+    let parts = |(variant, composed): (&'a Variant, &'a Vec<ComposedBody>)| Parts {
+        target: &variant.target.name,
+        rows: variant.rows,
+        bodies: (variant.bodies.iter().zip(composed))
+            .map(|(extracted, composed)| proof::Part { extracted, lowered: &composed.lowered })
+            .collect(),
+    };
+    variants.iter().zip(composed).map(parts).collect()
 }
 
 /// Phases as they end, and the one that is wanted as text.

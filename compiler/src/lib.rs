@@ -8,6 +8,7 @@ pub mod kernels;
 pub mod lower;
 pub mod pack;
 pub mod phases;
+pub mod proof;
 pub mod roll;
 pub mod rules;
 pub mod schedule;

@@ -8,6 +8,7 @@ mod dim;
 mod dtype;
 mod error;
 mod file;
+pub mod provenance;
 mod types;
 
 pub use check::{MAX_GROUPS, MAX_LOOP_TRIPS, MAX_STEP_ROWS};
@@ -17,4 +18,5 @@ pub use error::PlanError;
 #[cfg(not(target_arch = "wasm32"))]
 pub use file::Staged;
 pub use file::{Assets, FORMAT_VERSION, PlanFile, PlanWriter, Source};
+pub use provenance::{Class, Provenance};
 pub use types::*;

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{DType, Dim, Sizes};
+use crate::{DType, Dim, Provenance, Sizes};
 
 /// A compiled model: everything that a runtime needs, and nothing that it has to decide.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -18,6 +18,9 @@ pub struct Plan {
     pub kernels: Vec<Kernel>,
     /// One program for each target, range of rows and output.
     pub programs: Vec<Program>,
+    /// Where the programs come from. In a file it stands apart from the rest of the JSON.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub provenance: Option<Provenance>,
 }
 
 /// What the model is and what its users may ask of it.

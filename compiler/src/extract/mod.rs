@@ -38,6 +38,10 @@ pub struct Extracted {
     pub cost: f64,
     /// The classes of weights that its kernels read.
     pub weights: FxHashSet<Id>,
+    /// The class of each node.
+    pub classes: Vec<Id>,
+    /// Predicted seconds of each node alone.
+    pub seconds: Vec<f64>,
 }
 
 /// The cheapest program of a saturated body.
@@ -57,14 +61,18 @@ pub fn extract(saturated: &Saturated, model: &CostModel<'_>) -> Result<Extracted
         egraph: &saturated.egraph,
         choice: &choice,
         graph: Graph::with_declarations((*saturated.egraph.analysis.declarations).clone()),
+        costs: &search.costs,
         built: FxHashMap::default(),
         weights: FxHashSet::default(),
+        classes: Vec::new(),
+        seconds: Vec::new(),
     };
     for (i, &root) in saturated.roots.iter().enumerate() {
         let id = builder.build(root)?;
         builder.graph.add_output(format!("out{i}"), id);
     }
-    Ok(Extracted { graph: builder.graph, cost, weights: builder.weights })
+    let Builder { graph, weights, classes, seconds, .. } = builder;
+    Ok(Extracted { graph, cost, weights, classes, seconds })
 }
 
 type Choice = FxHashMap<Id, Op>;
@@ -240,9 +248,12 @@ fn total<'c>(costs: impl Iterator<Item = &'c f64>) -> f64 {
 struct Builder<'e> {
     egraph: &'e EGraph,
     choice: &'e Choice,
+    costs: &'e FxHashMap<(Id, Op), f64>,
     graph: Graph,
     built: FxHashMap<Id, Id>,
     weights: FxHashSet<Id>,
+    classes: Vec<Id>,
+    seconds: Vec<f64>,
 }
 
 impl Builder<'_> {
@@ -258,6 +269,10 @@ impl Builder<'_> {
             *child = self.build(class)?;
         }
         let id = self.graph.add(op)?;
+        if usize::from(id) == self.classes.len() {
+            self.classes.push(class);
+            self.seconds.push(self.costs.get(&(class, node.clone())).copied().unwrap_or(0.0));
+        }
         if !self.graph.node(id).fact.is_constant() {
             let constants =
                 node.children().iter().filter(|c| self.egraph[**c].data.as_ref().is_ok_and(|f| f.is_constant()));

@@ -30,6 +30,24 @@ pub struct TextError {
     pub problem: String,
 }
 
+impl Graph {
+    /// For each node: its number n where the text form has a line `%n` for it.
+    pub fn lines(&self) -> Vec<Option<u32>> {
+        let mut next = 0;
+        let line = |node: &super::Node| {
+            let line = has_line(node).then_some(next);
+            next += u32::from(line.is_some());
+            line
+        };
+        self.nodes().iter().map(line).collect()
+    }
+}
+
+/// Leaves and terms stand where they are used.
+fn has_line(node: &super::Node) -> bool {
+    !node.op.is_leaf() && !matches!(node.fact, Fact::Term(_))
+}
+
 impl fmt::Display for Graph {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let d = self.declarations();
@@ -48,7 +66,7 @@ impl fmt::Display for Graph {
         for node in self.nodes() {
             let mut text = String::new();
             write_op(&mut text, &node.op, &names)?;
-            if node.op.is_leaf() || matches!(node.fact, Fact::Term(_)) {
+            if !has_line(node) {
                 names.push(text);
                 continue;
             }

@@ -112,6 +112,9 @@ pub struct LoweredBody {
     pub values: Vec<Value>,
     /// The values of the body's outputs.
     pub outputs: Vec<usize>,
+    /// The body's nodes that are values as a whole. Values that no node is are intermediate ones, of two calls that compute
+    /// a node together.
+    pub results: FxHashMap<Id, usize>,
 }
 
 /// A body that cannot be lowered.
@@ -174,7 +177,7 @@ pub fn lower(body: &Graph, bounds: Bounds) -> Result<LoweredBody, LowerError> {
         }
     }
     let outputs = body.outputs().iter().map(|o| lowering.output(o.id)).collect::<Result<_, _>>()?;
-    Ok(LoweredBody { calls: lowering.calls, values: lowering.values, outputs })
+    Ok(LoweredBody { calls: lowering.calls, values: lowering.values, outputs, results: lowering.known })
 }
 
 /// For each node: one user alone reads it, and takes it up into its term.

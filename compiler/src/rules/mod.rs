@@ -21,22 +21,12 @@ use crate::graph::Op;
 pub use analysis::{Clash, Facts};
 pub use conditions::Condition;
 pub use merge::{MERGE_NAME, merge_siblings};
-pub use saturate::{Limits, RewriteError, Saturated, StageReport, StopReason, saturate};
+pub use saturate::{Limits, RewriteError, RoundReport, Saturated, StageReport, StopReason, saturate};
 pub use set::{RuleSet, UnknownRule};
+pub use warpweft_plan::Class;
 
 /// An e-graph over the one language.
 pub type EGraph = egg::EGraph<Op, Facts>;
-
-/// What a rule may change in the numbers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Class {
-    /// The same floating-point operations in the same order.
-    Exact,
-    /// The order of floating-point operations changes.
-    Reassociates,
-    /// Precision changes.
-    Lossy,
-}
 
 /// A stage of saturation; stages run one after the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -39,11 +39,26 @@ pub enum StopReason {
     Time,
 }
 
+/// What a round of a stage did.
+#[derive(Clone, Debug)]
+pub struct RoundReport {
+    /// E-nodes afterwards.
+    pub nodes: usize,
+    /// E-classes afterwards.
+    pub classes: usize,
+    /// How often each rule changed something.
+    pub applied: Vec<(String, usize)>,
+}
+
 /// What a stage did.
 #[derive(Clone, Debug)]
 pub struct StageReport {
     /// Which.
     pub stage: Stage,
+    /// E-nodes and e-classes before.
+    pub before: (usize, usize),
+    /// Round by round.
+    pub rounds: Vec<RoundReport>,
     /// Rounds.
     pub iterations: usize,
     /// E-nodes afterwards.
@@ -64,6 +79,8 @@ pub struct Saturated {
     pub egraph: EGraph,
     /// The body's outputs.
     pub roots: Vec<Id>,
+    /// The class of each of the body's nodes.
+    pub formula: Vec<Id>,
     /// One for each stage.
     pub stages: Vec<StageReport>,
 }
@@ -94,12 +111,11 @@ pub enum RewriteError {
 pub fn saturate(body: &Graph, rules: &RuleSet, limits: Limits) -> Result<Saturated, RewriteError> {
     let facts = Facts { declarations: Rc::new(body.declarations().clone()), clashes: Vec::new() };
     let mut egraph = EGraph::new(facts);
-    let mut classes: FxHashMap<Id, Id> = FxHashMap::default();
-    for id in body.ids() {
-        let op = body.node(id).op.clone().map_children(|c| classes[&c]);
-        classes.insert(id, egraph.add(op));
+    let mut formula: Vec<Id> = Vec::with_capacity(body.nodes().len());
+    for node in body.nodes() {
+        let op = node.op.clone().map_children(|c| formula[usize::from(c)]);
+        formula.push(egraph.add(op));
     }
-    let roots: Vec<Id> = body.outputs().iter().map(|o| classes[&o.id]).collect();
     let mut stages = Vec::new();
     egraph.rebuild();
     for stage in Stage::ALL {
@@ -113,6 +129,7 @@ pub fn saturate(body: &Graph, rules: &RuleSet, limits: Limits) -> Result<Saturat
             .with_time_limit(limits.time)
             .with_scheduler(egg::SimpleScheduler)
             .run(&rewrites);
+        let before = runner.iterations.first().map_or((0, 0), |i| (i.egraph_nodes, i.egraph_classes));
         let mut applied: FxHashMap<String, usize> = FxHashMap::default();
         for (name, n) in runner.iterations.iter().flat_map(|i| &i.applied) {
             *applied.entry(name.to_string()).or_default() += n;
@@ -130,6 +147,7 @@ pub fn saturate(body: &Graph, rules: &RuleSet, limits: Limits) -> Result<Saturat
             Some(egg::StopReason::Saturated | egg::StopReason::Other(_)) | None => StopReason::Saturated,
         };
         let iterations = runner.iterations.len();
+        let rounds = rounds(&runner, &applied);
         egraph = runner.egraph;
         if let Some(clash) = egraph.analysis.clashes.first() {
             return Err(clash.clone().into());
@@ -138,6 +156,8 @@ pub fn saturate(body: &Graph, rules: &RuleSet, limits: Limits) -> Result<Saturat
         applied.sort();
         stages.push(StageReport {
             stage,
+            before,
+            rounds,
             iterations,
             nodes: egraph.total_size(),
             classes: egraph.number_of_classes(),
@@ -146,6 +166,26 @@ pub fn saturate(body: &Graph, rules: &RuleSet, limits: Limits) -> Result<Saturat
             applied,
         });
     }
-    let roots = roots.into_iter().map(|id| egraph.find(id)).collect();
-    Ok(Saturated { egraph, roots, stages })
+    formula.iter_mut().for_each(|id| *id = egraph.find(*id));
+    let roots = body.outputs().iter().map(|o| formula[usize::from(o.id)]).collect();
+    Ok(Saturated { egraph, roots, formula, stages })
+}
+
+/// Round by round; what found siblings is told of the last.
+fn rounds(runner: &Runner<Op, Facts>, applied: &FxHashMap<String, usize>) -> Vec<RoundReport> {
+    let after = runner.iterations.iter().skip(1).map(|i| (i.egraph_nodes, i.egraph_classes));
+    let last = (runner.egraph.total_size(), runner.egraph.number_of_classes());
+    let mut rounds: Vec<RoundReport> = runner
+        .iterations
+        .iter()
+        .zip(after.chain([last]))
+        .map(|(round, (nodes, classes))| {
+            let applied = round.applied.iter().map(|(rule, &n)| (rule.to_string(), n)).collect();
+            RoundReport { nodes, classes, applied }
+        })
+        .collect();
+    if let (Some(round), Some(&merges)) = (rounds.last_mut(), applied.get(MERGE_NAME)) {
+        round.applied.push((MERGE_NAME.into(), merges));
+    }
+    rounds
 }

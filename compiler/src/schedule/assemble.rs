@@ -1,6 +1,7 @@
 //! One program: the calls that an output needs, over slots.
 
 use rustc_hash::{FxHashMap, FxHashSet};
+use warpweft_plan::provenance::Origins;
 use warpweft_plan::{Dim, Input as Table, OutputKind, PAD, Program, Step};
 
 use super::slots::Slots;
@@ -73,7 +74,7 @@ impl Flat<'_> {
     }
 }
 
-/// Puts the regions' calls together into the program of one output.
+/// Puts the regions' calls together into the program of one output; says of each step which region and call it is.
 ///
 /// # Errors
 /// When a region's argument is nothing that an earlier region computes.
@@ -83,7 +84,7 @@ pub fn assemble(
     bodies: &[BodyProgram<'_>],
     part: Part<'_>,
     shared: &mut Shared,
-) -> Result<Program, ScheduleError> {
+) -> Result<(Program, Origins), ScheduleError> {
     let missing = || ScheduleError::Missing(part.output.name().into());
     let wanted = model.output(part.output).ok_or_else(missing)?;
     let homes = homes(rolled, bodies);
@@ -176,14 +177,19 @@ pub fn assemble(
             flops: composed.flops,
         });
     }
-    Ok(Program {
+    let origins = Origins {
+        regions: flat.iter().map(|step| step.region).collect(),
+        calls: flat.iter().map(|step| step.kernel).collect(),
+    };
+    let program = Program {
         target: part.target.name.clone(),
         tier: part.target.tier(),
         min_rows: part.rows.min,
         max_rows: part.rows.max,
         output,
         steps,
-    })
+    };
+    Ok((program, origins))
 }
 
 fn bytes(value: Value) -> Dim {

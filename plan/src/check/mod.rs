@@ -5,6 +5,7 @@
 //! and every number of rows has exactly one program. Shaders are only bounded here; the runtime validates them.
 
 mod programs;
+mod provenance;
 
 use std::collections::HashSet;
 
@@ -39,7 +40,8 @@ impl Plan {
             check_buffer(&format!("buffer {i} ({})", clipped(&buffer.name)), buffer, self)?;
         }
         check_kernels(&self.kernels)?;
-        programs::check(self)
+        programs::check(self)?;
+        self.provenance.as_ref().map_or(Ok(()), |p| provenance::check(self, p))
     }
 }
 

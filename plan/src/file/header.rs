@@ -25,6 +25,7 @@ const CHECKSUM: &str = "\",\"warpweft.checksum\":\"";
 const DIGITS: usize = 16;
 const PLAN: &str = "plan";
 const WGSL: &str = "wgsl/";
+const PROVENANCE: &str = "provenance";
 const OWN: &str = "warpweft.";
 
 /// Longest header: the safetensors library's own limit.
@@ -43,6 +44,7 @@ pub(super) fn write(plan: &Plan, assets: &Assets) -> Result<Vec<u8>, PlanError> 
     let json = |e: serde_json::Error| PlanError::Writer(format!("cannot write the header: {e}"));
     let mut text = format!("{START}{FORMAT_VERSION}{CHECKSUM}{}\"", "0".repeat(DIGITS));
     let mut bare = plan.clone();
+    let provenance = bare.provenance.take();
     let shaders: Vec<String> = bare.kernels.iter_mut().map(|k| std::mem::take(&mut k.wgsl)).collect();
     let mut entry = |key: &str, value: &str| -> Result<(), PlanError> {
         let (key, value) = (serde_json::to_string(key).map_err(json)?, serde_json::to_string(value).map_err(json)?);
@@ -53,8 +55,11 @@ pub(super) fn write(plan: &Plan, assets: &Assets) -> Result<Vec<u8>, PlanError> 
     for (kernel, wgsl) in bare.kernels.iter().zip(&shaders) {
         entry(&format!("{WGSL}{}", kernel.name), wgsl)?;
     }
+    if let Some(provenance) = provenance {
+        entry(PROVENANCE, &serde_json::to_string(&provenance).map_err(json)?)?;
+    }
     for (name, value) in &assets.texts {
-        if name.is_empty() || name == PLAN || name.starts_with(WGSL) || name.starts_with(OWN) {
+        if name.is_empty() || name == PLAN || name == PROVENANCE || name.starts_with(WGSL) || name.starts_with(OWN) {
             return Err(PlanError::Writer(format!("an asset cannot be named {name:?}")));
         }
         entry(name, value)?;
@@ -112,6 +117,13 @@ pub(super) fn read(bytes: &[u8]) -> Result<Header, PlanError> {
     for kernel in &mut plan.kernels {
         let key = format!("{WGSL}{}", kernel.name);
         kernel.wgsl = metadata.remove(&key).ok_or_else(|| missing(&key))?;
+    }
+    if plan.provenance.is_some() {
+        return Err(PlanError::NotAPlan("its plan has a provenance, which belongs beside it".into()));
+    }
+    if let Some(text) = metadata.remove(PROVENANCE) {
+        let parsed = serde_json::from_str(&text);
+        plan.provenance = Some(parsed.map_err(|e| PlanError::NotAPlan(format!("its provenance: {}", clipped(e))))?);
     }
     metadata.retain(|key, _| !key.starts_with(OWN));
     if let Some(key) = metadata.keys().find(|key| key.starts_with(WGSL)) {

@@ -4,6 +4,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::provenance::*;
 use crate::*;
 
 fn binding(name: &str, access: Access) -> Binding {
@@ -95,6 +96,59 @@ fn sample() -> Plan {
             program("webgpu", None, 1, Some(4)),
             program("subgroup-8", Some(8), 1, None),
         ],
+        provenance: Some(provenance()),
+    }
+}
+
+/// One body whose second call is part of the first one's proof.
+fn provenance() -> Provenance {
+    let call = |kernel, proof, within: &[usize]| Call {
+        kernel: Some(kernel),
+        nodes: vec![0],
+        formula: vec![1],
+        seconds: 1e-6,
+        proof,
+        within: within.to_vec(),
+        operands: proof.map(|_| 3),
+        columns: proof.map(|_| (4, 8)),
+    };
+    let variant = |target: &str, min_rows, max_rows| Variant {
+        target: target.into(),
+        min_rows,
+        max_rows,
+        extracted: 1,
+        seconds: 2.5e-6,
+        calls: vec![call(0, Some(0), &[]), call(1, None, &[0])],
+    };
+    Provenance {
+        texts: vec!["%0 = a\n%1 = b\n".into(), "%0 = \"ü\"\n".into(), String::new(), "output x $0\n".into()],
+        rules: vec![
+            Rule { name: "fuse".into(), class: Class::Exact },
+            Rule { name: "fold".into(), class: Class::Reassociates },
+        ],
+        bodies: vec![Body {
+            formula: 0,
+            stages: vec![Stage {
+                name: "fuse".into(),
+                e_nodes: 5,
+                classes: 4,
+                rounds: vec![Round { e_nodes: 9, classes: 8, applied: vec![(1, 3)] }],
+                stop: Stop::Saturated,
+            }],
+            variants: vec![variant("webgpu", 5, None), variant("webgpu", 1, Some(4)), variant("subgroup-8", 1, None)],
+            proofs: vec![Proof {
+                declarations: 2,
+                arguments: vec![vec![FormulaValue::Line(0), FormulaValue::Arg(0)]],
+                results: vec![FormulaValue::Line(1)],
+                start: 0,
+                steps: vec![
+                    ProofStep { rule: 0, backward: false, after: 1 },
+                    ProofStep { rule: 1, backward: true, after: 0 },
+                ],
+            }],
+        }],
+        regions: vec![Region { body: 0, layer: None, weights: vec!["a".into(), "b \"c\"".into()] }],
+        origins: vec![Origins { regions: vec![0, 0], calls: vec![0, 1] }; 3],
     }
 }
 
@@ -310,6 +364,64 @@ fn lies_are_named() {
         let text = refusal(change);
         assert!(text.contains(expected), "{text:?} does not contain {expected:?}");
     }
+}
+
+/// Where a plan comes from is checked like the rest.
+#[test]
+fn lies_about_provenance_are_named() {
+    type Change = fn(&mut Provenance);
+    let cases: [(&str, Change); 24] = [
+        ("text 2: found 1048577 bytes", |p| p.texts[2] = " ".repeat((1 << 20) + 1)),
+        ("rule 1: found \"fuse\" twice", |p| p.rules[1].name = "fuse".into()),
+        ("rule 0: found a name of 0 bytes", |p| p.rules[0].name.clear()),
+        ("body 0: formula: found 4, expected below 4", |p| p.bodies[0].formula = 4),
+        ("stage 0: found a name of 201", |p| p.bodies[0].stages[0].name = "x".repeat(201)),
+        ("stage 0: rule: found 2", |p| p.bodies[0].stages[0].rounds[0].applied[0].0 = 2),
+        ("variant 1: found webgpu, 2 to Some(4)", |p| p.bodies[0].variants[1].min_rows = 2),
+        ("variant 1: found the target and rows of another", |p| {
+            p.bodies[0].variants[1] = p.bodies[0].variants[0].clone();
+        }),
+        ("extracted: found 9", |p| p.bodies[0].variants[0].extracted = 9),
+        ("seconds: found NaN", |p| p.bodies[0].variants[0].seconds = f64::NAN),
+        ("call 1: seconds: found -1", |p| p.bodies[0].variants[0].calls[1].seconds = -1.0),
+        ("call 0: kernel: found 2", |p| p.bodies[0].variants[0].calls[0].kernel = Some(2)),
+        ("call 0: line: found 1, expected below 1", |p| p.bodies[0].variants[0].calls[0].nodes[0] = 1),
+        ("call 0: line: found 2, expected below 2", |p| p.bodies[0].variants[0].calls[0].formula[0] = 2),
+        ("call 0: proof: found 1", |p| p.bodies[0].variants[0].calls[0].proof = Some(1)),
+        ("call 1: call: found 2", |p| p.bodies[0].variants[0].calls[1].within[0] = 2),
+        ("columns: found 1 from 18446744073709551615", |p| {
+            p.bodies[0].variants[0].calls[0].columns = Some((u64::MAX, 1));
+        }),
+        ("proof 0: step 1: after: found 7", |p| p.bodies[0].proofs[0].steps[1].after = 7),
+        ("proof 0: line: found 3", |p| p.bodies[0].proofs[0].results[0] = FormulaValue::Line(3)),
+        ("proof 0: results: found none", |p| p.bodies[0].proofs[0].results.clear()),
+        ("region 0: body: found 1", |p| p.regions[0].body = 1),
+        ("step 0: layer: found Some(0), expected None", |p| p.regions[0].layer = Some(0)),
+        ("program 2: found 1 regions and 2 calls", |p| p.origins[2].regions.truncate(1)),
+        ("step 1: kernel: found Some(0), expected 1", |p| p.origins[0].calls[1] = 0),
+    ];
+    for (expected, change) in cases {
+        let text = refusal(|plan| change(plan.provenance.as_mut().unwrap()));
+        assert!(text.contains(expected), "{text:?} does not contain {expected:?}");
+    }
+}
+
+/// A plan without a word about where it comes from is a plan.
+#[test]
+fn provenance_is_optional() {
+    let plan = Plan { provenance: None, ..sample() };
+    let mut writer = PlanWriter::new(Vec::new(), &plan, &assets()).unwrap();
+    fill(&mut writer);
+    let file = PlanFile::from_bytes(writer.into_inner().unwrap()).unwrap();
+    assert_eq!((file.plan(), file.assets()), (&plan, &assets()));
+}
+
+#[test]
+fn class_counts_follow_programs() {
+    let plan = sample();
+    let provenance = plan.provenance.as_ref().unwrap();
+    assert_eq!(provenance.class_counts(&plan, 0), ClassCounts { exact: 1, reassociates: 1, lossy: 0 });
+    assert_eq!(provenance.class_counts(&plan, 3), ClassCounts::default());
 }
 
 #[test]

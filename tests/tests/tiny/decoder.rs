@@ -215,6 +215,7 @@ pub(crate) fn plan() -> Plan {
         buffers,
         kernels,
         programs,
+        provenance: None,
     }
 }
 

@@ -129,6 +129,7 @@ pub(crate) fn plan() -> Plan {
         buffers,
         kernels,
         programs,
+        provenance: None,
     }
 }
 

@@ -1,0 +1,82 @@
+//! Which nodes of an extracted graph each kernel call computes, and which it reads.
+
+use egg::{Id, Language};
+use rustc_hash::FxHashMap;
+
+use crate::graph::{Graph, Op};
+use crate::lower::{Call, Input, LoweredBody, Source};
+
+/// Calls that compute one result together: windows of a weight, chunks of a context.
+#[derive(Clone, Debug)]
+pub(super) struct Group {
+    /// Indices of the calls, in order.
+    pub(super) calls: Vec<usize>,
+    /// The nodes that they compute as whole values, in the order of the calls' values.
+    pub(super) results: Vec<Id>,
+    /// All nodes that they compute, results and what they take up; in order, constants and terms left out.
+    pub(super) nodes: Vec<Id>,
+}
+
+/// The calls of a body in groups, each call in one.
+pub(super) fn groups(body: &Graph, lowered: &LoweredBody) -> Vec<Group> {
+    let of_value: FxHashMap<usize, Id> = lowered.results.iter().map(|(&node, &value)| (value, node)).collect();
+    let mut groups: Vec<Group> = Vec::new();
+    let mut known: FxHashMap<Vec<usize>, usize> = FxHashMap::default();
+    for (at, call) in lowered.calls.iter().enumerate() {
+        let values = finished(&lowered.calls, at, &of_value);
+        let group = *known.entry(values).or_insert_with_key(|values| {
+            let results: Vec<Id> = values.iter().filter_map(|v| of_value.get(v).copied()).collect();
+            let nodes = computed(body, lowered, &results);
+            groups.push(Group { calls: Vec::new(), results, nodes });
+            groups.len() - 1
+        });
+        groups[group].calls.push(at);
+        debug_assert!(!call.values.is_empty());
+    }
+    groups
+}
+
+/// The values that a call writes; where they are intermediate ones, those that are made of them.
+fn finished(calls: &[Call], at: usize, of_value: &FxHashMap<usize, Id>) -> Vec<usize> {
+    let values = &calls[at].values;
+    if values.iter().any(|v| of_value.contains_key(v)) {
+        return values.clone();
+    }
+    let reads = |call: &Call| {
+        call.inputs.iter().any(|(_, input)| matches!(input, Input::Activation(Source::Value(v)) if values.contains(v)))
+    };
+    let user = (at + 1..calls.len()).find(|&user| reads(&calls[user]));
+    user.map_or_else(|| values.clone(), |user| finished(calls, user, of_value))
+}
+
+fn computed(body: &Graph, lowered: &LoweredBody, results: &[Id]) -> Vec<Id> {
+    let mut nodes: Vec<Id> = Vec::new();
+    let mut seen = vec![false; body.nodes().len()];
+    let mut open: Vec<Id> = results.to_vec();
+    while let Some(id) = open.pop() {
+        if std::mem::replace(&mut seen[usize::from(id)], true) {
+            continue;
+        }
+        let node = body.node(id);
+        if node.fact.tensor().is_some_and(|t| !t.constant) && !node.op.is_leaf() {
+            nodes.push(id);
+        }
+        // A copy of what lies in memory already computes nothing else.
+        if matches!(node.op, Op::Slice(_)) {
+            continue;
+        }
+        open.extend(node.op.children().iter().filter(|&&c| !is_read(body, lowered, c)));
+    }
+    nodes.sort_unstable();
+    nodes
+}
+
+/// Whether a call that uses a node reads it from memory.
+pub(super) fn is_read(body: &Graph, lowered: &LoweredBody, id: Id) -> bool {
+    match body.node(id).op {
+        Op::Arg(_) => true,
+        // A column window of a matrix; those of weights are made when the plan is packed.
+        Op::Slice(_) => !body.node(id).fact.is_constant(),
+        _ => lowered.results.contains_key(&id),
+    }
+}

@@ -1,0 +1,355 @@
+//! Where a plan's programs come from: the model's formulas, what saturation did to them, what was extracted, and for each
+//! kernel call the proof that it computes what the formula says.
+//!
+//! Nothing of this is needed to run a plan, and a plan without it runs all the same. Graphs stand in their text form
+//! (`compiler/src/graph/text.rs`); this crate only bounds them. A *line* is the number n of a node `%n` in such a text.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Plan, Program};
+
+/// See the [module](self).
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Provenance {
+    /// Graphs, declarations and terms, each once; everything else refers to them by index.
+    pub texts: Vec<String>,
+    /// The rewrites and lowering steps that proofs and stages name, each once.
+    pub rules: Vec<Rule>,
+    /// Distinct bodies: what stands before the layers, each kind of layer, what stands after.
+    pub bodies: Vec<Body>,
+    /// The model as instances of bodies, in the order in which they run.
+    pub regions: Vec<Region>,
+    /// For each program of [`Plan::programs`], where its steps come from.
+    pub origins: Vec<Origins>,
+}
+
+/// A rewrite or a lowering step.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rule {
+    /// Unique.
+    pub name: String,
+    /// What it may change in the numbers.
+    pub class: Class,
+}
+
+/// What a rule may change in the numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Class {
+    /// The same floating-point operations in the same order.
+    Exact,
+    /// The order of floating-point operations changes.
+    Reassociates,
+    /// Precision changes.
+    Lossy,
+}
+
+impl Class {
+    /// All classes, the harmless one first.
+    pub const ALL: [Class; 3] = [Class::Exact, Class::Reassociates, Class::Lossy];
+
+    /// For reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Class::Exact => "exact",
+            Class::Reassociates => "reassociates",
+            Class::Lossy => "lossy",
+        }
+    }
+}
+
+/// A distinct part of the model.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Body {
+    /// The text of the graph as the model's formulas have it: inputs from other regions are `$0`…, weights are named
+    /// `w0`… (their names in the checkpoint are [`Region::weights`]), outputs `out0`….
+    pub formula: usize,
+    /// What saturation did, stage by stage.
+    pub stages: Vec<Stage>,
+    /// What was extracted for each target and range of rows.
+    pub variants: Vec<Variant>,
+    /// The proofs of all variants' kernels, each once.
+    pub proofs: Vec<Proof>,
+}
+
+/// A stage of saturation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Stage {
+    /// Its name.
+    pub name: String,
+    /// What was there before the first round.
+    pub e_nodes: u64,
+    /// The same, classes.
+    pub classes: u64,
+    /// Its rounds.
+    pub rounds: Vec<Round>,
+    /// Why it ended.
+    pub stop: Stop,
+}
+
+/// A round of a stage.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Round {
+    /// E-nodes afterwards.
+    pub e_nodes: u64,
+    /// E-classes afterwards.
+    pub classes: u64,
+    /// How often each rule changed something: an index into [`Provenance::rules`] and a number.
+    pub applied: Vec<(usize, u64)>,
+}
+
+/// Why a stage ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stop {
+    /// Nothing was left to find.
+    Saturated,
+    /// At the limit of e-nodes.
+    Nodes,
+    /// At the limit of rounds.
+    Rounds,
+    /// At the limit of time.
+    Time,
+}
+
+/// A body as the programs of one target and range of rows have it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Variant {
+    /// [`Program::target`]
+    pub target: String,
+    /// [`Program::min_rows`]
+    pub min_rows: u32,
+    /// [`Program::max_rows`]
+    pub max_rows: Option<u32>,
+    /// The text of the graph that was extracted.
+    pub extracted: usize,
+    /// Predicted seconds of one instance, as extraction counted them.
+    pub seconds: f64,
+    /// Its kernel calls, in order.
+    pub calls: Vec<Call>,
+}
+
+/// A kernel call of a body.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Call {
+    /// Index into [`Plan::kernels`]; `None` where no program of the plan runs it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel: Option<usize>,
+    /// Lines of the extracted graph that it computes. What several calls compute again for themselves is in each.
+    pub nodes: Vec<u32>,
+    /// Lines of the formula that it stands for; none if it computes something that the formula does not have.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub formula: Vec<u32>,
+    /// Predicted seconds, as extraction counted them, at the rows for which the program is judged.
+    pub seconds: f64,
+    /// Index into [`Body::proofs`]. Calls that compute one result together share a proof.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proof: Option<usize>,
+    /// Where there is no proof: the calls of the same variant whose proofs contain this one, because it computes an
+    /// intermediate value of theirs that the formula does not have.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub within: Vec<usize>,
+    /// Text of what the kernel's meaning is applied to. Below the proof's declarations it makes a graph whose outputs are
+    /// the meaning's arguments and then its weights, in order. None where the kernel has no meaning of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub operands: Option<usize>,
+    /// Which columns of the proof's results the kernel computes (first, number); `None` is all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub columns: Option<(u64, u64)>,
+}
+
+/// A proof that a kernel computes what the formula says: a chain of terms, each equal to the one before by a rule.
+///
+/// A term's text, below the declarations, makes a graph. All graphs of a proof have as many outputs.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Proof {
+    /// Text of the declarations: weights as in the body, arguments that are the kernel's inputs, caches.
+    pub declarations: usize,
+    /// For each argument, the values of the formula that it holds side by side.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub arguments: Vec<Vec<FormulaValue>>,
+    /// Which values of the formula the outputs are.
+    pub results: Vec<FormulaValue>,
+    /// Text of the formula's own term.
+    pub start: usize,
+    /// The rest of the chain; the last term is what the kernel computes. None where that is the formula's own term.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub steps: Vec<ProofStep>,
+}
+
+/// A step of a proof.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProofStep {
+    /// Index into [`Provenance::rules`].
+    pub rule: usize,
+    /// The rule turns the term after the step into the one before.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub backward: bool,
+    /// Text of the term after the step.
+    pub after: usize,
+}
+
+/// A value of a body's formula; prints as `%3` or `$0`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub enum FormulaValue {
+    /// A line.
+    Line(u32),
+    /// An argument of the body.
+    Arg(u32),
+}
+
+impl fmt::Display for FormulaValue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            FormulaValue::Line(n) => write!(f, "%{n}"),
+            FormulaValue::Arg(n) => write!(f, "${n}"),
+        }
+    }
+}
+
+/// A text that is no [`FormulaValue`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no value of a formula, such as %3 or $0")]
+pub struct ParseFormulaValueError(String);
+
+impl FromStr for FormulaValue {
+    type Err = ParseFormulaValueError;
+
+    fn from_str(text: &str) -> Result<FormulaValue, ParseFormulaValueError> {
+        let number = |digits: &str| digits.parse().ok().filter(|_| digits.starts_with(|c: char| c.is_ascii_digit()));
+        let value = match text.split_at_checked(1) {
+            Some(("%", digits)) => number(digits).map(FormulaValue::Line),
+            Some(("$", digits)) => number(digits).map(FormulaValue::Arg),
+            Some(_) | None => None,
+        };
+        value.ok_or_else(|| ParseFormulaValueError(text.chars().take(80).collect()))
+    }
+}
+
+impl From<FormulaValue> for String {
+    fn from(value: FormulaValue) -> String {
+        value.to_string()
+    }
+}
+
+impl TryFrom<String> for FormulaValue {
+    type Error = ParseFormulaValueError;
+    fn try_from(text: String) -> Result<FormulaValue, ParseFormulaValueError> {
+        text.parse()
+    }
+}
+
+/// An instance of a body.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Region {
+    /// Index into [`Provenance::bodies`].
+    pub body: usize,
+    /// The layer; `None` before the first and after the last.
+    pub layer: Option<u32>,
+    /// The names that the body's weights `w0`… have in the checkpoint.
+    pub weights: Vec<String>,
+}
+
+/// Where the steps of a program come from, an element for each step.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Origins {
+    /// Indices into [`Provenance::regions`].
+    pub regions: Vec<usize>,
+    /// Indices into [`Variant::calls`] of the region's body.
+    pub calls: Vec<usize>,
+}
+
+/// How many steps of each class proofs have.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct ClassCounts {
+    /// [`Class::Exact`]
+    pub exact: usize,
+    /// [`Class::Reassociates`]
+    pub reassociates: usize,
+    /// [`Class::Lossy`]
+    pub lossy: usize,
+}
+
+impl ClassCounts {
+    /// Counts one step.
+    pub fn add(&mut self, class: Class) {
+        match class {
+            Class::Exact => self.exact += 1,
+            Class::Reassociates => self.reassociates += 1,
+            Class::Lossy => self.lossy += 1,
+        }
+    }
+}
+
+impl Body {
+    /// The body as a program of that target and range of rows has it.
+    pub fn variant(&self, program: &Program) -> Option<&Variant> {
+        self.variants.iter().find(|v| v.is_of(program))
+    }
+}
+
+impl Variant {
+    /// Whether the programs of its target and range of rows have that program among them.
+    pub fn is_of(&self, program: &Program) -> bool {
+        (self.target.as_str(), self.min_rows, self.max_rows)
+            == (program.target.as_str(), program.min_rows, program.max_rows)
+    }
+}
+
+impl Provenance {
+    /// The body's call that became a step: program and step by their indices in the plan.
+    pub fn call(&self, plan: &Plan, program: usize, step: usize) -> Option<(&Body, &Call)> {
+        let origins = self.origins.get(program)?;
+        let (region, call) = (*origins.regions.get(step)?, *origins.calls.get(step)?);
+        let body = self.bodies.get(self.regions.get(region)?.body)?;
+        Some((body, body.variant(plan.programs.get(program)?)?.calls.get(call)?))
+    }
+
+    /// The steps in the proofs of a program's kernels. A proof counts once for each region that has it.
+    pub fn class_counts(&self, plan: &Plan, program: usize) -> ClassCounts {
+        let mut counts = ClassCounts::default();
+        let mut seen = std::collections::HashSet::new();
+        let steps = plan.programs.get(program).map_or(0, |p| p.steps.len());
+        for step in 0..steps {
+            let Some((body, call)) = self.call(plan, program, step) else { continue };
+            let Some(proof) = call.proof.filter(|p| seen.insert((self.origins[program].regions[step], *p))) else {
+                continue;
+            };
+            for step in body.proofs.get(proof).map_or(&[][..], |p| &p.steps) {
+                self.rules.get(step.rule).into_iter().for_each(|rule| counts.add(rule.class));
+            }
+        }
+        counts
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn values_print_and_parse() {
+        for text in ["%0", "$12"] {
+            assert_eq!(text.parse::<FormulaValue>().unwrap().to_string(), text);
+        }
+        for text in ["", "%", "$", "3", "%x", "%+1", "%-1", "é1", "%99999999999"] {
+            assert!(text.parse::<FormulaValue>().is_err(), "{text}");
+        }
+    }
+}
