@@ -77,7 +77,7 @@ impl CostModel<'_> {
                 let keys = fact(*k)?.tensor()?.shape.first().copied().unwrap_or_default();
                 2.0 * size(result) * self.value(keys)
             }
-            Op::Int(_) | Op::Real(_) | Op::Weight(_) | Op::Acc | Op::Acc2 | Op::Size(_) => return free,
+            Op::Int(_) | Op::Real(_) | Op::Weight(_) | Op::Fill(_) | Op::Acc | Op::Acc2 | Op::Size(_) => return free,
             Op::MatMul(_) | Op::Transpose(_) | Op::Concat(_) | Op::SplitHeads(_) | Op::MergeHeads(_) => return None,
             Op::RepeatHeads(_) | Op::Softmax(_) | Op::Scores(_) => return None,
         };

@@ -93,6 +93,15 @@ impl Graph {
         self.add(Op::Weight(id))
     }
 
+    /// A constant vector of `n` elements that are all `value`.
+    ///
+    /// # Errors
+    /// When `value` is not finite or `n` is 0.
+    pub fn fill(&mut self, value: f32, n: u64) -> Built {
+        let (value, n) = (self.real(value)?, self.int(n as i64)?);
+        self.add(Op::Fill([value, n]))
+    }
+
     /// The token ids, u32 `[tokens]`.
     ///
     /// # Errors

@@ -137,6 +137,10 @@ impl<'a, F: Fn(Id) -> &'a Fact> Infer<'_, F> {
             Op::Gelu(c) | Op::GeluTanh(c) | Op::Silu(c) | Op::Relu(c) | Op::Tanh(c) | Op::Sigmoid(c) => {
                 self.pointwise(c)
             }
+            Op::Fill([value, n]) => {
+                self.real(*value)?;
+                tensor(vec![self.positive(*n)?.into()], DType::F32, true)
+            }
             Op::MatMul([a, b]) => self.matmul(*a, *b),
             Op::Transpose([x]) => {
                 let t = self.tensor(*x)?;

@@ -145,6 +145,7 @@ define_language! {
         "sigmoid" = Sigmoid([Id; 1]),
 
         // Contractions and shapes
+        "fill" = Fill([Id; 2]),
         "matmul" = MatMul([Id; 2]),
         "transpose" = Transpose([Id; 1]),
         "slice" = Slice([Id; 4]),
@@ -190,6 +191,7 @@ impl Op {
             Op::Gelu(_) | Op::GeluTanh(_) | Op::Silu(_) | Op::Relu(_) | Op::Tanh(_) | Op::Sigmoid(_) => true,
             Op::Int(_) | Op::Real(_) | Op::Weight(_) | Op::Arg(_) | Op::Cache(_) | Op::Ids | Op::Positions => false,
             Op::Acc | Op::Acc2 | Op::Size(_) | Op::MatMul(_) | Op::Transpose(_) | Op::Slice(_) => false,
+            Op::Fill(_) => false,
             Op::Concat(_) | Op::Gather(_) | Op::SplitHeads(_) | Op::MergeHeads(_) | Op::RepeatHeads(_) => false,
             Op::Softmax(_) | Op::LayerNorm(_) | Op::RmsNorm(_) | Op::L2Norm(_) | Op::BandMask(_) => false,
             Op::Rope(_) | Op::HeadNorm(_) | Op::MeanPool(_) | Op::FirstRow(_) | Op::MaxPool(_) => false,
@@ -208,6 +210,7 @@ impl Op {
             _ if self.is_pointwise() => None,
             Op::Int(_) | Op::Real(_) | Op::Weight(_) | Op::Arg(_) | Op::Cache(_) | Op::Ids | Op::Positions => None,
             Op::Acc | Op::Acc2 | Op::Size(_) | Op::MatMul(_) | Op::Transpose(_) | Op::Slice(_) => None,
+            Op::Fill(_) => None,
             Op::Concat(_) | Op::Gather(_) | Op::SplitHeads(_) | Op::MergeHeads(_) | Op::RepeatHeads(_) => None,
             Op::Softmax(_) | Op::BandMask(_) | Op::Rope(_) | Op::MeanPool(_) | Op::FirstRow(_) => None,
             Op::LastRow(_) | Op::Append(_) | Op::Candidates(_) | Op::HeadNorm(_) => None,

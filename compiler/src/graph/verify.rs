@@ -108,6 +108,7 @@ fn legal(op: &Op, fact: &Fact, form: Form) -> bool {
         | Op::Positions
         | Op::Acc
         | Op::Size(_)
+        | Op::Fill(_)
         | Op::Add(_)
         | Op::Sub(_)
         | Op::Mul(_)
@@ -180,6 +181,7 @@ fn row_kind(graph: &Graph, kinds: &[RowKind], op: &Op) -> Result<RowKind, &'stat
         | Op::Acc
         | Op::Acc2
         | Op::Size(_)
+        | Op::Fill(_)
         | Op::BandMask(_) => match op {
             Op::Arg(a) => rows_of_arg(graph, a.0 as usize),
             _ => Ok(RowKind::None),

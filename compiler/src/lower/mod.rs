@@ -389,6 +389,7 @@ impl Lowering<'_> {
             | Op::Acc
             | Op::Acc2
             | Op::Size(_)
+            | Op::Fill(_)
             | Op::MatMul(_)
             | Op::Transpose(_)
             | Op::Slice(_)

@@ -135,7 +135,8 @@ impl Recipe {
             match same_bytes {
                 Some((dtype, bytes)) if dtype == self.format.dtype() => sink(bytes).map_err(PackError::Sink)?,
                 _ => {
-                    let floats = reader.rows(first, count, columns);
+                    let problem = |problem| PackError::Recipe { tensor: name(), problem };
+                    let floats = reader.rows(first, count, columns).map_err(problem)?;
                     let packed = self.format.pack(&floats, columns as usize).map_err(|problem| PackError::Format {
                         tensor: name(),
                         problem: problem.below(first as usize),

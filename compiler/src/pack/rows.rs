@@ -1,12 +1,14 @@
 //! Rows of a recipe's value, without making the whole.
 
 use std::borrow::Cow;
+use std::cell::RefCell;
+use std::rc::Rc;
 
 use egg::Id;
 use rustc_hash::FxHashMap;
 use warpweft_plan::DType;
 
-use crate::graph::eval::{EvalError, Inputs, Tensor, decode, evaluate};
+use crate::graph::eval::{EvalError, Inputs, Tensor, decode, evaluate_node};
 use crate::graph::{Declarations, Fact, Graph, Op};
 
 pub(super) type Stored<'s> = FxHashMap<&'s str, Cow<'s, [u8]>>;
@@ -17,27 +19,29 @@ enum Plan {
     Stored { name: String, dtype: DType, first: u64, rows: u64 },
     /// One below the other.
     Joined(Vec<Plan>),
-    /// An expression that was evaluated as a whole.
-    Whole(Tensor),
+    /// Vectors that stand one behind the other: one row.
+    Vectors(Vec<Id>),
+    /// Some rows of an expression that is evaluated as a whole.
+    Whole { node: Id, first: u64, rows: u64 },
 }
 
 pub(super) struct RowReader<'s> {
+    expression: &'s Graph,
     values: &'s Stored<'s>,
     plan: Plan,
+    /// The expression that was evaluated last. Rows are asked for in order, so that no two are in memory.
+    evaluated: RefCell<Option<(Id, Rc<Tensor>)>>,
 }
 
 impl<'s> RowReader<'s> {
-    pub(super) fn new(expression: &Graph, values: &'s Stored<'s>) -> Result<RowReader<'s>, EvalError> {
+    pub(super) fn new(expression: &'s Graph, values: &'s Stored<'s>) -> Result<RowReader<'s>, EvalError> {
         let plan = match expression.outputs() {
             [] => return Err(EvalError::Value("a recipe without a value".into())),
             [output] => plan(expression, output.id),
-            _ => None,
+            vectors => Some(Plan::Vectors(vectors.iter().map(|o| o.id).collect())),
         };
-        let plan = match plan {
-            Some(plan) => plan,
-            None => Plan::Whole(whole(expression, values)?),
-        };
-        Ok(RowReader { values, plan })
+        let plan = plan.ok_or_else(|| EvalError::Value("a recipe that is neither a matrix nor a vector".into()))?;
+        Ok(RowReader { expression, values, plan, evaluated: RefCell::default() })
     }
 
     /// The bytes of rows as they are stored, where they lie together in one weight.
@@ -47,7 +51,7 @@ impl<'s> RowReader<'s> {
             let mut found = None;
             let mut start = 0;
             for part in parts {
-                let rows = part.rows(columns);
+                let rows = part.rows();
                 if first >= start && first + count <= start + rows {
                     found = Some((part, first - start));
                 }
@@ -61,18 +65,18 @@ impl<'s> RowReader<'s> {
                 let bytes = self.values.get(name.as_str())?;
                 Some((*dtype, bytes.get(((base + first) * row) as usize..((base + first + count) * row) as usize)?))
             }
-            Plan::Joined(_) | Plan::Whole(_) => None,
+            Plan::Joined(_) | Plan::Vectors(_) | Plan::Whole { .. } => None,
         }
     }
 
     /// Rows as floats.
-    pub(super) fn rows(&self, first: u64, count: u64, columns: u64) -> Vec<f32> {
+    pub(super) fn rows(&self, first: u64, count: u64, columns: u64) -> Result<Vec<f32>, EvalError> {
         let mut floats = Vec::with_capacity((count * columns) as usize);
-        self.collect(&self.plan, first, first + count, columns, &mut floats);
-        floats
+        self.collect(&self.plan, first, first + count, columns, &mut floats)?;
+        Ok(floats)
     }
 
-    fn collect(&self, plan: &Plan, first: u64, end: u64, columns: u64, into: &mut Vec<f32>) {
+    fn collect(&self, plan: &Plan, first: u64, end: u64, columns: u64, into: &mut Vec<f32>) -> Result<(), EvalError> {
         match plan {
             Plan::Stored { name, dtype, first: base, .. } => {
                 let row = columns * dtype.bytes();
@@ -80,35 +84,76 @@ impl<'s> RowReader<'s> {
                 let bytes = self.values.get(name.as_str()).and_then(|b| b.get(range)).unwrap_or_default();
                 into.extend(decode(bytes, *dtype));
             }
-            Plan::Whole(t) => {
-                into.extend(t.data.get((first * columns) as usize..(end * columns) as usize).unwrap_or_default())
+            Plan::Whole { node, first: base, .. } => {
+                let range = ((base + first) * columns) as usize..((base + end) * columns) as usize;
+                into.extend(self.whole(*node)?.data.get(range).unwrap_or_default());
+            }
+            Plan::Vectors(nodes) => {
+                for &node in nodes {
+                    into.extend(&self.whole(node)?.data);
+                }
             }
             Plan::Joined(parts) => {
                 let mut start = 0;
                 for part in parts {
-                    let rows = part.rows(columns);
+                    let rows = part.rows();
                     let (from, to) = (first.max(start), end.min(start + rows));
                     if from < to {
-                        self.collect(part, from - start, to - start, columns, into);
+                        self.collect(part, from - start, to - start, columns, into)?;
                     }
                     start += rows;
                 }
             }
         }
+        Ok(())
+    }
+
+    fn whole(&self, node: Id) -> Result<Rc<Tensor>, EvalError> {
+        if let Some((known, value)) = &*self.evaluated.borrow()
+            && *known == node
+        {
+            return Ok(value.clone());
+        }
+        self.evaluated.take();
+        let value = Rc::new(evaluate_node(self.expression, node, &StoredInputs { values: self.values })?);
+        self.evaluated.replace(Some((node, value.clone())));
+        Ok(value)
     }
 }
 
 impl Plan {
-    fn rows(&self, columns: u64) -> u64 {
+    fn rows(&self) -> u64 {
         match self {
-            Plan::Stored { rows, .. } => *rows,
-            Plan::Joined(parts) => parts.iter().map(|p| p.rows(columns)).sum(),
-            Plan::Whole(t) => t.data.len() as u64 / columns.max(1),
+            Plan::Stored { rows, .. } | Plan::Whole { rows, .. } => *rows,
+            Plan::Vectors(_) => 1,
+            Plan::Joined(parts) => parts.iter().map(Plan::rows).sum(),
+        }
+    }
+
+    /// The rows from `start` on.
+    fn window(self, start: u64, len: u64) -> Plan {
+        match self {
+            Plan::Stored { name, dtype, first, .. } => Plan::Stored { name, dtype, first: first + start, rows: len },
+            Plan::Whole { node, first, .. } => Plan::Whole { node, first: first + start, rows: len },
+            Plan::Vectors(_) => self,
+            Plan::Joined(parts) => {
+                let (mut at, mut within) = (0, Vec::new());
+                for part in parts {
+                    let rows = part.rows();
+                    let (from, to) = (start.max(at), (start + len).min(at + rows));
+                    if from < to {
+                        within.push(part.window(from - at, to - from));
+                    }
+                    at += rows;
+                }
+                Plan::Joined(within)
+            }
         }
     }
 }
 
-/// The rows of weights that are stored as they are, joined or cut by rows; `None` for any other expression.
+/// Where the rows of a matrix come from: of weights that are stored, joined or cut by rows, from where they are; of any
+/// other expression, and of vectors, from its value.
 fn plan(graph: &Graph, id: Id) -> Option<Plan> {
     let int = |id: Id| match graph.node(id).fact {
         Fact::Int(i) => u64::try_from(i).ok(),
@@ -117,33 +162,20 @@ fn plan(graph: &Graph, id: Id) -> Option<Plan> {
     let shape = &graph.node(id).fact.tensor()?.shape;
     // A vector is one row of a matrix, so joining or cutting vectors is no matter of rows.
     let is_matrix = shape.len() == 2;
+    let rows = if is_matrix { u64::try_from(shape[0].as_constant()?).ok()? } else { 1 };
     match &graph.node(id).op {
         Op::Weight(w) => {
             let decl = &graph.declarations().weights[w.0 as usize];
-            let rows = if is_matrix { decl.shape[0] } else { 1 };
             Some(Plan::Stored { name: decl.name.clone(), dtype: decl.dtype, first: 0, rows })
         }
         Op::Concat([axis, a, b]) if is_matrix && int(*axis) == Some(0) => {
             Some(Plan::Joined(vec![plan(graph, *a)?, plan(graph, *b)?]))
         }
-        Op::Slice([x, axis, start, len]) if is_matrix && int(*axis) == Some(0) => match plan(graph, *x)? {
-            Plan::Stored { name, dtype, first, .. } => {
-                Some(Plan::Stored { name, dtype, first: first + int(*start)?, rows: int(*len)? })
-            }
-            Plan::Joined(_) | Plan::Whole(_) => None,
-        },
-        _ => None,
+        Op::Slice([x, axis, start, _]) if is_matrix && int(*axis) == Some(0) => {
+            Some(plan(graph, *x)?.window(int(*start)?, rows))
+        }
+        _ => Some(Plan::Whole { node: id, first: 0, rows }),
     }
-}
-
-/// The value; of several, vectors, one behind the other.
-fn whole(expression: &Graph, values: &Stored<'_>) -> Result<Tensor, EvalError> {
-    let mut parts = evaluate(expression, &StoredInputs { values })?;
-    if parts.len() == 1 {
-        return Ok(parts.remove(0));
-    }
-    let data: Vec<f32> = parts.into_iter().flat_map(|part| part.data).collect();
-    Tensor::new(vec![data.len()], data)
 }
 
 struct StoredInputs<'s> {

@@ -172,6 +172,14 @@ pub fn evaluate(graph: &Graph, inputs: &dyn Inputs) -> Result<Vec<Tensor>, EvalE
     ids.into_iter().map(|id| evaluator.value(id)).collect()
 }
 
+/// The value of one node.
+///
+/// # Errors
+/// When inputs are missing or do not fit.
+pub fn evaluate_node(graph: &Graph, id: Id, inputs: &dyn Inputs) -> Result<Tensor, EvalError> {
+    Evaluator::new(graph, inputs, rows_of(graph, inputs)?).value(id)
+}
+
 /// `tokens`: the number of ids, or what an argument's shape says.
 fn rows_of(graph: &Graph, inputs: &dyn Inputs) -> Result<usize, EvalError> {
     for (i, arg) in graph.declarations().args.iter().enumerate() {
@@ -262,6 +270,10 @@ impl<'g> Evaluator<'g> {
             | Op::Relu(_)
             | Op::Tanh(_)
             | Op::Sigmoid(_) => self.pointwise(&node.op, None)?,
+            Op::Fill([value, n]) => {
+                let value = self.real(*value) as f32;
+                Tensor::filled(vec![self.int(*n)], |_| value)
+            }
             Op::MatMul([a, b]) => contract::matmul(self.get(*a)?, self.get(*b)?),
             Op::Transpose([x]) => reorder::transpose(self.get(*x)?),
             Op::Slice([x, axis, start, len]) => {
