@@ -4,7 +4,7 @@ use clap::{Args, Parser, Subcommand};
 use warpweft_compiler::rules::{RewriteError, RuleSet};
 use warpweft_runtime::AdapterChoice;
 
-use crate::commands::{bench, build, chat, devices, doctor, embed, eval, fit, inspect, logits, pull, run};
+use crate::commands::{bench, build, chat, devices, doctor, embed, eval, explain, fit, inspect, logits, pull, run};
 use crate::units::parse_bytes;
 
 /// Compile a transformer once, run it on any GPU.
@@ -48,6 +48,7 @@ pub(crate) enum Command {
     Logits(logits::Logits),
     Eval(eval::Eval),
     Inspect(inspect::Inspect),
+    Explain(explain::Explain),
     Fit(fit::Fit),
     Bench(bench::Bench),
     Devices(devices::Devices),

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use rustc_hash::FxHashSet;
 use warpweft_plan::provenance::Origins;
-use warpweft_plan::{Model, OutputKind, Plan};
+use warpweft_plan::{Model, OutputKind, Plan, Provenance};
 
 use crate::extract::{CostModel, ExtractError, Extracted, extract};
 use crate::graph::verify::{Form, VerifyError, verify};
@@ -14,7 +14,7 @@ use crate::kernels::{self, KernelError, RowRange};
 use crate::lower::{Bounds, LowerError, lower};
 use crate::pack::{Packing, WeightChoice, choose_formats};
 use crate::phases::{Phase, PhaseReport};
-use crate::proof::{self, Parts, Record, provenance};
+use crate::proof::{self, Parts, ProofError, Record, provenance};
 use crate::roll::{RollError, Rolled, roll};
 use crate::rules::{Limits, RewriteError, RuleSet, Saturated, StopReason, saturate};
 use crate::schedule::{BodyProgram, ComposedBody, Part, ScheduleError, Shared, assemble};
@@ -87,6 +87,9 @@ pub enum CompileError {
     /// Rules that are not known, or, a bug, contradict each other.
     #[error(transparent)]
     Rewrite(#[from] RewriteError),
+    /// Terms of a proof that contradict each other; a bug.
+    #[error(transparent)]
+    Proof(#[from] ProofError),
     /// No program.
     #[error(transparent)]
     Extract(#[from] ExtractError),
@@ -144,16 +147,6 @@ pub fn compile(
     log.end(Phase::Kernels, 0, vec![format!("{count} kernels composed and validated")], || kernels_text(&composed));
 
     let (mut plan, packing, origins) = schedule_all(graph, model, &rolled, &variants, &composed)?;
-    let parts = parts(&variants, &composed);
-    plan.provenance = Some(provenance(Record {
-        model: graph,
-        rolled: &rolled,
-        rules: &rules,
-        saturated: &saturated,
-        variants: &parts,
-        programs: &plan.programs,
-        origins,
-    }));
     let notes = vec![format!(
         "{} programs, {} distinct kernels, {} packed tensors",
         plan.programs.len(),
@@ -161,6 +154,23 @@ pub fn compile(
         plan.tensors.len()
     )];
     log.end(Phase::Scheduled, 0, notes, || programs_text(&plan));
+
+    let parts = parts(&variants, &composed);
+    let record = Record {
+        model: graph,
+        rolled: &rolled,
+        rules: &rules,
+        saturated: &saturated,
+        variants: &parts,
+        programs: &plan.programs,
+        origins,
+    };
+    let told = provenance(record)?;
+    let proofs = || told.bodies.iter().flat_map(|b| &b.proofs);
+    let notes =
+        vec![format!("{} proofs of {} steps", proofs().count(), proofs().map(|p| p.steps.len()).sum::<usize>())];
+    log.end(Phase::Proved, 0, notes, || proofs_text(&told));
+    plan.provenance = Some(told);
     Ok(Compiled { plan, packing, phases: log.phases, dump: log.dump })
 }
 
@@ -387,6 +397,24 @@ fn programs_text(plan: &Plan) -> String {
             let buffers: Vec<_> = step.buffers.iter().map(|&b| plan.buffers[b].name.as_str()).collect();
             let layer = step.layer.map_or("-".into(), |l| l.to_string());
             let _ = writeln!(text, "{layer:>3} {} ({})", plan.kernels[step.kernel].name, buffers.join(", "));
+        }
+    }
+    text
+}
+
+fn proofs_text(provenance: &Provenance) -> String {
+    let mut text = String::new();
+    for (i, body) in provenance.bodies.iter().enumerate() {
+        for (j, proof) in body.proofs.iter().enumerate() {
+            let results: Vec<String> = proof.results.iter().map(ToString::to_string).collect();
+            let _ = writeln!(text, "# body {i}, proof {j}: {}", results.join(", "));
+            let _ = write!(text, "{}{}", provenance.texts[proof.declarations], provenance.texts[proof.start]);
+            for step in &proof.steps {
+                let rule = &provenance.rules[step.rule];
+                let way = if step.backward { ", backward" } else { "" };
+                let after = &provenance.texts[step.after];
+                let _ = write!(text, "# {} ({}{way})\n{after}", rule.name, rule.class.name());
+            }
         }
     }
     text

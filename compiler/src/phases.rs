@@ -19,12 +19,21 @@ pub enum Phase {
     Kernels,
     /// Programs of steps over buffers.
     Scheduled,
+    /// For each kernel, the chain of rules from the formula to it.
+    Proved,
 }
 
 impl Phase {
     /// All phases, in order.
-    pub const ALL: [Phase; 6] =
-        [Phase::Import, Phase::Canonical, Phase::Rewritten, Phase::Extracted, Phase::Kernels, Phase::Scheduled];
+    pub const ALL: [Phase; 7] = [
+        Phase::Import,
+        Phase::Canonical,
+        Phase::Rewritten,
+        Phase::Extracted,
+        Phase::Kernels,
+        Phase::Scheduled,
+        Phase::Proved,
+    ];
 
     /// The name in options and reports.
     pub fn name(self) -> &'static str {
@@ -35,6 +44,7 @@ impl Phase {
             Phase::Extracted => "extracted",
             Phase::Kernels => "kernels",
             Phase::Scheduled => "scheduled",
+            Phase::Proved => "proved",
         }
     }
 }

@@ -176,7 +176,8 @@ pub struct Call {
 pub struct Proof {
     /// Text of the declarations: weights as in the body, arguments that are the kernel's inputs, caches.
     pub declarations: usize,
-    /// For each argument, the values of the formula that it holds side by side.
+    /// For each argument, the values of the formula that it holds side by side, each from the first multiple of four columns
+    /// on that is behind the one before.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub arguments: Vec<Vec<FormulaValue>>,
     /// Which values of the formula the outputs are.

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use serde::Serialize;
+use warpweft_plan::provenance::ClassCounts;
 use warpweft_plan::{FORMAT_VERSION, Model, Plan, PlanFile, Program};
 
 use crate::CliError;
@@ -16,7 +17,9 @@ use crate::{units, work};
 ///
 /// Bytes are those of the step for which a program is judged: as many rows as it is made for (1,024 where its range has no
 /// end), in sequences of 128 rows. `bytes_per_step` counts each operand of each dispatch once and its result once;
-/// `activation_bytes` are the buffers that kernels write.
+/// `activation_bytes` are the buffers that kernels write. `reassociate` and `lossy` count the steps in the proofs of the
+/// program's kernels that change the order of floating-point operations, and those that change precision (`explain` shows
+/// them).
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -61,6 +64,8 @@ struct ProgramReport<'p> {
     activation_bytes: u64,
     flops_per_step: f64,
     evaluated_at: EvaluatedAt,
+    /// Steps of each class in the proofs of its kernels; none where the plan does not tell.
+    proof_steps: Option<ClassCounts>,
 }
 
 #[derive(Serialize)]
@@ -103,7 +108,7 @@ fn report(file: &PlanFile) -> Report<'_> {
             EvaluatedAt { tokens: sizes.tokens, sequences: sizes.sequences },
         )
     };
-    let programs = plan.programs.iter().map(|p| {
+    let programs = plan.programs.iter().enumerate().map(|(at, p)| {
         let (dispatches_per_layer, bytes_per_step, activation_bytes, flops_per_step, evaluated_at) = program(p);
         ProgramReport {
             target: &p.target,
@@ -116,6 +121,7 @@ fn report(file: &PlanFile) -> Report<'_> {
             activation_bytes,
             flops_per_step,
             evaluated_at,
+            proof_steps: plan.provenance.as_ref().map(|provenance| provenance.class_counts(plan, at)),
         }
     });
     Report {
@@ -140,8 +146,21 @@ fn rows((least, most): (u32, Option<u32>)) -> String {
 fn summary(report: &Report<'_>) -> String {
     let model = report.model;
     let texts = if report.texts.is_empty() { "none".to_owned() } else { report.texts.join(", ") };
-    let mut table =
-        Table::new(&["target", "output", "rows", ">dispatches", ">per layer", ">kernels", ">bytes", ">activations"]);
+    let mut table = Table::new(&[
+        "target",
+        "output",
+        "rows",
+        ">dispatches",
+        ">per layer",
+        ">kernels",
+        ">bytes",
+        ">activations",
+        ">reassociate",
+        ">lossy",
+    ]);
+    let steps = |counts: Option<ClassCounts>, of: fn(ClassCounts) -> usize| {
+        counts.map_or_else(|| "?".to_owned(), |counts| of(counts).to_string())
+    };
     for program in &report.programs {
         table.row([
             program.target.to_owned(),
@@ -152,6 +171,8 @@ fn summary(report: &Report<'_>) -> String {
             program.kernels.len().to_string(),
             units::bytes(program.bytes_per_step),
             units::bytes(program.activation_bytes),
+            steps(program.proof_steps, |counts| counts.reassociates),
+            steps(program.proof_steps, |counts| counts.lossy),
         ]);
     }
     format!(

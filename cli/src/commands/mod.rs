@@ -7,6 +7,7 @@ pub(crate) mod devices;
 pub(crate) mod doctor;
 pub(crate) mod embed;
 pub(crate) mod eval;
+pub(crate) mod explain;
 pub(crate) mod fit;
 pub(crate) mod inspect;
 pub(crate) mod logits;
@@ -26,6 +27,7 @@ pub(crate) fn run(command: &Command, console: &mut Console<'_>) -> Result<(), Cl
         Command::Run(args) => run::run(args, console),
         Command::Chat(args) => chat::run(args, console),
         Command::Eval(args) => eval::run(args, console),
+        Command::Explain(args) => explain::run(args, console),
         Command::Inspect(args) => inspect::run(args, console),
         Command::Pull(args) => pull::run(args, console),
         Command::Fit(args) => fit::run(args, console),

@@ -4,6 +4,7 @@ use egg::{Id, Language};
 use rustc_hash::FxHashMap;
 
 use crate::graph::{Graph, Op};
+use crate::kernels::Slot;
 use crate::lower::{Call, Input, LoweredBody, Source};
 
 /// Calls that compute one result together: windows of a weight, chunks of a context.
@@ -17,21 +18,47 @@ pub(super) struct Group {
     pub(super) nodes: Vec<Id>,
 }
 
+impl Group {
+    /// The columns of the result that one of the calls computes, where it is not all of them.
+    pub(super) fn columns(&self, lowered: &LoweredBody, call: usize) -> Option<(u64, u64)> {
+        let window = |(slot, input): &(Slot, Input)| match (slot, input) {
+            (Slot::W, Input::Weight(weight)) => Some((weight.first, weight.rows)),
+            _ => None,
+        };
+        lowered.calls[call].inputs.iter().find_map(window).filter(|_| self.calls.len() > 1)
+    }
+
+    /// Whether it reads what another one computes.
+    pub(super) fn reads(&self, lowered: &LoweredBody, other: &Group) -> bool {
+        let written = |value: &usize| other.calls.iter().any(|&at| lowered.calls[at].values.contains(value));
+        self.calls
+            .iter()
+            .flat_map(|&at| &lowered.calls[at].inputs)
+            .any(|(_, input)| matches!(input, Input::Activation(Source::Value(value)) if written(value)))
+    }
+}
+
 /// The calls of a body in groups, each call in one.
 pub(super) fn groups(body: &Graph, lowered: &LoweredBody) -> Vec<Group> {
     let of_value: FxHashMap<usize, Id> = lowered.results.iter().map(|(&node, &value)| (value, node)).collect();
     let mut groups: Vec<Group> = Vec::new();
-    let mut known: FxHashMap<Vec<usize>, usize> = FxHashMap::default();
-    for (at, call) in lowered.calls.iter().enumerate() {
+    let mut known: FxHashMap<usize, usize> = FxHashMap::default();
+    for at in 0..lowered.calls.len() {
         let values = finished(&lowered.calls, at, &of_value);
-        let group = *known.entry(values).or_insert_with_key(|values| {
-            let results: Vec<Id> = values.iter().filter_map(|v| of_value.get(v).copied()).collect();
-            let nodes = computed(body, lowered, &results);
-            groups.push(Group { calls: Vec::new(), results, nodes });
+        // Of several windows, one alone may write what they have beside the result.
+        let group = values.first().and_then(|value| known.get(value).copied()).unwrap_or_else(|| {
+            groups.push(Group { calls: Vec::new(), results: Vec::new(), nodes: Vec::new() });
             groups.len() - 1
         });
         groups[group].calls.push(at);
-        debug_assert!(!call.values.is_empty());
+        for value in values {
+            if known.insert(value, group).is_none() {
+                groups[group].results.extend(of_value.get(&value));
+            }
+        }
+    }
+    for group in &mut groups {
+        group.nodes = computed(body, lowered, &group.results);
     }
     groups
 }

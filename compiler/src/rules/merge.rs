@@ -32,9 +32,9 @@ struct Sibling {
     weight: Id,
     dtype: DType,
     columns: i64,
-    /// `x·Wᵀ`
+    /// The term of `x·Wᵀ`.
     plain: Option<Id>,
-    /// A bias and `x·Wᵀ + b`.
+    /// A bias and the term of `x·Wᵀ + b`.
     biased: Option<(Id, Id)>,
     /// Some kernel does more with it than to add a bias, which a window of a merged product cannot.
     continued: bool,
@@ -45,7 +45,7 @@ struct Sibling {
 struct Part {
     weight: Id,
     columns: i64,
-    result: Id,
+    term: Id,
     bias: Option<Id>,
 }
 
@@ -72,11 +72,12 @@ fn siblings(egraph: &EGraph) -> BTreeMap<Id, Vec<Sibling>> {
             let Some((dtype, columns)) = rows(egraph, weight) else { continue };
             let new = Sibling { weight, dtype, columns, plain: None, biased: None, continued: false };
             let sibling = found.entry(x).or_default().entry(weight).or_insert(new);
-            match bias(egraph, *term) {
-                Some(None) => sibling.plain = Some(class.id),
+            let term = egraph.find(*term);
+            match bias(egraph, term) {
+                Some(None) => sibling.plain = Some(term),
                 // One weight with two biases: the first.
                 Some(Some(b)) => {
-                    let this = (egraph.find(b), class.id);
+                    let this = (egraph.find(b), term);
                     sibling.biased = Some(sibling.biased.map_or(this, |other| other.min(this)));
                 }
                 None => sibling.continued = true,
@@ -125,11 +126,11 @@ fn groups(egraph: &EGraph, siblings: &[Sibling]) -> BTreeSet<Vec<Part>> {
 
 impl Sibling {
     fn part(&self) -> Option<Part> {
-        let (bias, result) = match self.biased {
-            Some((bias, result)) => (Some(bias), result),
+        let (bias, term) = match self.biased {
+            Some((bias, term)) => (Some(bias), term),
             None => (None, self.plain?),
         };
-        Some(Part { weight: self.weight, columns: self.columns, result, bias })
+        Some(Part { weight: self.weight, columns: self.columns, term, bias })
     }
 }
 
@@ -173,7 +174,9 @@ fn merge(egraph: &mut EGraph, x: Id, parts: &[Part]) {
             };
             bias = Some(joined(egraph, bias, values));
         }
-        windows.push((part.result, start, len));
+        // This very contraction and not another form of it, so that proofs say what was merged.
+        let part = egraph.add_uncanonical(Op::Linear([x, part.weight, part.term]));
+        windows.push((part, start, len));
         start += padded;
     }
     let Some(weight) = weight else { return };
@@ -184,10 +187,10 @@ fn merge(egraph: &mut EGraph, x: Id, parts: &[Part]) {
     };
     let merged = egraph.add(Op::Linear([x, weight, term]));
     let one = egraph.add(Op::Int(1));
-    for (result, start, len) in windows {
+    for (part, start, len) in windows {
         let (from, len) = (egraph.add(Op::Int(start)), egraph.add(Op::Int(len)));
         let window = egraph.add(Op::Slice([merged, one, from, len]));
-        egraph.union_trusted(result, window, MERGE_NAME);
+        egraph.union_trusted(part, window, MERGE_NAME);
     }
 }
 

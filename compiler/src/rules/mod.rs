@@ -21,7 +21,9 @@ use crate::graph::Op;
 pub use analysis::{Clash, Facts};
 pub use conditions::Condition;
 pub use merge::{MERGE_NAME, merge_siblings};
-pub use saturate::{Limits, RewriteError, RoundReport, Saturated, StageReport, StopReason, saturate};
+pub use saturate::{
+    Limits, RewriteError, RoundReport, Saturated, StageReport, StopReason, saturate, saturate_explained,
+};
 pub use set::{RuleSet, UnknownRule};
 pub use warpweft_plan::Class;
 

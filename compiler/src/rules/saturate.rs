@@ -109,8 +109,22 @@ pub enum RewriteError {
 /// # Errors
 /// When a rule contradicts the facts.
 pub fn saturate(body: &Graph, rules: &RuleSet, limits: Limits) -> Result<Saturated, RewriteError> {
-    let facts = Facts { declarations: Rc::new(body.declarations().clone()), clashes: Vec::new() };
-    let mut egraph = EGraph::new(facts);
+    saturate_in(empty(body), body, rules, limits)
+}
+
+/// The same in an e-graph that can say why two terms are equal.
+///
+/// # Errors
+/// When a rule contradicts the facts.
+pub fn saturate_explained(body: &Graph, rules: &RuleSet, limits: Limits) -> Result<Saturated, RewriteError> {
+    saturate_in(empty(body).with_explanations_enabled(), body, rules, limits)
+}
+
+fn empty(body: &Graph) -> EGraph {
+    EGraph::new(Facts { declarations: Rc::new(body.declarations().clone()), clashes: Vec::new() })
+}
+
+fn saturate_in(mut egraph: EGraph, body: &Graph, rules: &RuleSet, limits: Limits) -> Result<Saturated, RewriteError> {
     let mut formula: Vec<Id> = Vec::with_capacity(body.nodes().len());
     for node in body.nodes() {
         let op = node.op.clone().map_children(|c| formula[usize::from(c)]);

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod decoders;
+mod explain;
 mod refusals;
 mod results;
 

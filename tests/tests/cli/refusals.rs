@@ -39,9 +39,10 @@ fn command_lines_that_cannot_be_meant() {
     let help = run(&["--help"]);
     assert_eq!((help.code, help.err.as_str()), (0, ""));
     warpweft_tests::says(&help.out, &["Examples:", "build", "doctor"]);
-    for command in
-        ["build", "run", "chat", "embed", "logits", "eval", "inspect", "bench", "fit", "pull", "devices", "doctor"]
-    {
+    for command in [
+        "build", "run", "chat", "embed", "logits", "eval", "inspect", "explain", "bench", "fit", "pull", "devices",
+        "doctor",
+    ] {
         warpweft_tests::says(&run(&[command, "--help"]).out, &["Examples:", "--json"]);
     }
     warpweft_tests::says(&run(&["--version"]).out, &["compile-model 0."]);

@@ -1,0 +1,175 @@
+//! Proofs replayed.
+
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+
+use serde::Serialize;
+use warpweft_compiler::proof::{CallCheck, ProofFault, StepCheck, check_call, check_proof};
+use warpweft_compiler::rules::RuleSet;
+use warpweft_plan::Plan;
+use warpweft_plan::provenance::Provenance;
+
+use super::{Explain, Part, chosen, is_wanted, kernel_name, place};
+use crate::CliError;
+use crate::console::Console;
+use crate::interrupt;
+use crate::progress::Unit;
+use crate::units;
+
+#[derive(Serialize)]
+struct Document {
+    proofs: Vec<ProofDocument>,
+    /// Kernels whose meaning is the end of their proof.
+    meanings: usize,
+    faults: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct ProofDocument {
+    place: String,
+    kernels: Vec<String>,
+    results: Vec<String>,
+    steps: Vec<StepDocument>,
+    fault: Option<String>,
+}
+
+#[derive(Serialize)]
+struct StepDocument {
+    rule: String,
+    class: &'static str,
+    /// In parts of the greatest value.
+    error: f64,
+}
+
+pub(super) fn run(
+    args: &Explain,
+    plan: &Plan,
+    provenance: &Provenance,
+    console: &mut Console<'_>,
+) -> Result<(), CliError> {
+    let all = args.target.is_none() && args.rows.is_none();
+    let parts = chosen(args, plan, provenance, all)?;
+    let document = checked(args, plan, provenance, &parts, console)?;
+    if console.json {
+        console.print_json(&document)?;
+    } else {
+        console.print(&text(&document))?;
+    }
+    match document.faults.as_slice() {
+        [] => Ok(()),
+        [only] => Err(CliError::Failed(only.clone())),
+        [first, rest @ ..] => Err(CliError::Failed(format!("{first}; and {} more", rest.len()))),
+    }
+}
+
+fn checked(
+    args: &Explain,
+    plan: &Plan,
+    provenance: &Provenance,
+    parts: &[Part<'_>],
+    console: &mut Console<'_>,
+) -> Result<Document, CliError> {
+    let rules = RuleSet::all().map_err(warpweft_compiler::CompileError::from)?;
+    // A proof is checked once, whatever the number of programs that have it.
+    let mut proofs: BTreeMap<(*const (), usize), (&Part<'_>, BTreeSet<&str>)> = BTreeMap::new();
+    let mut calls = Vec::new();
+    for part in parts {
+        for at in (0..part.variant.calls.len()).filter(|&at| is_wanted(args, plan, part.variant, at)) {
+            if let Some(proof) = part.variant.calls[at].proof {
+                let key = (std::ptr::from_ref(part.body).cast(), proof);
+                let (_, kernels) = proofs.entry(key).or_insert_with(|| (part, BTreeSet::new()));
+                kernels.insert(kernel_name(plan, part.variant, at));
+            }
+            calls.push((part, at));
+        }
+    }
+    let mut bar = console.bar("proofs");
+    let total = (proofs.len() + calls.len()) as u64;
+    let mut document = Document { proofs: Vec::new(), meanings: 0, faults: Vec::new() };
+    for (done, ((_, proof), (part, kernels))) in proofs.into_iter().enumerate() {
+        interrupt::check()?;
+        bar.set(done as u64, total, Unit::Items);
+        let checked = check_proof(provenance, part.body, proof, &rules);
+        let results = part.body.proofs.get(proof).map_or(&[][..], |p| &p.results);
+        let place = place(&part.regions, provenance);
+        let kernels: Vec<String> = kernels.into_iter().map(str::to_owned).collect();
+        let fault = checked.as_ref().err().map(|fault| format!("{place}, {}: {fault}", some(&kernels)));
+        document.faults.extend(fault.clone());
+        document.proofs.push(ProofDocument {
+            place,
+            kernels,
+            results: results.iter().map(ToString::to_string).collect(),
+            steps: checked.unwrap_or_default().into_iter().map(StepDocument::from).collect(),
+            fault,
+        });
+    }
+    let mut seen = BTreeSet::new();
+    for (done, (part, at)) in calls.into_iter().enumerate() {
+        interrupt::check()?;
+        bar.set((document.proofs.len() + done) as u64, total, Unit::Items);
+        let call = &part.variant.calls[at];
+        let key = (call.kernel, call.proof, call.operands, call.columns, std::ptr::from_ref(part.body).cast::<()>());
+        if call.proof.is_some() && !seen.insert(key) {
+            continue;
+        }
+        match check_call(plan, provenance, part.body, part.variant, at) {
+            Ok(CallCheck::Proved) => document.meanings += 1,
+            Ok(CallCheck::Part) => {}
+            Err(fault) => document.faults.push(of_call(plan, provenance, part, at, &fault)),
+        }
+    }
+    drop(bar);
+    Ok(document)
+}
+
+fn of_call(plan: &Plan, provenance: &Provenance, part: &Part<'_>, at: usize, fault: &ProofFault) -> String {
+    let name = kernel_name(plan, part.variant, at);
+    format!("{}, {}, {name}: {fault}", place(&part.regions, provenance), part.variant.target)
+}
+
+/// One of several names and how many more there are.
+fn some(names: &[String]) -> String {
+    match names {
+        [] => String::new(),
+        [only] => only.clone(),
+        [first, rest @ ..] => format!("{first} and {} more kernels", rest.len()),
+    }
+}
+
+impl From<StepCheck> for StepDocument {
+    fn from(step: StepCheck) -> StepDocument {
+        StepDocument { rule: step.rule, class: step.class.name(), error: step.error }
+    }
+}
+
+fn text(document: &Document) -> String {
+    let mut lines = Vec::new();
+    let mut place = "";
+    for proof in &document.proofs {
+        if proof.place != place {
+            place = &proof.place;
+            lines.push(place.to_owned());
+        }
+        lines.push(format!("  {} ({})", proof.results.join(", "), some(&proof.kernels)));
+        for step in &proof.steps {
+            let error = if step.error == 0.0 { "0".into() } else { format!("{:.1e}", step.error) };
+            lines.push(format!("    {} ({}): error {error}", step.rule, step.class));
+        }
+        lines.extend(proof.fault.iter().map(|_| "    does not hold".to_owned()));
+    }
+    let steps: usize = document.proofs.iter().map(|p| p.steps.len()).sum();
+    let of_class = |class: &str| {
+        document.proofs.iter().flat_map(|p| &p.steps).filter(|s| s.class == class).map(|s| s.error).fold(0.0, f64::max)
+    };
+    lines.push(format!(
+        "\n{} proofs of {} steps; greatest errors: exact {:e}, reassociates {:.1e}, lossy {:.1e}; {} kernels mean what was \
+         proved",
+        units::count(document.proofs.len()),
+        units::count(steps),
+        of_class("exact"),
+        of_class("reassociates"),
+        of_class("lossy"),
+        units::count(document.meanings),
+    ));
+    lines.join("\n")
+}
