@@ -206,6 +206,9 @@ pub struct Step {
     pub bytes: Dim,
     /// Floating-point operations, for a context as long as the step.
     pub flops: Dim,
+    /// Bytes of the values in scratch buffers that this step, or one that may run beside it, reads or writes, or that a
+    /// later one reads. The greatest of a program is what its scratch buffers need at the least.
+    pub live: Dim,
 }
 
 /// `ceil(dim / per)` workgroups.

@@ -151,14 +151,14 @@ fn a_model_that_does_not_fit_is_refused_with_its_numbers() {
     let RuntimeError::Memory { weights, activations, transfers, limit, .. } = &error else { panic!("{error}") };
     let rows = 128;
     assert_eq!((*weights, *activations, *limit), (384, rows * 32, 4096));
-    assert_eq!(*transfers, 2 * (rows * (4 + 16 + 16 + 32) + 16));
+    assert_eq!(*transfers, 2 * (rows * (4 + 16) + u64::from(tiny::POSITIONS) * (16 + 32) + 16));
     assert_eq!(error.fault(), Fault::Memory);
     let fits = weights + activations + transfers;
     let mut model = model(&Options { memory: Some(fits), ..Options::default() });
     let sequences = tiny::sequences(&[70, 70, 70]);
     let found = model.embed_ids(&sequences).unwrap();
     found.iter().zip(&sequences).for_each(|(row, ids)| assert_close(row, &tiny::embedding(ids)));
-    assert_eq!(model.engine().account(OutputKind::Embedding, 128).unwrap().total(), fits);
+    assert_eq!(model.engine().account(OutputKind::Embedding, tiny::POSITIONS.into()).unwrap().total(), fits);
     let mut plan = tiny::plan();
     plan.buffers[6].bytes = plan.buffers[6].bytes * (1 << 28);
     assert!(refusal(&plan, &Options::default()).to_string().contains("above the device's limits"));

@@ -2,9 +2,10 @@
 
 use rustc_hash::{FxHashMap, FxHashSet};
 use warpweft_plan::provenance::Origins;
-use warpweft_plan::{Dim, Input as Table, OutputKind, PAD, Program, Step};
+use warpweft_plan::{Dim, Input as Table, OutputKind, PAD, Program, ROW_BLOCK, Sizes, Step};
 
-use super::slots::Slots;
+use super::order::{Access, stages};
+use super::slots::{Life, alive, assign};
 use super::windows::{Use, Windows};
 use super::{ComposedBody, Shared};
 use crate::graph::{CacheId, FactError, Graph};
@@ -98,36 +99,30 @@ pub fn assemble(
     // Of all calls, not only of those that this output needs: programs share caches.
     let windows = Windows::of(&flat.iter().map(|step| step.caches(cache)).collect::<Vec<_>>());
     let flat = needed(flat, result);
+    let accesses: Vec<_> =
+        flat.iter().map(|call| Access { reads: call.reads.clone(), writes: call.writes().collect() }).collect();
+    let mut staged: Vec<(usize, Flat<'_>)> = stages(&accesses).into_iter().zip(flat).collect();
+    staged.sort_by_key(|(stage, _)| *stage);
 
-    let mut last: FxHashMap<Key, usize> = FxHashMap::default();
-    for (i, step) in flat.iter().enumerate() {
-        for &key in &step.reads {
-            last.insert(key, i);
+    let scratch = |key: Key| key != result && !matches!(value(key).place, Place::Cache(_));
+    let mut lives: Vec<Life> = Vec::new();
+    let mut known: FxHashMap<Key, usize> = FxHashMap::default();
+    for &(stage, ref step) in &staged {
+        for key in step.writes().chain(step.reads.iter().copied()).filter(|&key| scratch(key)) {
+            let at = *known.entry(key).or_insert_with(|| {
+                lives.push(Life { bytes: bytes(value(key), part.rows), first: stage, last: stage });
+                lives.len() - 1
+            });
+            lives[at].last = stage;
         }
     }
-    let mut slots = Slots::default();
-    let mut places: FxHashMap<Key, usize> = FxHashMap::default();
-    for (i, step) in flat.iter().enumerate() {
-        for key in step.writes() {
-            if key != result && !places.contains_key(&key) && !matches!(value(key).place, Place::Cache(_)) {
-                places.insert(key, slots.take(bytes(value(key))));
-            }
-        }
-        let unread = step.writes().filter(|key| !last.contains_key(key));
-        let done: FxHashSet<Key> = step.reads.iter().copied().filter(|k| last[k] == i).chain(unread).collect();
-        for key in done {
-            if let Some(&slot) = places.get(&key) {
-                slots.give_back(slot);
-            }
-        }
-    }
-
-    let (sizes, order) = slots.ordered();
-    let scratch: Vec<usize> = sizes.iter().enumerate().map(|(i, &b)| shared.scratch(i, b)).collect();
+    let slots = assign(&lives);
+    let buffers = shared.scratch(&slots.sizes);
+    let places: FxHashMap<Key, usize> = known.iter().map(|(&key, &life)| (key, buffers[slots.of[life]])).collect();
     let Value { width, rows, .. } = value(result);
     let output = shared.output(part.output, rows.dim(), width);
     let mut steps = Vec::new();
-    for step in &flat {
+    for &(stage, ref step) in &staged {
         let region = &rolled.regions[step.region];
         let body = &bodies[region.body];
         let composed = &body.composed.kernels[step.kernel];
@@ -137,8 +132,8 @@ pub fn assemble(
                 let cache = cache(key).ok_or_else(missing)?;
                 shared.cache(model, cache, windows.get(cache))
             }
-            (_, Some(&slot)) if key != result => Ok(scratch[order[slot]]),
-            _ => Ok(output.buffer),
+            (Place::Step | Place::Fixed(_), Some(&buffer)) => Ok(buffer),
+            (Place::Step | Place::Fixed(_), None) => Ok(output.buffer),
         };
         let mut buffers = Vec::new();
         for slot in &composed.slots {
@@ -175,11 +170,12 @@ pub fn assemble(
             layer: region.layer,
             bytes: composed.bytes,
             flops: composed.flops,
+            live: alive(&lives, stage),
         });
     }
     let origins = Origins {
-        regions: flat.iter().map(|step| step.region).collect(),
-        calls: flat.iter().map(|step| step.kernel).collect(),
+        regions: staged.iter().map(|(_, step)| step.region).collect(),
+        calls: staged.iter().map(|(_, step)| step.kernel).collect(),
     };
     let program = Program {
         target: part.target.name.clone(),
@@ -192,10 +188,18 @@ pub fn assemble(
     Ok((program, origins))
 }
 
-fn bytes(value: Value) -> Dim {
-    match value.place {
+/// Room for a value. Where a program has few rows, room for a block of them is a constant, so that all values can share.
+fn bytes(value: Value, rows: RowRange) -> Dim {
+    let bytes = match value.place {
         Place::Fixed(bytes) => Dim::constant(bytes as i64),
         Place::Step | Place::Cache(_) => value.rows.dim() * (i64::from(value.width.next_multiple_of(PAD as u32)) * 4),
+    };
+    match rows.max.map(u64::from) {
+        Some(rows) if rows <= ROW_BLOCK => {
+            let most = bytes.eval(Sizes { tokens: ROW_BLOCK, sequences: rows, context: 0 });
+            most.and_then(|n| i64::try_from(n).ok()).map_or(bytes, Dim::constant)
+        }
+        Some(_) | None => bytes,
     }
 }
 

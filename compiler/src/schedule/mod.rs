@@ -1,6 +1,7 @@
 //! Scheduling: calls of all regions become the steps of a program over buffers.
 
 mod assemble;
+mod order;
 mod slots;
 mod windows;
 
@@ -33,7 +34,8 @@ pub struct Shared {
     kernel_index: FxHashMap<String, usize>,
     buffers: Vec<Buffer>,
     buffer_index: FxHashMap<(Role, Dim), usize>,
-    scratch: Vec<usize>,
+    /// By size, and how many of that size a program has had before.
+    scratch: FxHashMap<(Dim, usize), usize>,
     caches: FxHashMap<u32, usize>,
     recipes: Vec<Recipe>,
     recipe_index: FxHashMap<(String, Layout), usize>,
@@ -94,18 +96,20 @@ impl Shared {
         self.buffer(Role::Input(table), table.bytes(), name)
     }
 
-    /// The `at`-th scratch buffer, made to have room for `bytes` (a multiple of tokens, of sequences, or constant).
-    fn scratch(&mut self, at: usize, bytes: Dim) -> usize {
-        while self.scratch.len() <= at {
-            self.scratch.push(self.buffers.len());
-            let name = format!("scratch{}", self.scratch.len() - 1);
-            self.buffers.push(Buffer { name, role: Role::Scratch, bytes });
-        }
-        let buffer = &mut self.buffers[self.scratch[at]];
-        buffer.bytes.tokens = buffer.bytes.tokens.max(bytes.tokens);
-        buffer.bytes.sequences = buffer.bytes.sequences.max(bytes.sequences);
-        buffer.bytes.constant = buffer.bytes.constant.max(bytes.constant);
-        self.scratch[at]
+    /// Scratch buffers of these sizes, all different. Programs share those of the same size; the runtime lets buffers of
+    /// different programs lie in the same memory.
+    fn scratch(&mut self, sizes: &[Dim]) -> Vec<usize> {
+        let mut taken: FxHashMap<Dim, usize> = FxHashMap::default();
+        let mut of_size = |bytes: Dim| {
+            let ordinal = taken.entry(bytes).or_default();
+            *ordinal += 1;
+            *self.scratch.entry((bytes, *ordinal)).or_insert_with(|| {
+                let name = format!("scratch{}", self.buffers.iter().filter(|b| b.role == Role::Scratch).count());
+                self.buffers.push(Buffer { name, role: Role::Scratch, bytes });
+                self.buffers.len() - 1
+            })
+        };
+        sizes.iter().map(|&bytes| of_size(bytes)).collect()
     }
 
     /// The buffer of a cache of the model: the same for all programs, which have to agree on its window.

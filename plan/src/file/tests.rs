@@ -29,6 +29,7 @@ fn sample() -> Plan {
         layer: None,
         bytes: Dim::TOKENS * 64,
         flops: Dim::TOKENS * 3,
+        live: Dim::TOKENS * 32,
     };
     let steps = vec![step(0, vec![0, 1, 2, 3], Dim::TOKENS * 8), step(1, vec![4, 5, 3, 2, 6], Dim::SEQUENCES * 8)];
     let tier = |subgroup_size| Tier {

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use warpweft_plan::{Input, MAX_GROUPS, PAGE_ROWS, Plan, ROW_BLOCK, Role, Sizes};
 
 use super::job::{Job, Window};
+use super::scratch;
 use crate::RuntimeError;
 use crate::device::Adapter;
 
@@ -29,12 +30,12 @@ impl Account {
 
     /// What a job needs for steps of some extent, with these weights on the device.
     pub(crate) fn new(plan: &Plan, job: &Job, weights: &BTreeSet<Window>, extent: Extent) -> Account {
-        let mut account = Account { weights: weights.iter().map(|w| w.bytes).sum(), ..Account::default() };
+        let activations = scratch::sizes(plan, job, extent).into_iter().fold(0, u64::saturating_add);
+        let mut account = Account { weights: weights.iter().map(|w| w.bytes).sum(), activations, ..Account::default() };
         for &index in &job.buffers {
             let bytes = size(plan, index, extent);
             let (part, copies) = match plan.buffers[index].role {
-                Role::Weight { .. } => continue,
-                Role::Scratch => (&mut account.activations, 1),
+                Role::Weight { .. } | Role::Scratch => continue,
                 Role::Cache { .. } => (&mut account.cache, 1),
                 Role::Input(_) | Role::Output => (&mut account.transfers, 2),
             };
@@ -100,7 +101,7 @@ pub(crate) fn size(plan: &Plan, buffer: usize, extent: Extent) -> u64 {
         Role::Input(Input::Pages | Input::WindowPages) => extent.pages,
         _ => block(extent.context),
     };
-    let sizes = Sizes { tokens: block(extent.rows), context, sequences: block(extent.sequences) };
+    let sizes = Sizes { tokens: block(extent.rows), context, sequences: extent.sequences };
     buffer.bytes.eval(sizes).unwrap_or(u64::MAX)
 }
 

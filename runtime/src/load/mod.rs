@@ -4,4 +4,5 @@ pub(crate) mod job;
 pub(crate) mod memory;
 pub(crate) mod need;
 pub(crate) mod pipelines;
+pub(crate) mod scratch;
 pub(crate) mod upload;

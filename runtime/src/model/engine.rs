@@ -187,7 +187,7 @@ impl Engine {
         let extent = |rows| match room::extent(plan, rows, pool) {
             _ if !*cached => Extent::whole(rows),
             usual => Extent {
-                sequences: usual.sequences.max(tables.sequences.len() as u64),
+                sequences: tables.sequences.len().next_power_of_two() as u64,
                 pages: usual.pages.max(tables.pages.len().next_power_of_two() as u64),
                 ..usual
             },

@@ -8,6 +8,7 @@ use crate::RuntimeError;
 use crate::device::{Device, Pipeline};
 use crate::load::job::{Job, Window, window};
 use crate::load::memory::{Extent, size};
+use crate::load::scratch;
 use crate::session::Pool;
 
 /// What stays on the device from step to step.
@@ -22,8 +23,10 @@ pub(crate) struct Resident<'a> {
 #[derive(Debug)]
 pub(crate) struct Arena {
     pub(crate) extent: Extent,
-    /// Scratch, inputs and outputs by the index of their buffer.
+    /// Inputs and outputs by the index of their buffer.
     buffers: HashMap<usize, wgpu::Buffer>,
+    /// What all programs use for their scratch buffers, the largest first.
+    scratch: Vec<wgpu::Buffer>,
     /// Bind groups of each step, by the position of the program in the job; of those programs that have run.
     groups: HashMap<usize, Vec<wgpu::BindGroup>>,
     /// Through which results come back.
@@ -33,9 +36,12 @@ pub(crate) struct Arena {
 impl Arena {
     pub(crate) async fn new(device: &Device, plan: &Plan, job: &Job, extent: Extent) -> Result<Arena, RuntimeError> {
         let make = || {
-            let passing = |&i: &usize| !matches!(plan.buffers[i].role, Role::Weight { .. } | Role::Cache { .. });
-            let passing = job.buffers.iter().copied().filter(passing);
-            let buffers: HashMap<_, _> = passing.map(|i| (i, create(device, plan, i, extent))).collect();
+            let usages = job.buffers.iter().filter_map(|&i| Some((i, usage(plan.buffers[i].role)?)));
+            let buffer =
+                |(i, usage): (usize, _)| (i, create(device, &plan.buffers[i].name, size(plan, i, extent), usage));
+            let buffers: HashMap<_, _> = usages.map(buffer).collect();
+            let scratch = scratch::sizes(plan, job, extent).into_iter();
+            let scratch = scratch.map(|bytes| create(device, "scratch", bytes, wgpu::BufferUsages::STORAGE)).collect();
             let outputs = job.programs.iter().map(|&i| size(plan, plan.programs[i].output.buffer, extent));
             let copy = device.gpu.create_buffer(&wgpu::BufferDescriptor {
                 label: Some("results"),
@@ -43,7 +49,7 @@ impl Arena {
                 usage: wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::MAP_READ,
                 mapped_at_creation: false,
             });
-            Arena { extent, buffers, groups: HashMap::new(), copy }
+            Arena { extent, buffers, scratch, groups: HashMap::new(), copy }
         };
         device.guard("allocating activations", make).await
     }
@@ -61,11 +67,15 @@ impl Arena {
             return Ok(());
         }
         let cache = |i: usize| resident.pools.iter().find_map(|pool| pool.buffers.get(&i));
+        let program = &plan.programs[job.programs[position]];
+        let ranked = scratch::ranked(plan, program, self.extent);
+        let ranks: HashMap<usize, usize> = ranked.into_iter().enumerate().map(|(rank, i)| (i, rank)).collect();
         let bind = || -> Option<Vec<wgpu::BindGroup>> {
-            let bound = plan.programs[job.programs[position]].steps.iter().map(|step| {
-                let operand = |&i: &usize| match window(plan, i) {
-                    Some(window) => resident.weights.get(&window),
-                    None => self.buffers.get(&i).or_else(|| cache(i)),
+            let bound = program.steps.iter().map(|step| {
+                let operand = |&i: &usize| match (window(plan, i), ranks.get(&i)) {
+                    (Some(window), _) => resident.weights.get(&window),
+                    (None, Some(&rank)) => self.scratch.get(rank),
+                    (None, None) => self.buffers.get(&i).or_else(|| cache(i)),
                 };
                 let operands: Option<Vec<&wgpu::Buffer>> = step.buffers.iter().map(operand).collect();
                 Some(resident.pipelines.get(&step.kernel)?.bind(device, &operands?))
@@ -99,17 +109,17 @@ impl Arena {
     }
 }
 
-fn create(device: &Device, plan: &Plan, index: usize, extent: Extent) -> wgpu::Buffer {
-    let usage = match plan.buffers[index].role {
-        Role::Input(Input::Step) => wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST,
-        Role::Input(_) => wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST,
-        Role::Output => wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC,
-        Role::Scratch | Role::Weight { .. } | Role::Cache { .. } => wgpu::BufferUsages::STORAGE,
-    };
-    device.gpu.create_buffer(&wgpu::BufferDescriptor {
-        label: Some(&plan.buffers[index].name),
-        size: size(plan, index, extent),
-        usage,
-        mapped_at_creation: false,
-    })
+/// What a buffer that belongs to one extent alone is used for; `None` for all others.
+fn usage(role: Role) -> Option<wgpu::BufferUsages> {
+    match role {
+        Role::Input(Input::Step) => Some(wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST),
+        Role::Input(_) => Some(wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST),
+        Role::Output => Some(wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC),
+        Role::Scratch | Role::Weight { .. } | Role::Cache { .. } => None,
+    }
+}
+
+fn create(device: &Device, label: &str, size: u64, usage: wgpu::BufferUsages) -> wgpu::Buffer {
+    let descriptor = wgpu::BufferDescriptor { label: Some(label), size, usage, mapped_at_creation: false };
+    device.gpu.create_buffer(&descriptor)
 }

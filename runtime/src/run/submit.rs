@@ -210,6 +210,7 @@ mod tests {
             layer: None,
             bytes: Dim::constant(0),
             flops: Dim::TOKENS * flops,
+            live: Dim::constant(0),
         };
         let steps = [step(2), step(2), step(9), step(1), step(-1), step(1)];
         let sizes = Sizes { tokens: WORK / 4, ..Sizes::default() };

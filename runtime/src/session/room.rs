@@ -22,7 +22,7 @@ pub(crate) const STEP_ROWS: u64 = 512;
 pub(crate) fn extent(plan: &Plan, rows: u64, pool: PoolRows) -> Extent {
     let context = u64::from(plan.model.max_positions);
     let pages = pool.full.max(pool.window).max(context).div_ceil(PAGE_ROWS);
-    Extent { rows, sequences: MAX_SEQUENCES, context, pool, pages }
+    Extent { rows, sequences: rows.min(MAX_SEQUENCES), context, pool, pages }
 }
 
 /// What the plan's caches need.

@@ -63,7 +63,15 @@ fn groups(dim: Dim, per: u32) -> Groups {
 }
 
 fn step(kernel: usize, buffers: &[usize], grid: [Groups; 3]) -> Step {
-    Step { kernel, buffers: buffers.to_vec(), grid, layer: None, bytes: Dim::TOKENS * 64, flops: Dim::TOKENS * 16 }
+    Step {
+        kernel,
+        buffers: buffers.to_vec(),
+        grid,
+        layer: None,
+        bytes: Dim::TOKENS * 64,
+        flops: Dim::TOKENS * 16,
+        live: Dim::TOKENS * 32,
+    }
 }
 
 pub(crate) fn tier(subgroup_size: Option<u32>) -> Tier {
