@@ -198,7 +198,8 @@ fn extract_all(saturated: &[Saturated], targets: &[&'static Target]) -> Result<V
         for rows in ROW_RANGES.into_iter().rev() {
             let mut bodies = Vec::new();
             for (i, body) in saturated.iter().enumerate() {
-                let extracted = extract(body, &cost_model(target, rows, &stored[i]))?;
+                let extracted =
+                    extract(body, &CostModel::new(target, rows, (!stored[i].is_empty()).then_some(&stored[i])))?;
                 check(&extracted.graph, Form::Extracted, Phase::Extracted)?;
                 stored[i].extend(&extracted.weights);
                 bodies.push(extracted);
@@ -207,17 +208,6 @@ fn extract_all(saturated: &[Saturated], targets: &[&'static Target]) -> Result<V
         }
     }
     Ok(variants)
-}
-
-fn cost_model<'w>(target: &Target, rows: RowRange, stored: &'w FxHashSet<egg::Id>) -> CostModel<'w> {
-    let rates = &target.rates;
-    CostModel {
-        bandwidth: rates.bandwidth,
-        fmas: rates.fmas,
-        dispatch: rates.dispatch,
-        tokens: rows.typical().into(),
-        stored: (!stored.is_empty()).then_some(stored),
-    }
 }
 
 fn compose_all(variants: &[Variant], max_context: u32) -> Result<Vec<Vec<ComposedBody>>, CompileError> {

@@ -4,6 +4,7 @@
 //! Sizes are symbolic ([`Dim`]), so one program serves every number of rows in its range.
 
 mod check;
+mod cost;
 mod dim;
 mod dtype;
 mod error;
@@ -12,6 +13,7 @@ pub mod provenance;
 mod types;
 
 pub use check::{MAX_GROUPS, MAX_LOOP_TRIPS, MAX_STEP_ROWS};
+pub use cost::{Cost, Keys, Work};
 pub use dim::{Dim, ParseDimError, Sizes, Symbol};
 pub use dtype::{DType, ParseDTypeError};
 pub use error::PlanError;

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{DType, Dim, Provenance, Sizes};
+use crate::{Cost, DType, Dim, Provenance, Sizes};
 
 /// A compiled model: everything that a runtime needs, and nothing that it has to decide.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -164,6 +164,9 @@ pub struct Kernel {
     pub bindings: Vec<Binding>,
     /// The most loop iterations that one invocation makes, over all its loops.
     pub loop_trips: u64,
+    /// What one invocation does: what its time is predicted from.
+    #[serde(default)]
+    pub cost: Cost,
     /// What it computes, as the text form of a graph whose inputs and output are named as the bindings are.
     pub meaning: String,
 }

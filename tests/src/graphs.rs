@@ -3,10 +3,12 @@
 use std::fs;
 use std::path::Path;
 
+use warpweft_compiler::ROW_RANGES;
 use warpweft_compiler::extract::{CostModel, extract};
 use warpweft_compiler::graph::eval::{Tensor, Values};
 use warpweft_compiler::graph::{Graph, Shape};
 use warpweft_compiler::rules::{Limits, RuleSet, Saturated, saturate};
+use warpweft_compiler::target::Target;
 use warpweft_plan::{DType, Dim, Sizes};
 
 use crate::random::{Magnitudes, Random};
@@ -48,12 +50,13 @@ pub fn program(graph: &Graph, model: &CostModel<'_>) -> Graph {
 
 /// Rates of a server's CPU and of a graphics card, at one row and at many.
 pub fn cost_models() -> Vec<(&'static str, CostModel<'static>)> {
-    let model = |bandwidth, fmas, dispatch, tokens| CostModel { bandwidth, fmas, dispatch, tokens, stored: None };
+    let model = |target: &str, rows| CostModel::new(Target::named(target).unwrap(), rows, None);
+    let [one, _, many] = ROW_RANGES;
     vec![
-        ("cpu, 1 row", model(10e9, 50e9, 10e-6, 1)),
-        ("cpu, 1024 rows", model(10e9, 50e9, 10e-6, 1024)),
-        ("gpu, 1 row", model(400e9, 10e12, 5e-6, 1)),
-        ("gpu, 1024 rows", model(400e9, 10e12, 5e-6, 1024)),
+        ("cpu, 1 row", model("subgroup8", one)),
+        ("cpu, 1024 rows", model("subgroup8", many)),
+        ("gpu, 1 row", model("subgroup32", one)),
+        ("gpu, 1024 rows", model("subgroup32", many)),
     ]
 }
 

@@ -4,11 +4,15 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use warpweft_compiler::ROW_RANGES;
 use warpweft_compiler::extract::{CostModel, extract};
 use warpweft_compiler::graph::eval::{Tensor, Values, evaluate};
 use warpweft_compiler::graph::{ArgDecl, Graph, Id, Op, WeightDecl};
+use warpweft_compiler::kernels;
+use warpweft_compiler::lower::{Bounds, Call, lower};
 use warpweft_compiler::roll::roll;
 use warpweft_compiler::rules::{Saturated, StopReason};
+use warpweft_compiler::target::Target;
 use warpweft_models::import;
 use warpweft_plan::{DType, Dim};
 use warpweft_tests::{Copy, Magnitudes, Random, cheapest, cost_models, fixture, graphs, random_values, saturated};
@@ -218,7 +222,7 @@ fn programs_agree_on_weights() {
         for (_, first) in cost_models() {
             let first = extract(&saturated, &first).unwrap();
             for (rates, model) in cost_models() {
-                let second = extract(&saturated, &CostModel { stored: Some(&first.weights), ..model }).unwrap();
+                let second = extract(&saturated, &model.with_stored(&first.weights)).unwrap();
                 assert!(second.weights.is_subset(&first.weights), "{name}, {rates}: a second layout");
             }
         }
@@ -242,6 +246,37 @@ fn narrow_weights_stay_narrow() {
                     "{}, {rates}\n{program}",
                     case.name
                 );
+            }
+        }
+    }
+}
+
+/// What extraction pays for an encoder is what its kernels are predicted to take.
+#[test]
+fn extraction_pays_what_kernels_are_predicted_to_take() {
+    for name in ["bert", "roberta", "modernbert"] {
+        let rolled = roll(&import(&fixture(name)).unwrap().graph).unwrap();
+        for body in &rolled.bodies {
+            let saturated = saturated(body);
+            for target in ["subgroup8", "subgroup32"].map(|name| Target::named(name).unwrap()) {
+                for rows in ROW_RANGES {
+                    let extracted = extract(&saturated, &CostModel::new(target, rows, None)).unwrap();
+                    let bounds = Bounds { max_context: 512, binding_bytes: 1 << 27, storage_buffers: 8, rows };
+                    let calls = lower(&extracted.graph, bounds).unwrap().calls;
+                    let predicted = |call: &Call| {
+                        let kernel = kernels::lower(&call.operation, target, call.operation.row_range(rows)).unwrap();
+                        kernel.seconds(&target.rates, call.operation.sizes(rows))
+                    };
+                    let kernels: f64 = calls.iter().map(predicted).sum();
+                    let ratio = extracted.cost / kernels;
+                    println!("{name}, {}, from {} rows: {ratio:.3} of {kernels:.2e} s", target.name, rows.min);
+                    assert!(
+                        (0.9..1.2).contains(&ratio),
+                        "{name}, {}: {:e} and {kernels:e} s",
+                        target.name,
+                        extracted.cost
+                    );
+                }
             }
         }
     }

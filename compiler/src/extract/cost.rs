@@ -1,109 +1,215 @@
-//! What a node costs: time on a target.
+//! What a node costs: the predicted time of the kernel that it would become, the best of its candidates on the target.
 //!
-//! ```text
-//! time = max(bytes / bandwidth, multiply-adds / rate) + one dispatch
-//! ```
+//! The prediction is that of the choice between kernels ([`Rates::seconds`](crate::target::Rates::seconds)), so what is
+//! fused is what is faster with the tile that it would get.
 //!
 //! A node that needs no dispatch (attributes, terms, column windows, what is computed when the plan is packed) costs next
 //! to nothing, but never zero, so that of two equal programs the shorter one is taken.
 
+use std::cell::RefCell;
+
 use egg::{Id, Language};
-use rustc_hash::FxHashSet;
-use warpweft_plan::{Dim, Sizes};
+use rustc_hash::{FxHashMap, FxHashSet};
+use warpweft_plan::{Dim, Keys};
 
+use crate::formats::Format;
 use crate::graph::{Fact, Op, TensorFact};
+use crate::kernels::RowRange;
+use crate::kernels::cost::attention::AttentionShape;
+use crate::kernels::cost::linear::LinearShape;
+use crate::kernels::cost::rowwise::RowShape;
+use crate::kernels::cost::{Launch, cheapest};
+use crate::kernels::spec::{Pool, Rows};
 use crate::rules::EGraph;
+use crate::target::Target;
 
-/// A target's rates at a number of rows.
+/// A target at a range of rows.
 #[derive(Clone, Debug)]
 pub struct CostModel<'w> {
-    /// Bytes per second.
-    pub bandwidth: f64,
-    /// Multiply-adds per second.
-    pub fmas: f64,
-    /// Seconds of a dispatch.
-    pub dispatch: f64,
-    /// Rows of the step that the program is made for.
-    pub tokens: u64,
+    target: &'w Target,
+    rows: RowRange,
     /// Classes of weights that other programs of this body read already; any other pays for its bytes.
-    pub stored: Option<&'w FxHashSet<Id>>,
+    stored: Option<&'w FxHashSet<Id>>,
+    /// Contractions that were asked for: many nodes have the same sizes.
+    known: RefCell<FxHashMap<LinearKey, f64>>,
 }
+
+/// The sizes of a contraction.
+type LinearKey = (u32, u32, Format, u32, [i64; 2], Rows);
 
 /// What a node that needs no dispatch costs, in dispatches.
 const FREE: f64 = 1e-6;
 
-impl CostModel<'_> {
+impl<'w> CostModel<'w> {
+    /// The costs of a program for that range of rows; `stored` are the classes of weights that other programs of the body
+    /// read already, if there are other programs.
+    pub fn new(target: &'w Target, rows: RowRange, stored: Option<&'w FxHashSet<Id>>) -> CostModel<'w> {
+        CostModel { target, rows, stored, known: RefCell::default() }
+    }
+
+    /// The same for a body some of whose weights are stored.
+    pub fn with_stored(&self, stored: &'w FxHashSet<Id>) -> CostModel<'w> {
+        CostModel::new(self.target, self.rows, Some(stored))
+    }
+
     /// Seconds of this node of `class` alone, its operands being there; `None` if no kernel computes it.
     pub fn node(&self, egraph: &EGraph, class: Id, node: &Op) -> Option<f64> {
         let fact = |id: Id| egraph[id].data.as_ref().ok();
-        let free = Some(self.dispatch * FREE);
+        let free = Some(self.target.rates.dispatch * FREE);
         let result = match fact(class)? {
             Fact::Tensor(t) if !t.constant => t,
             Fact::Tensor(_) | Fact::Term(_) | Fact::Int(_) | Fact::Real(_) | Fact::Size(_) | Fact::Cache(_) => {
                 return free;
             }
         };
-        let tensors: Vec<(Id, &TensorFact)> =
-            node.children().iter().filter_map(|&c| Some((c, fact(c)?.tensor()?))).collect();
-        let moved: f64 = self.bytes(result) + tensors.iter().map(|(_, t)| self.bytes(t)).sum::<f64>();
-        let second_copy: f64 = tensors
-            .iter()
-            .filter(|(id, t)| t.constant && self.stored.is_some_and(|s| !s.contains(&egraph.find(*id))))
-            .map(|(_, t)| self.bytes(t))
-            .sum();
-        let operands: f64 = node.children().iter().filter_map(|&c| fact(c)).map(|f| self.operand_bytes(f)).sum();
-        let size = |t: &TensorFact| self.elements(&t.shape);
-        let fmas = match node {
-            Op::Ids | Op::Positions | Op::Arg(_) | Op::Cache(_) | Op::BandMask(_) => return free,
-            Op::Slice(_) => return free,
-            Op::Add(_) | Op::Sub(_) | Op::Mul(_) | Op::Div(_) => size(result),
-            Op::Gelu(_) | Op::GeluTanh(_) | Op::Silu(_) | Op::Relu(_) | Op::Tanh(_) | Op::Sigmoid(_) => size(result),
-            Op::Gather(_) => return Some(self.dispatch + 2.0 * self.bytes(result) / self.bandwidth),
-            Op::LayerNorm(_) | Op::RmsNorm(_) | Op::L2Norm(_) => 4.0 * size(result),
-            Op::Rope(_) | Op::HeadNorm(_) => 4.0 * size(result),
+        let tensor = |id: &Id| fact(*id).and_then(Fact::tensor);
+        let int = |id: &Id| match fact(*id) {
+            Some(Fact::Int(n)) => u32::try_from(*n).ok(),
+            _ => None,
+        };
+        let seconds = match node {
+            Op::Ids | Op::Positions | Op::Arg(_) | Op::Cache(_) | Op::BandMask(_) | Op::Slice(_) => return free,
+            Op::Int(_) | Op::Real(_) | Op::Weight(_) | Op::Fill(_) | Op::Acc | Op::Acc2 | Op::Size(_) => {
+                return free;
+            }
+            Op::Add(_) | Op::Sub(_) | Op::Mul(_) | Op::Div(_) | Op::Gelu(_) | Op::GeluTanh(_) | Op::Silu(_) => {
+                self.rowwise(result, operands(egraph, node, result), |shape| Some(shape.map()))?
+            }
+            Op::Relu(_) | Op::Tanh(_) | Op::Sigmoid(_) => {
+                self.rowwise(result, operands(egraph, node, result), |shape| Some(shape.map()))?
+            }
+            // Only the rows that are asked for are read.
+            Op::Gather([table, _]) => {
+                let width = i64::try_from(tensor(table)?.dtype.bytes()).ok()? * width(result)?;
+                self.rowwise(result, [width, 0], |shape| Some(shape.map()))?
+            }
+            Op::LayerNorm(_) | Op::RmsNorm(_) | Op::L2Norm(_) => {
+                let shape = row_shape(result, operands(egraph, node, result))?;
+                cheapest(&shape.norms(self.target, shape.rows.range(self.rows)))?
+            }
+            Op::Rope(_) | Op::HeadNorm(_) => {
+                self.rowwise(result, operands(egraph, node, result), |shape| Some(shape.map()))?
+            }
             // Only the new rows are written.
             Op::Append([_, x]) => {
-                return Some(self.dispatch + 2.0 * fact(*x)?.tensor().map_or(0.0, |t| self.bytes(t)) / self.bandwidth);
+                let x = tensor(x)?;
+                self.rowwise(x, [4 * width(x)?, 0], |shape| Some(shape.map()))?
             }
-            Op::Candidates(_) => tensors.iter().map(|(_, t)| size(t)).sum(),
-            Op::LastRow(_) => return Some(self.dispatch + 2.0 * self.bytes(result) / self.bandwidth),
-            Op::MeanPool(_) | Op::FirstRow(_) | Op::MaxPool(_) => tensors.iter().map(|(_, t)| size(t)).sum(),
-            Op::Linear(_) | Op::LinearPair(_) => {
-                let rows = self.elements(&result.shape[..1]);
-                tensors.iter().skip(1).map(|(_, t)| size(t) * rows).sum()
+            Op::Candidates([x, _]) => self.rowwise(tensor(x)?, [0, 0], |shape| Some(shape.map()))?,
+            Op::MeanPool(_) | Op::MaxPool(_) => self.rowwise(result, [0, 0], |shape| Some(shape.pool(Pool::Mean)))?,
+            Op::FirstRow(_) | Op::LastRow(_) => self.rowwise(result, [0, 0], |shape| Some(shape.pool(Pool::First)))?,
+            Op::Linear([x, w, term]) => self.linear(result, tensor(x)?, tensor(w)?, 1, fact(*term)?)?,
+            Op::LinearPair([x, w, _, term]) => self.linear(result, tensor(x)?, tensor(w)?, 2, fact(*term)?)?,
+            Op::Attention([q, k, v, heads, kv_heads, _]) => {
+                let (q, k, v) = (tensor(q)?, tensor(k)?, tensor(v)?);
+                let (heads, kv_heads) = (int(heads)?, int(kv_heads)?);
+                let columns = |t: &TensorFact, heads: u32| Some(u32::try_from(width(t)?).ok()? / heads.max(1));
+                let cached = k.shape.first() == Some(&Dim::CONTEXT);
+                let shape = AttentionShape {
+                    heads,
+                    kv_heads,
+                    head_dim: columns(q, heads)?,
+                    value_dim: columns(v, kv_heads)?,
+                    // What a term masks is not among its facts.
+                    keys: Keys { causal: cached, most: None },
+                    windowed: false,
+                    cached,
+                    split: None,
+                };
+                match cached {
+                    true => cheapest(&shape.cached_candidates(self.target, self.rows))?,
+                    false => cheapest(&shape.candidates(self.target, self.rows))?,
+                }
             }
-            // Each query meets each key twice: for its score and for its value.
-            Op::Attention([_, k, ..]) => {
-                let keys = fact(*k)?.tensor()?.shape.first().copied().unwrap_or_default();
-                2.0 * size(result) * self.value(keys)
-            }
-            Op::Int(_) | Op::Real(_) | Op::Weight(_) | Op::Fill(_) | Op::Acc | Op::Acc2 | Op::Size(_) => return free,
             Op::MatMul(_) | Op::Transpose(_) | Op::Concat(_) | Op::SplitHeads(_) | Op::MergeHeads(_) => return None,
             Op::RepeatHeads(_) | Op::Softmax(_) | Op::Scores(_) => return None,
         };
-        let bytes = moved + operands + second_copy;
-        Some(self.dispatch + (bytes / self.bandwidth).max(fmas / self.fmas))
+        Some(seconds + self.second_copies(egraph, node))
     }
 
-    fn operand_bytes(&self, fact: &Fact) -> f64 {
-        match fact {
-            Fact::Term(t) => t.operands.iter().map(|shape| 4.0 * self.elements(shape)).sum(),
-            Fact::Tensor(_) | Fact::Int(_) | Fact::Real(_) | Fact::Size(_) | Fact::Cache(_) => 0.0,
+    /// A layout of a weight that no other program reads has to be stored and fetched beside the others.
+    fn second_copies(&self, egraph: &EGraph, node: &Op) -> f64 {
+        let Some(stored) = self.stored else { return 0.0 };
+        let new = node.children().iter().filter(|c| !stored.contains(&egraph.find(**c)));
+        let weights = new.filter_map(|c| egraph[*c].data.as_ref().ok()?.tensor().filter(|t| t.constant));
+        let bytes = |t: &TensorFact| {
+            let elements: f64 = t.shape.iter().map(|d| d.as_constant().unwrap_or(0) as f64).product();
+            elements * t.dtype.bytes() as f64
+        };
+        weights.map(bytes).sum::<f64>() / self.target.rates.bandwidth
+    }
+
+    fn linear(&self, result: &TensorFact, x: &TensorFact, w: &TensorFact, weights: u32, term: &Fact) -> Option<f64> {
+        let shape = LinearShape {
+            k: u32::try_from(width(x)?).ok()?,
+            n: u32::try_from(width(result)?).ok()?,
+            format: Format::of(w.dtype)?,
+            weights,
+            normed: false,
+            operands: term_operands(term, width(result)?),
+            rows: rows_of(result)?,
+        };
+        let key = (shape.k, shape.n, shape.format, weights, shape.operands, shape.rows);
+        if let Some(&seconds) = self.known.borrow().get(&key) {
+            return Some(seconds);
         }
+        let rows = shape.rows.range(self.rows);
+        let seconds = cheapest(&shape.candidates(self.target, rows))?;
+        // A weight above the limit of a binding becomes windows, a dispatch each.
+        let bytes = i64::from(shape.format.bytes()) * i64::from(shape.k) * i64::from(shape.n);
+        let windows = (bytes as u64).div_ceil(self.target.limits.binding_bytes).max(1);
+        let seconds = seconds + (windows - 1) as f64 * self.target.rates.dispatch;
+        self.known.borrow_mut().insert(key, seconds);
+        Some(seconds)
     }
 
-    fn bytes(&self, t: &TensorFact) -> f64 {
-        t.dtype.bytes() as f64 * self.elements(&t.shape)
+    fn rowwise(
+        &self,
+        rows: &TensorFact,
+        operands: [i64; 2],
+        launch: impl Fn(&RowShape) -> Option<Launch>,
+    ) -> Option<f64> {
+        let shape = row_shape(rows, operands)?;
+        let sizes = shape.rows.range(self.rows).sizes(shape.rows);
+        Some(launch(&shape)?.seconds(&self.target.rates, shape.bytes(), sizes))
     }
+}
 
-    fn elements(&self, shape: &[Dim]) -> f64 {
-        shape.iter().map(|&d| self.value(d)).product()
-    }
+fn row_shape(rows: &TensorFact, operands: [i64; 2]) -> Option<RowShape> {
+    Some(RowShape { width: u32::try_from(width(rows)?).ok()?, operands, rows: rows_of(rows)? })
+}
 
-    fn value(&self, dim: Dim) -> f64 {
-        // Where rows are cached, some hundred are.
-        let context = self.tokens.max(512);
-        let sizes = Sizes { tokens: self.tokens, context, sequences: self.tokens.div_ceil(128) };
-        dim.eval(sizes).unwrap_or(0) as f64
+fn rows_of(t: &TensorFact) -> Option<Rows> {
+    match *t.shape.first()? {
+        d if d == Dim::SEQUENCES => Some(Rows::Sequences),
+        // What has neither is computed once, and counts as one row for each token.
+        _ => Some(Rows::Tokens),
     }
+}
+
+fn width(t: &TensorFact) -> Option<i64> {
+    t.shape.last()?.as_constant()
+}
+
+/// Bytes that a node reads for each row of its result, and for all.
+fn operands(egraph: &EGraph, node: &Op, result: &TensorFact) -> [i64; 2] {
+    let width = width(result).unwrap_or(0);
+    node.children().iter().filter_map(|c| egraph[*c].data.as_ref().ok()).fold([0, 0], |[row, once], fact| match fact {
+        Fact::Tensor(t) if t.constant => [row, once + 4 * width],
+        Fact::Tensor(_) => [row + 4 * width, once],
+        Fact::Term(_) => {
+            let [more, all] = term_operands(fact, width);
+            [row + more, once + all]
+        }
+        Fact::Int(_) | Fact::Real(_) | Fact::Size(_) | Fact::Cache(_) => [row, once],
+    })
+}
+
+/// The same for the tensors of a term over rows of `width`.
+fn term_operands(term: &Fact, width: i64) -> [i64; 2] {
+    let Fact::Term(term) = term else { return [0, 0] };
+    term.operands.iter().fold([0, 0], |[row, once], shape| match shape.first().and_then(|d| d.as_constant()) {
+        Some(_) => [row, once + 4 * width],
+        None => [row + 4 * width, once],
+    })
 }

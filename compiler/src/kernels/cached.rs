@@ -2,11 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use warpweft_plan::{Access, Dim, Groups};
+use warpweft_plan::{Access, Dim, Keys};
 
 use super::KernelError;
 use super::attention::{Attention, Band, load_head, split_mask, store_head};
-use super::compose::{Algorithm, Choice, Composed, Draft, RowRange, Slot};
+use super::compose::{Choice, Composed, Draft, RowRange, Slot};
+use super::cost;
+use super::cost::attention::AttentionShape;
 use super::interface::{Interface, store_view, view_type};
 use super::spec::{Operation, Split, Term, View};
 use super::term::expression;
@@ -33,7 +35,7 @@ pub struct CachedWorkgroup {
 }
 
 /// Invocations of a workgroup that uses workgroup memory.
-const INVOCATIONS: u32 = 64;
+pub(crate) const INVOCATIONS: u32 = 64;
 
 /// Keys of a chunk of the context, where it is cut at all; a multiple of it in a very long one.
 const CHUNK: u32 = 256;
@@ -145,15 +147,11 @@ if (begin >= end) {{\n    return;\n}}"
         }
     }
 
-    fn grid(&self, rows: u32, heads: u32) -> [Groups; 3] {
-        let constant = |n: u32| Groups { dim: Dim::constant(n.into()), per: 1 };
-        let depth = match self.split {
-            Some(split) if self.core.band.before.is_none() => Groups { dim: Dim::CONTEXT, per: split.keys },
-            Some(split) => constant(split.count),
-            // As many sequences may share a tile.
-            None => constant(rows),
-        };
-        [Groups { dim: Dim::TOKENS, per: rows }, constant(self.core.heads / heads), depth]
+    /// What its time depends on.
+    fn shape(&self) -> AttentionShape {
+        let shape = self.core.shape();
+        let most = shape.keys.most.into_iter().chain(self.split.map(|split| split.keys)).min();
+        AttentionShape { cached: true, split: self.split, keys: Keys { most, ..shape.keys }, ..shape }
     }
 
     fn flops(&self) -> Dim {
@@ -161,11 +159,6 @@ if (begin >= end) {{\n    return;\n}}"
         Dim::TOKENS
             * (per_key
                 * i64::from(self.core.band.before.map_or(self.core.max_context, |b| b.min(self.core.max_context))))
-    }
-
-    fn bytes(&self) -> Dim {
-        let width = self.core.q.width + self.core.k.width + self.core.v.width + self.core.heads * self.core.value_dim();
-        Dim::TOKENS * (4 * i64::from(width))
     }
 
     fn name(&self, tile: &str) -> String {
@@ -220,42 +213,9 @@ fn key_range(band: Band) -> String {
     )
 }
 
-/// Divisors of a group of heads that a tile may take together.
-fn together(group: u32) -> impl Iterator<Item = u32> {
-    (1..=group.min(8)).filter(move |h| group.is_multiple_of(*h))
-}
-
 /// The ways to compute an attention over a cache.
 pub(crate) fn candidates(operation: &Operation, target: &Target, rows: RowRange) -> Result<Vec<Choice>, KernelError> {
-    let cached = Cached::of(operation)?;
-    let typical = f64::from(rows.typical());
-    let keys = typical.max(512.0).min(f64::from(cached.span(rows.typical()))).max(1.0);
-    let dims = f64::from(cached.core.head_dim() + cached.core.value_dim());
-    let work = f64::from(cached.core.heads) * dims * typical * keys;
-    let rates = &target.rates;
-    let mut choices = Vec::new();
-    let tiles: &[u32] = if cached.split.is_some() || rows.max == Some(1) { &[1] } else { &[1, 2, 4, 8, 16] };
-    for &tile_rows in tiles {
-        for heads in together(cached.group()) {
-            let reuse = f64::from(tile_rows * heads);
-            let waste = (typical / f64::from(tile_rows)).ceil() * f64::from(tile_rows) / typical;
-            if let Some(lanes) = target.subgroup_size.filter(|_| tile_rows * heads <= 8) {
-                // For each fused multiply-add: its share of the loads of keys and values and of the broadcasts.
-                let loads = rates.scattered_load / (4.0 * reuse) + rates.load / (4.0 * reuse);
-                let broadcasts = rates.broadcast * 0.25;
-                let c4 = f64::from(cached.core.value_dim().div_ceil(4).div_ceil(lanes));
-                let spill = (4.0 * reuse * (2.0 + c4) / f64::from(rates.registers)).max(1.0);
-                let seconds = work * (spill + loads + broadcasts) * waste / rates.fmas;
-                let algorithm = Algorithm::CachedBroadcast(CachedTile { rows: tile_rows, heads, keys4: 1 });
-                choices.push(Choice { algorithm, seconds });
-            }
-            let each = 1.0 + rates.load / 4.0 + 2.0 * rates.load / (4.0 * reuse) + rates.workgroup_load;
-            let seconds = work * each * waste / rates.fmas;
-            let algorithm = Algorithm::CachedWorkgroup(CachedWorkgroup { rows: tile_rows, heads });
-            choices.push(Choice { algorithm, seconds });
-        }
-    }
-    Ok(choices)
+    Ok(Cached::of(operation)?.shape().cached_candidates(target, rows))
 }
 
 /// Writes `attention/cached_broadcast.wgsl`.
@@ -302,10 +262,9 @@ if (lane == 0u) {
         ],
         slots,
         interface: cached.interface()?,
-        workgroup: lanes,
-        grid: cached.grid(rows, heads),
+        launch: tile.launch(&cached.shape(), lanes, target.rates.registers),
         flops: cached.flops(),
-        bytes: cached.bytes(),
+        bytes: cached.shape().bytes(),
     }
     .finish(target)
 }
@@ -349,10 +308,9 @@ if (item % DV4 == 0u) {
         ],
         slots,
         interface: cached.interface()?,
-        workgroup: INVOCATIONS,
-        grid: cached.grid(rows, heads),
+        launch: tile.launch(&cached.shape()),
         flops: cached.flops(),
-        bytes: cached.bytes(),
+        bytes: cached.shape().bytes(),
     }
     .finish(target)
 }
@@ -383,12 +341,7 @@ pub(crate) fn combine(operation: &Operation, target: &Target) -> Result<Composed
         ],
         slots: Vec::new(),
         interface,
-        workgroup: INVOCATIONS,
-        grid: [
-            Groups { dim: Dim::constant(i64::from(heads * dv4)), per: INVOCATIONS },
-            Groups { dim: Dim::TOKENS, per: 1 },
-            Groups::ONE,
-        ],
+        launch: cost::rowwise::combine(heads * dv4, split.keys, INVOCATIONS),
         flops: Dim::TOKENS * (4 * width),
         bytes: Dim::TOKENS * (8 * width),
     }

@@ -20,6 +20,7 @@ fn sample() -> Plan {
         workgroup: [64, 1, 1],
         bindings,
         loop_trips: 12,
+        cost: Default::default(),
         meaning: "(gather table ids)".into(),
     };
     let step = |kernel, buffers, dim| Step {

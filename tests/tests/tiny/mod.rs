@@ -54,6 +54,7 @@ fn kernel(name: &str, wgsl: &str, workgroup: [u32; 3], bindings: &[(&str, Access
         workgroup,
         bindings: bindings.iter().map(|(name, access)| Binding { name: (*name).into(), access: *access }).collect(),
         loop_trips: u64::from(POSITIONS),
+        cost: Default::default(),
         meaning: String::new(),
     }
 }

@@ -1,0 +1,179 @@
+//! Contractions.
+
+use warpweft_plan::{Cost, Dim, Groups, PAD, Work};
+
+use super::Launch;
+use crate::formats::Format;
+use crate::kernels::compose::{Algorithm, Choice, RowRange};
+use crate::kernels::linear::{ALONG_COLUMNS, BroadcastTile, INVOCATIONS, SplitDot, WorkgroupTile};
+use crate::kernels::spec::Rows;
+use crate::target::Target;
+
+/// Multiply-adds of an octet of k from which on an iteration loads only four k: bodies of more than about a thousand don't
+/// fit the instruction cache of a CPU.
+const LARGE_BODY: u32 = 1024;
+
+/// A contraction as far as its time is concerned.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct LinearShape {
+    /// Columns of x.
+    pub(crate) k: u32,
+    /// Columns of the result.
+    pub(crate) n: u32,
+    /// How the weights are stored.
+    pub(crate) format: Format,
+    /// Weights of the same shape: two where they are paired.
+    pub(crate) weights: u32,
+    /// x is normalized.
+    pub(crate) normed: bool,
+    /// Bytes that the epilogue reads for each row, and for all.
+    pub(crate) operands: [i64; 2],
+    /// What a row is.
+    pub(crate) rows: Rows,
+}
+
+impl LinearShape {
+    fn k8(&self) -> u32 {
+        self.k.div_ceil(PAD as u32)
+    }
+
+    fn n4(&self) -> u32 {
+        self.n.div_ceil(4)
+    }
+
+    /// Bytes to move at the least.
+    pub(crate) fn bytes(&self) -> Dim {
+        let weight = i64::from(self.weights * self.format.bytes()) * i64::from(self.n) * i64::from(self.k);
+        let [row, once] = self.operands;
+        Dim::constant(weight + once) + self.rows.dim() * (4 * (i64::from(self.k) + i64::from(self.n)) + row)
+    }
+
+    /// Workgroups of `columns4` vec4s of columns and `rows` rows.
+    fn grid(&self, columns4: u32, rows: u32) -> [Groups; 3] {
+        let x = Groups { dim: Dim::constant(self.n4().into()), per: columns4 };
+        [x, Groups { dim: self.rows.dim(), per: rows }, Groups::ONE]
+    }
+
+    /// What storing the results of `rows` rows and `columns4` vec4s of columns takes.
+    fn epilogue(&self, rows: f64, columns4: f64) -> Work {
+        let [row, once] = self.operands.map(|bytes| bytes as f64 / (4.0 * f64::from(self.n.max(1))));
+        Work { loads: columns4 * (rows * (1.0 + row) + once), ..Work::default() }
+    }
+
+    fn cost(&self, once: Work) -> Cost {
+        Cost { dtype: self.format.dtype(), ..Cost::of(once) }
+    }
+
+    /// The ways to compute it.
+    pub(crate) fn candidates(&self, target: &Target, rows: RowRange) -> Vec<Choice> {
+        let (rates, sizes, bytes) = (&target.rates, rows.sizes(self.rows), self.bytes());
+        let mut choices = Vec::new();
+        let mut take = |algorithm, launch: Launch| choices.push(launch.choice(algorithm, rates, bytes, sizes));
+        // A tile of one row sees all of it.
+        let most_rows = if self.normed { 1 } else { u32::MAX };
+        if let Some(lanes) = target.subgroup_size {
+            for rows in [1, 2, 4, 8, 16, 32].into_iter().filter(|r| *r <= most_rows) {
+                // With one row, more columns of a lane would share nothing but its share of x.
+                for columns4 in 1..=rows.min(2) {
+                    let fours = if 32 * rows * columns4 * self.weights < LARGE_BODY { 2 } else { 1 };
+                    let steps = steps_per_iteration(self.k8() * 2 / fours, rows * fours, lanes);
+                    let tile = BroadcastTile { rows, columns4, fours, steps };
+                    take(Algorithm::LinearBroadcast(tile), tile.launch(self, lanes, rates.registers));
+                }
+            }
+        }
+        for rows in [1, 2, 4, 8].into_iter().filter(|_| !self.normed) {
+            let octets = if self.k8().is_multiple_of(2) { 2 } else { 1 };
+            let tile = WorkgroupTile { rows, octets };
+            take(Algorithm::LinearWorkgroup(tile), tile.launch(self));
+        }
+        for rows in [1, 2, 4].into_iter().filter(|r| *r <= most_rows) {
+            let split = SplitDot { rows, shares: if self.k8() >= 32 { 16 } else { 8 } };
+            take(Algorithm::LinearSplit(split), split.launch(self));
+        }
+        choices
+    }
+}
+
+/// The fewest of `along` loads of w, each of which meets `each` vec4s of x, for which every lane has one of those to read.
+fn steps_per_iteration(along: u32, each: u32, lanes: u32) -> u32 {
+    let wanted = (lanes / each).clamp(1, 4);
+    (1..=wanted).rev().find(|u| along.is_multiple_of(*u)).unwrap_or(1)
+}
+
+impl BroadcastTile {
+    /// vec4s of x that a lane reads in one iteration.
+    pub(crate) fn loads(self, lanes: u32) -> u32 {
+        (self.rows * self.fours * self.steps).div_ceil(lanes)
+    }
+
+    pub(crate) fn launch(self, linear: &LinearShape, lanes: u32, registers: u32) -> Launch {
+        let columns = f64::from(linear.weights * self.columns4 * 4);
+        let rows = f64::from(self.rows);
+        let fours = f64::from(self.fours * self.steps);
+        // A load of 8 bytes saves little.
+        let vec4s_of_w = (f64::from(linear.format.bytes() * self.fours) / 4.0).max(0.7);
+        let of_x = f64::from(self.loads(lanes));
+        let spill = (rows * columns / f64::from(registers)).max(1.0).powf(1.5);
+        // The squares of x, and its gain.
+        let norm = if linear.normed { of_x } else { 0.0 };
+        let iteration = Work {
+            fmas: 4.0 * fours * rows * columns * spill + 12.0 * norm,
+            loads: of_x + norm,
+            scattered: vec4s_of_w * columns * f64::from(self.steps),
+            shared: 0.0,
+            broadcasts: 4.0 * fours * rows,
+        };
+        let once = iteration.times(f64::from(linear.k8()) * 2.0 / fours);
+        Launch {
+            invocations: lanes,
+            grid: linear.grid(self.columns4 * lanes, self.rows),
+            cost: linear.cost(once.and(linear.epilogue(rows, self.columns4.into()))),
+        }
+    }
+}
+
+impl WorkgroupTile {
+    pub(crate) fn launch(self, linear: &LinearShape) -> Launch {
+        let columns = f64::from(4 * linear.weights);
+        let rows = f64::from(self.rows);
+        let bytes = f64::from(linear.format.bytes()) / 4.0;
+        let octet = Work {
+            fmas: 8.0 * rows * columns + 8.0,
+            // Filling workgroup memory is shared, but costs index arithmetic and a barrier.
+            loads: (2.0 * rows + bytes * columns) / 8.0 * 1.5,
+            shared: 2.0 * (rows + columns),
+            ..Work::default()
+        };
+        let once = octet.times(f64::from(linear.k8())).and(linear.epilogue(rows, 1.0));
+        let along_rows = INVOCATIONS / ALONG_COLUMNS;
+        Launch {
+            invocations: INVOCATIONS,
+            grid: linear.grid(ALONG_COLUMNS, self.rows * along_rows),
+            cost: linear.cost(once),
+        }
+    }
+}
+
+impl SplitDot {
+    pub(crate) fn launch(self, linear: &LinearShape) -> Launch {
+        let columns = f64::from(4 * linear.weights);
+        let rows = f64::from(self.rows);
+        let bytes = f64::from(linear.format.bytes()) / 2.0;
+        let norm = if linear.normed { 2.0 * rows } else { 0.0 };
+        let octet = Work {
+            fmas: 8.0 * rows * columns + 12.0 * norm,
+            loads: columns * bytes + 2.0 * rows + norm,
+            ..Work::default()
+        };
+        // The last of the work is adding up through workgroup memory.
+        let shared = columns / 4.0 * rows * f64::from(self.shares);
+        let sums = Work { shared, fmas: 4.0 * shared, ..Work::default() };
+        let once = octet.times(linear.k8().div_ceil(self.shares).into()).and(sums);
+        Launch {
+            invocations: INVOCATIONS,
+            grid: linear.grid(INVOCATIONS / self.shares, self.rows),
+            cost: linear.cost(once.and(linear.epilogue(rows, 1.0))),
+        }
+    }
+}
