@@ -23,6 +23,7 @@ mod progress;
 mod report;
 mod tensors;
 mod texts;
+mod tuned;
 mod units;
 mod work;
 

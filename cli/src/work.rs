@@ -69,7 +69,7 @@ impl Flops {
 
     /// Those of a step. A size is linear in its symbols, so a plan gives those of attention for the longest sequence;
     /// here they are scaled to the sequences' real length.
-    fn of_step(&self, step: &Step, sizes: Sizes) -> f64 {
+    pub(crate) fn of_step(&self, step: &Step, sizes: Sizes) -> f64 {
         let flops = step.flops.eval(sizes).unwrap_or(0) as f64;
         match self.attention.get(step.kernel) {
             Some(true) => flops * sizes.context as f64 / self.max_positions.max(1) as f64,

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Cost, DType, Dim, Provenance, Sizes};
+use crate::{Cost, DType, Dim, Provenance, Sizes, Tuning};
 
 /// A compiled model: everything that a runtime needs, and nothing that it has to decide.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -251,6 +251,9 @@ pub struct Program {
     pub output: Output,
     /// Its dispatches, in order; each sees the writes of those before it.
     pub steps: Vec<Step>,
+    /// Kernels that take the place of some of these on families of adapters where they are faster.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tunings: Vec<Tuning>,
 }
 
 /// What an adapter must have to run a program. The defaults are those of WebGPU.

@@ -27,6 +27,8 @@ const MAX_COEFFICIENT: i64 = 1 << 40;
 const MAX_TEXT: usize = 1 << 20;
 /// The most that one invocation does of anything.
 const MAX_COUNT: f64 = 1e15;
+/// Longest name of a family of adapters, in bytes.
+const MAX_FAMILY: usize = 256;
 /// Most bindings of a kernel; WebGPU's own limits are lower.
 const MAX_BINDINGS: usize = 64;
 

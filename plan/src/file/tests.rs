@@ -47,6 +47,7 @@ fn sample() -> Plan {
         max_rows,
         output: Output { kind: OutputKind::Embedding, buffer: 6, rows: Dim::SEQUENCES, width: 5, stride: 8 },
         steps: steps.clone(),
+        tunings: Vec::new(),
     };
     let buffer = |name: &str, role, bytes| Buffer { name: name.into(), role, bytes };
     Plan {

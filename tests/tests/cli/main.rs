@@ -3,6 +3,7 @@
 
 mod decoders;
 mod explain;
+mod profile;
 mod refusals;
 mod results;
 
