@@ -9,11 +9,8 @@ mod dim;
 mod dtype;
 mod error;
 mod file;
-<<<<<<< HEAD
 pub mod provenance;
-=======
 mod tuning;
->>>>>>> 1bbe036 (compile-model profile; plans carry kernels for families of adapters)
 mod types;
 
 pub use check::{MAX_GROUPS, MAX_LOOP_TRIPS, MAX_STEP_ROWS};
@@ -24,9 +21,6 @@ pub use error::PlanError;
 #[cfg(not(target_arch = "wasm32"))]
 pub use file::Staged;
 pub use file::{Assets, FORMAT_VERSION, PlanFile, PlanWriter, Source};
-<<<<<<< HEAD
 pub use provenance::{Class, Provenance};
-=======
 pub use tuning::{Swap, Tuning};
->>>>>>> 1bbe036 (compile-model profile; plans carry kernels for families of adapters)
 pub use types::*;

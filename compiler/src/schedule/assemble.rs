@@ -184,13 +184,9 @@ pub fn assemble(
         max_rows: part.rows.max,
         output,
         steps,
-<<<<<<< HEAD
+        tunings: Vec::new(),
     };
     Ok((program, origins))
-=======
-        tunings: Vec::new(),
-    })
->>>>>>> 1bbe036 (compile-model profile; plans carry kernels for families of adapters)
 }
 
 /// Room for a value. Where a program has few rows, room for a block of them is a constant, so that all values can share.
