@@ -8,10 +8,11 @@ use std::path::PathBuf;
 
 use etcetera::{BaseStrategy, choose_base_strategy};
 use serde::{Deserialize, Serialize};
-use warpweft_compiler::target::Rates;
+use warpweft_compiler::target::{Rates, Target};
 use warpweft_runtime::Adapter;
 
 use crate::CliError;
+use crate::compile::adapter_target;
 use crate::files;
 
 /// What a file holds.
@@ -34,6 +35,19 @@ pub(crate) fn rates(adapter: &Adapter) -> Option<Rates> {
         .ok()?;
     let numbers = [measured.rates.bandwidth, measured.rates.dispatch, measured.rates.fmas.f32];
     (measured.adapter == adapter.name && numbers.iter().all(|n| n.is_finite() && *n > 0.0)).then_some(measured.rates)
+}
+
+/// The target to compile for on an adapter, with measured rates if there are any.
+///
+/// # Errors
+/// As [`adapter_target`].
+pub(crate) fn target(adapter: &Adapter) -> Result<&'static Target, CliError> {
+    let target = adapter_target(adapter)?;
+    Ok(match rates(adapter) {
+        // Targets live as long as the process, and a command asks for one or two.
+        Some(rates) => Box::leak(Box::new(Target { rates, ..target.clone() })),
+        None => target,
+    })
 }
 
 /// Keeps rates; gives the file.
