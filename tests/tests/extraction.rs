@@ -48,6 +48,7 @@ fn near_the_cheapest_program() {
             let ratio = found / exact.cost;
             if ratio > 1.0 + 1e-4 {
                 println!("{name}, {rates}: {ratio:.4} of the cheapest, {} partial programs", exact.visited);
+                println!("{}", extract(&saturated, &model).unwrap().graph);
             }
             assert!(ratio <= SLACK, "{name}, {rates}: {found:e} s, the cheapest takes {:e} s", exact.cost);
             (programs, worst) = (programs + 1, worst.max(ratio));
@@ -251,12 +252,13 @@ fn narrow_weights_stay_narrow() {
     }
 }
 
-/// What extraction pays for an encoder is what its kernels are predicted to take.
+/// What extraction pays for an encoder's layer is what its kernels are predicted to take.
 #[test]
 fn extraction_pays_what_kernels_are_predicted_to_take() {
     for name in ["bert", "roberta", "modernbert"] {
         let rolled = roll(&import(&fixture(name)).unwrap().graph).unwrap();
-        for body in &rolled.bodies {
+        let layers: Vec<usize> = rolled.regions.iter().filter(|r| r.layer.is_some()).map(|r| r.body).collect();
+        for (_, body) in rolled.bodies.iter().enumerate().filter(|(body, _)| layers.contains(body)) {
             let saturated = saturated(body);
             for target in ["subgroup8", "subgroup32"].map(|name| Target::named(name).unwrap()) {
                 for rows in ROW_RANGES {

@@ -150,13 +150,16 @@ impl<'e> Search<'e> {
         let mut best = self.cost(choice, roots).unwrap_or(f64::INFINITY);
         loop {
             let before = best;
+            // What gains most comes first: one product of several siblings stands in the way of another.
+            while let Some((cost, adopters)) = self.best_adoption(choice, roots, best) {
+                self.apply(choice, adopters);
+                best = cost;
+            }
             for at in 0..self.classes.len() {
                 let class = self.classes[at];
                 for (node, _) in self.nodes.get(&class).into_iter().flatten() {
                     best = self.attempt(choice, roots, best, vec![(class, node.clone())]);
                 }
-                let adopters = self.users.get(&class).cloned().unwrap_or_default();
-                best = self.attempt(choice, roots, best, adopters);
             }
             if best >= before {
                 return best;
@@ -164,8 +167,24 @@ impl<'e> Search<'e> {
         }
     }
 
-    /// Makes the changes if they lower the cost.
-    fn attempt(&self, choice: &mut Choice, roots: &[Id], best: f64, changes: Vec<(Id, Op)>) -> f64 {
+    /// The class whose users lower the cost most if all of them take it up: the cost, and what the users become.
+    fn best_adoption(&self, choice: &mut Choice, roots: &[Id], best: f64) -> Option<(f64, Vec<(Id, Op)>)> {
+        let mut found: Option<(f64, Vec<(Id, Op)>)> = None;
+        for class in &self.classes {
+            let Some(adopters) = self.users.get(class).filter(|users| users.len() > 1) else { continue };
+            let old = self.apply(choice, adopters.clone());
+            let cost = if old.is_empty() { None } else { self.cost(choice, roots) };
+            choice.extend(old.into_iter().rev());
+            let bound = found.as_ref().map_or(best, |(cost, _)| *cost);
+            if let Some(cost) = cost.filter(|cost| *cost < bound * (1.0 - 1e-9)) {
+                found = Some((cost, adopters.clone()));
+            }
+        }
+        found
+    }
+
+    /// Makes the changes that are possible; gives what was there before.
+    fn apply(&self, choice: &mut Choice, changes: Vec<(Id, Op)>) -> Vec<(Id, Op)> {
         let mut old = Vec::new();
         for (class, node) in changes {
             let possible = node.children().iter().all(|c| choice.contains_key(c)) && choice.get(&class) != Some(&node);
@@ -173,6 +192,12 @@ impl<'e> Search<'e> {
                 old.push((class, previous));
             }
         }
+        old
+    }
+
+    /// Makes the changes if they lower the cost.
+    fn attempt(&self, choice: &mut Choice, roots: &[Id], best: f64, changes: Vec<(Id, Op)>) -> f64 {
+        let old = self.apply(choice, changes);
         if old.is_empty() {
             return best;
         }

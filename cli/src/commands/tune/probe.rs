@@ -18,8 +18,10 @@ use crate::progress::{Bar, Unit};
 const COPIED: u64 = 128 << 20;
 /// Seconds for one kernel.
 pub(super) const EACH: f64 = 0.25;
-/// Columns of contractions and of their results.
+/// Columns of what contractions read.
 const WIDTH: u32 = 1024;
+/// Columns of their results: enough to keep a GPU busy, few enough that a CPU is not interrupted meanwhile.
+const RESULT: [u32; 2] = [256, 4096];
 /// Alternatives of an operation, at the most, and how much slower than the best they may be predicted to be.
 const ALTERNATIVES: (usize, f64) = (5, 4.0);
 
@@ -72,21 +74,22 @@ struct Probe {
     rows: u32,
 }
 
-fn probes() -> Vec<Probe> {
+fn probes(software: bool) -> Vec<Probe> {
     let mut probes = Vec::new();
+    let n = RESULT[usize::from(!software)];
     for rows in [128, 1, 16] {
         for format in [Format::F16, Format::F32, Format::Bf16] {
             let operation = Operation::Linear {
                 x: View::whole(WIDTH),
-                n: WIDTH,
+                n,
                 format,
                 paired: false,
                 term: Term::Acc,
                 operands: Vec::new(),
-                out: View::whole(WIDTH),
+                out: View::whole(n),
                 rows: Rows::Tokens,
             };
-            let name = format!("linear {} {WIDTH}x{WIDTH}, {rows} rows", format.name());
+            let name = format!("linear {} {WIDTH}x{n}, {rows} rows", format.name());
             probes.push(Probe { name, operation, rows });
         }
     }
@@ -123,7 +126,7 @@ pub(super) fn samples(
     bar: &mut Bar<'_>,
 ) -> Result<Vec<Sample>, CliError> {
     let mut samples = Vec::new();
-    let probes = probes();
+    let probes = probes(device.adapter.is_software());
     let total = probes.len() as u64;
     for (done, probe) in (0..).zip(probes) {
         let rows = RowRange { min: probe.rows, max: Some(probe.rows) };
@@ -209,7 +212,7 @@ fn contents(slot: Slot, operation: &Operation, sizes: Sizes) -> Vec<u8> {
             }
             _ => Vec::new(),
         },
-        _ => floats(rows * WIDTH as usize),
+        _ => floats(rows * WIDTH.max(RESULT[1]) as usize),
     }
 }
 
