@@ -35,7 +35,7 @@ folded gains and scales: fold-gain fold-scale
 LIST
 }
 
-target=$("$command" devices --json | jq -r '.[0].target // .adapters[0].target')
+target=$("$command" devices --json | jq -r ".adapters[0].tier")
 # The names that a pattern stands for: a name that no rule has is answered with all names.
 all=$("$command" build "$folder" --dump import --without '?' 2>&1 >/dev/null | tr ', ' '\n\n' | tr -d '"`' || true)
 expand() {

@@ -10,7 +10,7 @@ mod cost;
 use egg::{Id, Language};
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use crate::graph::{FactError, Graph, Op};
+use crate::graph::{Fact, FactError, Graph, Op};
 use crate::rules::{EGraph, Saturated};
 
 pub use cost::CostModel;
@@ -83,7 +83,7 @@ struct Search<'e> {
     classes: Vec<Id>,
     /// Nodes that can be chosen, with their own cost.
     nodes: FxHashMap<Id, Vec<(Op, f64)>>,
-    /// For each class, the nodes (with their classes) that have it as a child.
+    /// For each class, the nodes (with their classes) that have it as a child or read it in a term.
     users: FxHashMap<Id, Vec<(Id, Op)>>,
     costs: FxHashMap<(Id, Op), f64>,
 }
@@ -99,11 +99,18 @@ impl<'e> Search<'e> {
             costs: FxHashMap::default(),
             classes,
         };
+        let mut operands = FxHashMap::default();
         for &class in &search.classes {
             for node in &egraph[class].nodes {
                 let Some(cost) = model.node(egraph, class, node) else { continue };
                 let node = node.clone().map_children(|c| egraph.find(c));
+                let mut read: Vec<Id> = node.children().to_vec();
                 for &child in node.children() {
+                    read.extend(term_operands(egraph, child, &mut operands).iter().copied());
+                }
+                read.sort_unstable();
+                read.dedup();
+                for child in read {
                     search.users.entry(child).or_default().push((class, node.clone()));
                 }
                 search.costs.insert((class, node.clone()), cost);
@@ -261,6 +268,28 @@ impl<'e> Search<'e> {
             }
         }
     }
+}
+
+/// The activations that a term reads; none for anything else than a term.
+fn term_operands<'o>(egraph: &EGraph, class: Id, known: &'o mut FxHashMap<Id, Vec<Id>>) -> &'o [Id] {
+    if !known.contains_key(&class) {
+        // What is being looked at reads nothing new.
+        known.insert(class, Vec::new());
+        let is_term = |id: Id| matches!(egraph[id].data, Ok(Fact::Term(_)));
+        let mut read = Vec::new();
+        let nodes = if is_term(class) { egraph[class].nodes.as_slice() } else { &[] };
+        for child in nodes.iter().flat_map(|node| node.children()).map(|&child| egraph.find(child)) {
+            match &egraph[child].data {
+                Ok(Fact::Term(_)) => read.extend(term_operands(egraph, child, known).iter().copied()),
+                Ok(Fact::Tensor(t)) if !t.constant => read.push(child),
+                Ok(Fact::Tensor(_) | Fact::Int(_) | Fact::Real(_) | Fact::Size(_) | Fact::Cache(_)) | Err(_) => {}
+            }
+        }
+        read.sort_unstable();
+        read.dedup();
+        known.insert(class, read);
+    }
+    known.get(&class).map_or(&[], Vec::as_slice)
 }
 
 /// A sum that does not depend on the order of a hash map.
