@@ -4,7 +4,9 @@ use clap::{Args, Parser, Subcommand};
 use warpweft_compiler::rules::{RewriteError, RuleSet};
 use warpweft_runtime::AdapterChoice;
 
-use crate::commands::{bench, build, chat, devices, doctor, embed, eval, explain, fit, inspect, logits, profile, pull, run, tune};
+use crate::commands::{
+    bench, build, chat, devices, doctor, embed, eval, explain, fit, inspect, logits, profile, pull, run, tune,
+};
 use crate::units::parse_bytes;
 
 /// Compile a transformer once, run it on any GPU.

@@ -272,8 +272,9 @@ fn extraction_pays_what_kernels_are_predicted_to_take() {
                     let kernels: f64 = calls.iter().map(predicted).sum();
                     let ratio = extracted.cost / kernels;
                     println!("{name}, {}, from {} rows: {ratio:.3} of {kernels:.2e} s", target.name, rows.min);
+                    // Extraction does not know what a term masks: windows of some layers look dearer than they are.
                     assert!(
-                        (0.9..1.2).contains(&ratio),
+                        (0.9..1.3).contains(&ratio),
                         "{name}, {}: {:e} and {kernels:e} s",
                         target.name,
                         extracted.cost
