@@ -24,6 +24,9 @@ use crate::target::Target;
 pub const ROW_RANGES: [RowRange; 3] =
     [RowRange { min: 1, max: Some(1) }, RowRange { min: 2, max: Some(16) }, RowRange { min: 17, max: None }];
 
+/// Invocations of a workgroup that have columns of their own, where there are no subgroups and few rows.
+const FLOOR_LANES: u32 = 4;
+
 /// What to compile for.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -138,7 +141,7 @@ pub fn compile(
     let nodes = saturated.iter().map(|s| s.egraph.total_size()).sum();
     log.end(Phase::Rewritten, nodes, rewrite_notes(&saturated), || e_graphs_text(&saturated));
 
-    let variants = extract_all(&saturated, &options.targets)?;
+    let variants = extract_all(&rolled, &saturated, &options.targets)?;
     let notes = vec![format!("{} programs of {} bodies", variants.len(), rolled.bodies.len())];
     log.end(Phase::Extracted, 0, notes, || variants_text(&variants));
 
@@ -191,14 +194,18 @@ fn rewrite(rolled: &Rolled, rules: &RuleSet) -> Result<Vec<Saturated>, CompileEr
 
 /// The cheapest programs. The first one of a body decides how its weights are stored; for the others, a weight in
 /// another form pays for its bytes.
-fn extract_all(saturated: &[Saturated], targets: &[&'static Target]) -> Result<Vec<Variant>, CompileError> {
+fn extract_all(
+    rolled: &Rolled,
+    saturated: &[Saturated],
+    targets: &[&'static Target],
+) -> Result<Vec<Variant>, CompileError> {
     let mut stored: Vec<FxHashSet<egg::Id>> = vec![FxHashSet::default(); saturated.len()];
     let mut variants = Vec::new();
     for &target in targets {
         for rows in ROW_RANGES.into_iter().rev() {
             let mut bodies = Vec::new();
             for (i, body) in saturated.iter().enumerate() {
-                let extracted = extract(body, &cost_model(target, rows, &stored[i]))?;
+                let extracted = extract(body, &cost_model(target, rows, rolled.is_whole(i), &stored[i]))?;
                 check(&extracted.graph, Form::Extracted, Phase::Extracted)?;
                 stored[i].extend(&extracted.weights);
                 bodies.push(extracted);
@@ -209,13 +216,18 @@ fn extract_all(saturated: &[Saturated], targets: &[&'static Target]) -> Result<V
     Ok(variants)
 }
 
-fn cost_model<'w>(target: &Target, rows: RowRange, stored: &'w FxHashSet<egg::Id>) -> CostModel<'w> {
+fn cost_model<'w>(target: &Target, rows: RowRange, whole: bool, stored: &'w FxHashSet<egg::Id>) -> CostModel<'w> {
     let rates = &target.rates;
     CostModel {
         bandwidth: rates.bandwidth,
         fmas: rates.fmas,
         dispatch: rates.dispatch,
         tokens: rows.typical().into(),
+        load: rates.load,
+        scattered_load: rates.scattered_load,
+        whole,
+        columns: 4 * target.subgroup_size.unwrap_or(FLOOR_LANES),
+        storage_buffers: target.limits.storage_buffers as usize,
         stored: (!stored.is_empty()).then_some(stored),
     }
 }

@@ -78,7 +78,7 @@ pub fn cheapest(saturated: &Saturated, model: &CostModel<'_>, known: f64, limit:
     let fact = |id: Id| egraph[id].data.as_ref().ok();
     let runs = |id: Id| match fact(id) {
         Some(Fact::Tensor(t)) => !t.constant,
-        Some(Fact::Term(_)) => true,
+        Some(Fact::Term(_) | Fact::Prologue(_) | Fact::Pair(..)) => true,
         Some(Fact::Int(_) | Fact::Real(_) | Fact::Size(_) | Fact::Cache(_)) | None => false,
     };
     let classes: Vec<Id> = egraph.classes().map(|c| c.id).filter(|&id| runs(id)).collect();

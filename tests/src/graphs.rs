@@ -48,13 +48,28 @@ pub fn program(graph: &Graph, model: &CostModel<'_>) -> Graph {
 
 /// Rates of a server's CPU and of a graphics card, at one row and at many.
 pub fn cost_models() -> Vec<(&'static str, CostModel<'static>)> {
-    let model = |bandwidth, fmas, dispatch, tokens| CostModel { bandwidth, fmas, dispatch, tokens, stored: None };
-    vec![
-        ("cpu, 1 row", model(10e9, 50e9, 10e-6, 1)),
-        ("cpu, 1024 rows", model(10e9, 50e9, 10e-6, 1024)),
-        ("gpu, 1 row", model(400e9, 10e12, 5e-6, 1)),
-        ("gpu, 1024 rows", model(400e9, 10e12, 5e-6, 1024)),
-    ]
+    let cpu = |tokens| CostModel {
+        bandwidth: 10e9,
+        fmas: 50e9,
+        dispatch: 10e-6,
+        tokens,
+        load: 80.0,
+        scattered_load: 95.0,
+        whole: true,
+        columns: 32,
+        storage_buffers: 8,
+        stored: None,
+    };
+    let gpu = |tokens| CostModel {
+        bandwidth: 400e9,
+        fmas: 10e12,
+        dispatch: 5e-6,
+        load: 4.0,
+        scattered_load: 16.0,
+        columns: 128,
+        ..cpu(tokens)
+    };
+    vec![("cpu, 1 row", cpu(1)), ("cpu, 1024 rows", cpu(1024)), ("gpu, 1 row", gpu(1)), ("gpu, 1024 rows", gpu(1024))]
 }
 
 /// Rows that caches hold before the step.

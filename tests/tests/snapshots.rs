@@ -100,6 +100,24 @@ fn a_bert_layer_is_seven_dispatches() {
     }
 }
 
+/// At one row a norm is never a dispatch of its own in a layer: the contraction behind it does it.
+#[test]
+fn norms_of_one_row_are_prologues() {
+    let encoders = ["bert", "bert-mlm", "roberta", "xlm-roberta", "distilbert", "modernbert"];
+    let decoders = ["llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3", "phi3", "gpt2", "gpt_neox"];
+    for name in encoders.into_iter().chain(decoders) {
+        let plan = compiled(&import(&fixture(name)).unwrap(), &[], WeightChoice::Keep).plan;
+        for program in plan.programs.iter().filter(|p| p.max_rows == Some(1)) {
+            let in_layers = program.steps.iter().filter(|s| s.layer.is_some());
+            let norms: Vec<&str> = in_layers
+                .map(|s| plan.kernels[s.kernel].name.as_str())
+                .filter(|kernel| kernel.starts_with("normalize"))
+                .collect();
+            assert!(norms.is_empty(), "{name}, {}: {norms:?}", program_line(&plan, program));
+        }
+    }
+}
+
 /// The most dispatches in a layer for one row whose scores are wanted.
 fn dispatches_of_one_row(plan: &Plan) -> usize {
     let programs = plan.programs.iter().filter(|p| p.max_rows == Some(1) && p.output.kind == OutputKind::Candidates);

@@ -11,6 +11,7 @@ use egg::{Id, Language};
 use rustc_hash::FxHashSet;
 use warpweft_plan::{Dim, Sizes};
 
+use super::normed;
 use crate::graph::{Fact, Op, TensorFact};
 use crate::rules::EGraph;
 
@@ -25,6 +26,16 @@ pub struct CostModel<'w> {
     pub dispatch: f64,
     /// Rows of the step that the program is made for.
     pub tokens: u64,
+    /// What a load of 16 bytes costs a lane, in multiply-adds.
+    pub load: f64,
+    /// The same where nothing else is to be done meanwhile.
+    pub scattered_load: f64,
+    /// Columns of a contraction that one workgroup makes: for so many, a row is normalised once more.
+    pub columns: u32,
+    /// Each program of the body computes all of its outputs, so that one kernel may make several.
+    pub whole: bool,
+    /// Storage buffers of one kernel.
+    pub storage_buffers: usize,
     /// Classes of weights that other programs of this body read already; any other pays for its bytes.
     pub stored: Option<&'w FxHashSet<Id>>,
 }
@@ -39,9 +50,9 @@ impl CostModel<'_> {
         let free = Some(self.dispatch * FREE);
         let result = match fact(class)? {
             Fact::Tensor(t) if !t.constant => t,
-            Fact::Tensor(_) | Fact::Term(_) | Fact::Int(_) | Fact::Real(_) | Fact::Size(_) | Fact::Cache(_) => {
-                return free;
-            }
+            Fact::Pair(product, _) => product,
+            Fact::Tensor(_) | Fact::Term(_) | Fact::Prologue(_) => return free,
+            Fact::Int(_) | Fact::Real(_) | Fact::Size(_) | Fact::Cache(_) => return free,
         };
         let tensors: Vec<(Id, &TensorFact)> =
             node.children().iter().filter_map(|&c| Some((c, fact(c)?.tensor()?))).collect();
@@ -53,9 +64,11 @@ impl CostModel<'_> {
             .sum();
         let operands: f64 = node.children().iter().filter_map(|&c| fact(c)).map(|f| self.operand_bytes(f)).sum();
         let size = |t: &TensorFact| self.elements(&t.shape);
+        let mut first = 0.0;
         let fmas = match node {
             Op::Ids | Op::Positions | Op::Arg(_) | Op::Cache(_) | Op::BandMask(_) => return free,
-            Op::Slice(_) => return free,
+            Op::Second(_) if !self.whole => return None,
+            Op::Slice(_) | Op::First(_) | Op::Second(_) => return free,
             Op::Add(_) | Op::Sub(_) | Op::Mul(_) | Op::Div(_) => size(result),
             Op::Gelu(_) | Op::GeluTanh(_) | Op::Silu(_) | Op::Relu(_) | Op::Tanh(_) | Op::Sigmoid(_) => size(result),
             Op::Gather(_) => return Some(self.dispatch + 2.0 * self.bytes(result) / self.bandwidth),
@@ -68,8 +81,18 @@ impl CostModel<'_> {
             Op::Candidates(_) => tensors.iter().map(|(_, t)| size(t)).sum(),
             Op::LastRow(_) => return Some(self.dispatch + 2.0 * self.bytes(result) / self.bandwidth),
             Op::MeanPool(_) | Op::FirstRow(_) | Op::MaxPool(_) => tensors.iter().map(|(_, t)| size(t)).sum(),
-            Op::Linear(_) | Op::LinearPair(_) => {
+            Op::Linear(_) | Op::LinearPair(_) | Op::NormedLinear(_) | Op::NormedLinearPair(_) => {
+                if normed::storage_buffers(egraph, node) > self.storage_buffers {
+                    return None;
+                }
                 let rows = self.elements(&result.shape[..1]);
+                if let Op::NormedLinear([x, prologue, ..]) | Op::NormedLinearPair([x, prologue, ..]) = node {
+                    let passes = rows * (self.elements(&result.shape[1..]) / f64::from(self.columns)).ceil();
+                    let fours = passes * self.elements(&fact(*x)?.tensor()?.shape[1..]) / 4.0;
+                    first = fours
+                        * normed::cost_of_four(egraph, *prologue, [self.load, self.scattered_load], rows == 1.0)?
+                        / self.fmas;
+                }
                 tensors.iter().skip(1).map(|(_, t)| size(t) * rows).sum()
             }
             // Each query meets each key twice: for its score and for its value.
@@ -78,17 +101,19 @@ impl CostModel<'_> {
                 2.0 * size(result) * self.value(keys)
             }
             Op::Int(_) | Op::Real(_) | Op::Weight(_) | Op::Fill(_) | Op::Acc | Op::Acc2 | Op::Size(_) => return free,
+            Op::Rms(_) | Op::Layer(_) | Op::Then(_) => return free,
             Op::MatMul(_) | Op::Transpose(_) | Op::Concat(_) | Op::SplitHeads(_) | Op::MergeHeads(_) => return None,
             Op::RepeatHeads(_) | Op::Softmax(_) | Op::Scores(_) => return None,
         };
         let bytes = moved + operands + second_copy;
-        Some(self.dispatch + (bytes / self.bandwidth).max(fmas / self.fmas))
+        Some(self.dispatch + first + (bytes / self.bandwidth).max(fmas / self.fmas))
     }
 
     fn operand_bytes(&self, fact: &Fact) -> f64 {
         match fact {
             Fact::Term(t) => t.operands.iter().map(|shape| 4.0 * self.elements(shape)).sum(),
-            Fact::Tensor(_) | Fact::Int(_) | Fact::Real(_) | Fact::Size(_) | Fact::Cache(_) => 0.0,
+            Fact::Prologue(p) => p.operands.iter().map(|shape| 4.0 * self.elements(shape)).sum(),
+            Fact::Pair(..) | Fact::Tensor(_) | Fact::Int(_) | Fact::Real(_) | Fact::Size(_) | Fact::Cache(_) => 0.0,
         }
     }
 

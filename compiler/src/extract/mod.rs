@@ -6,6 +6,7 @@
 //! window of a big product is dearer than a small product until all its siblings are windows too.
 
 mod cost;
+mod normed;
 
 use egg::{Id, Language};
 use rustc_hash::{FxHashMap, FxHashSet};
@@ -148,14 +149,21 @@ impl<'e> Search<'e> {
     /// Improves a choice until neither move helps; gives the cost of what the roots need.
     fn descend(&mut self, choice: &mut Choice, roots: &[Id]) -> f64 {
         let mut best = self.cost(choice, roots).unwrap_or(f64::INFINITY);
+        let seconds = |class: &Id| self.nodes[class].iter().any(|(node, _)| matches!(node, Op::Second(_)));
+        let alone = choice.iter().filter(|(class, _)| seconds(class)).map(|(class, node)| (*class, node.clone()));
+        let alone: Choice = alone.collect();
         loop {
             let before = best;
+            best = self.take_results(choice, roots, best);
             for at in 0..self.classes.len() {
                 let class = self.classes[at];
                 for (node, _) in self.nodes.get(&class).into_iter().flatten() {
                     best = self.attempt(choice, roots, best, vec![(class, node.clone())]);
                 }
                 let adopters = self.users.get(&class).cloned().unwrap_or_default();
+                if adopters.len() > 1 {
+                    best = self.attempt_afresh(choice, roots, best, &alone, &adopters);
+                }
                 best = self.attempt(choice, roots, best, adopters);
             }
             if best >= before {
@@ -164,8 +172,66 @@ impl<'e> Search<'e> {
         }
     }
 
+    /// What a node that is needed anyway makes beside its first result is free: taken even where nothing needs it yet, so
+    /// that the moves find it there.
+    fn take_results(&self, choice: &mut Choice, roots: &[Id], mut best: f64) -> f64 {
+        for class in self.needed(choice, roots) {
+            for (user, node) in self.users.get(&class).into_iter().flatten() {
+                if matches!(node, Op::First(_) | Op::Second(_)) {
+                    best = self.attempt_within(choice, roots, best, vec![(*user, node.clone())]).unwrap_or(best);
+                }
+            }
+        }
+        best
+    }
+
+    /// Makes the changes if they lower the cost when no class is the second result of some node beforehand: what shall go
+    /// may be needed for such a result alone, which other nodes have too.
+    fn attempt_afresh(
+        &self,
+        choice: &mut Choice,
+        roots: &[Id],
+        best: f64,
+        alone: &Choice,
+        changes: &[(Id, Op)],
+    ) -> f64 {
+        if alone.is_empty() {
+            return best;
+        }
+        let mut other = choice.clone();
+        other.extend(alone.iter().map(|(class, node)| (*class, node.clone())));
+        let possible = changes.iter().filter(|(_, node)| node.children().iter().all(|c| choice.contains_key(c)));
+        other.extend(possible.cloned());
+        let Some(cost) = self.cost(&other, roots) else { return best };
+        let cost = self.take_results(&mut other, roots, cost);
+        if cost < best * (1.0 - 1e-9) {
+            *choice = other;
+            return cost;
+        }
+        best
+    }
+
+    /// The classes that the roots need, in order.
+    fn needed(&self, choice: &Choice, roots: &[Id]) -> Vec<Id> {
+        let mut seen: FxHashSet<Id> = FxHashSet::default();
+        let mut open = roots.to_vec();
+        while let Some(class) = open.pop() {
+            if seen.insert(class) {
+                open.extend(choice.get(&class).into_iter().flat_map(|node| node.children().iter().copied()));
+            }
+        }
+        let mut needed: Vec<Id> = seen.into_iter().collect();
+        needed.sort_unstable();
+        needed
+    }
+
     /// Makes the changes if they lower the cost.
     fn attempt(&self, choice: &mut Choice, roots: &[Id], best: f64, changes: Vec<(Id, Op)>) -> f64 {
+        self.attempt_within(choice, roots, best * (1.0 - 1e-9), changes).unwrap_or(best)
+    }
+
+    /// Makes the changes if the cost is then at most `limit`, and gives it.
+    fn attempt_within(&self, choice: &mut Choice, roots: &[Id], limit: f64, changes: Vec<(Id, Op)>) -> Option<f64> {
         let mut old = Vec::new();
         for (class, node) in changes {
             let possible = node.children().iter().all(|c| choice.contains_key(c)) && choice.get(&class) != Some(&node);
@@ -174,13 +240,13 @@ impl<'e> Search<'e> {
             }
         }
         if old.is_empty() {
-            return best;
+            return None;
         }
         match self.cost(choice, roots) {
-            Some(cost) if cost < best * (1.0 - 1e-9) => cost,
+            Some(cost) if cost <= limit => Some(cost),
             _ => {
                 choice.extend(old.into_iter().rev());
-                best
+                None
             }
         }
     }

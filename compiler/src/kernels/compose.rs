@@ -25,8 +25,8 @@ pub enum Slot {
     V,
     /// The operand of that index; of a gather, its table.
     Operand(usize),
-    /// The vector of that index.
-    Vector(usize),
+    /// The operand of that index of a prologue.
+    Prologue(usize),
     /// The vectors that parts of heads read, one behind the other.
     Vectors,
     /// The table of token ids.
@@ -39,7 +39,7 @@ pub enum Slot {
     Pages,
     /// The result.
     Out,
-    /// The result of that part of heads.
+    /// The result of that index, of what has several.
     Part(usize),
     /// The step's sizes.
     Step,
@@ -338,14 +338,36 @@ mod tests {
             operations.push(Operation::Heads { parts: vec![part], vector: 8 });
         }
         let normed = |operation: &Operation| match operation {
-            Operation::Linear { .. } => {
-                Some(Operation::NormedLinear { eps: 1e-6, linear: Box::new(operation.clone()) })
-            }
+            Operation::Linear { .. } => Some(
+                prologues().map(|prologue| Operation::NormedLinear { prologue, linear: Box::new(operation.clone()) }),
+            ),
             _ => None,
         };
-        operations.extend(operations.iter().filter_map(normed).collect::<Vec<_>>());
+        operations.extend(operations.iter().filter_map(normed).flatten().collect::<Vec<_>>());
         operations.extend(cached_operations());
         operations
+    }
+
+    /// A gain, a gain and a bias, and a norm of a sum with a norm.
+    fn prologues() -> [Prologue; 3] {
+        let operand = |i| Box::new(Term::Operand(i));
+        let gained = || Term::Binary(Binary::Mul, Box::new(Term::Acc), operand(0));
+        let norm = |norm, term| RowNorm { norm, eps: 1e-6, term };
+        let biased = Term::Binary(Binary::Add, Box::new(gained()), operand(1));
+        let matrix = Operand::Matrix(View::whole(60));
+        [
+            Prologue { norms: vec![norm(Norm::Rms, gained())], operands: vec![Operand::Vector], carried: false },
+            Prologue {
+                norms: vec![norm(Norm::Layer, biased.clone())],
+                operands: vec![Operand::Vector, Operand::Vector],
+                carried: true,
+            },
+            Prologue {
+                norms: vec![norm(Norm::Rms, biased), norm(Norm::Rms, gained())],
+                operands: vec![Operand::Vector, matrix],
+                carried: true,
+            },
+        ]
     }
 
     fn cached_operations() -> Vec<Operation> {

@@ -5,10 +5,11 @@ use warpweft_plan::{Access, Dim, Groups, PAD};
 use super::KernelError;
 use super::compose::{Algorithm, Choice, Composed, Draft, RowRange, Slot};
 use super::interface::{Interface, check_view, count};
+use super::prologue::Normed;
 use super::spec::{Operand, Operation, Rows, Term, View};
 use super::term::reads;
 use crate::formats::Format;
-use crate::target::Target;
+use crate::target::{Rates, Target};
 
 /// A tile in registers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -61,14 +62,14 @@ struct Linear<'a> {
     operands: &'a [Operand],
     out: View,
     rows: Rows,
-    /// Epsilon of the norm of x, if it is normalised.
-    norm: Option<f32>,
+    /// What is done to x first.
+    norm: Option<Normed<'a>>,
 }
 
 impl<'a> Linear<'a> {
     fn of(operation: &'a Operation) -> Result<Linear<'a>, KernelError> {
-        let (operation, norm) = match operation {
-            Operation::NormedLinear { eps, linear } => (linear.as_ref(), Some(*eps)),
+        let (operation, prologue) = match operation {
+            Operation::NormedLinear { prologue, linear } => (linear.as_ref(), Some(prologue)),
             other => (other, None),
         };
         let Operation::Linear { x, n, format, paired, term, operands, out, rows } = operation else {
@@ -83,6 +84,7 @@ impl<'a> Linear<'a> {
             return Err(KernelError::Term("a second accumulator without a second weight".to_owned()));
         }
         let (x, n, format, paired, out, rows) = (*x, *n, *format, *paired, *out, *rows);
+        let norm = prologue.map(|prologue| Normed::new(prologue, x, rows)).transpose()?;
         Ok(Linear { x, n, format, paired, term, operands, out, rows, norm })
     }
 
@@ -139,12 +141,15 @@ fn unpack(packed: Packed, h: u32) -> vec4<f32> {{
 {unpack}}}
 "
         ));
-        if self.norm.is_some() {
-            interface.bind(Slot::Vector(0), "gain", Access::Read, "array<vec4<f32>>");
+        if let Some(norm) = self.norm {
+            norm.functions(&mut interface)?;
         }
         interface.operands(self.operands, self.n, self.rows)?;
         interface.epilogue_with("epilogue", self.term, &self.vectors())?;
         interface.result(self.out, self.rows)?;
+        if let Some(norm) = self.norm {
+            norm.result(&mut interface);
+        }
         Ok(interface)
     }
 
@@ -157,30 +162,14 @@ fn unpack(packed: Packed, h: u32) -> vec4<f32> {{
         let weight = i64::from(self.weights() * self.format.bytes()) * i64::from(self.n) * i64::from(self.x.width);
         let operands: Dim =
             self.operands.iter().fold(Dim::default(), |sum, o| sum + operand_bytes(o, self.n, self.rows));
-        Dim::constant(weight) + operands + self.rows.dim() * (4 * i64::from(self.x.width + self.n))
+        let normed = self.norm.map_or(Dim::default(), |norm| norm.bytes());
+        Dim::constant(weight) + operands + normed + self.rows.dim() * (4 * i64::from(self.x.width + self.n))
     }
 
     /// Operands that are the same for all rows.
     fn vectors(&self) -> Vec<usize> {
         let used = |i: &usize| matches!(self.operands[*i], Operand::Vector) && reads(self.term, &Term::Operand(*i));
         (0..self.operands.len()).filter(used).collect()
-    }
-
-    /// What a kernel does where x is normalised: `Σ_k (x_k s g_k) w_k = s Σ_k x_k g_k w_k`, and s follows from the squares
-    /// of the x that pass by. `once` says which of several readers of the same x counts.
-    fn normalized(&self, [row, k4, x, once]: [&str; 4]) -> Option<Normalized> {
-        let eps = self.norm?;
-        Some(Normalized {
-            x: format!(
-                "let k4 = {k4};
-let raw = load_x({row}, k4);
-let inside = 4u * k4 + vec4<u32>(0u, 1u, 2u, 3u) < vec4<u32>(WIDTH);
-let counted = select(vec4<f32>(0.0), raw, inside);
-squares += select(0.0, dot(counted, counted), {once});
-{x} = raw * gain[k4];"
-            ),
-            scale: format!("let scale = 1.0 / sqrt(squares / f32(WIDTH) + {eps:?}f);"),
-        })
     }
 
     /// The slots `columns` and `result`: what is read once for four columns, and what is stored for each row of them.
@@ -200,19 +189,22 @@ squares += select(0.0, dot(counted, counted), {once});
         [x, Groups { dim: self.rows.dim(), per: rows }, Groups::ONE]
     }
 
+    /// Whether a tile of so many rows finds its scale while it contracts.
+    fn scales_afterwards(&self, rows: u32) -> bool {
+        rows == 1 && self.norm.is_some_and(|norm| norm.scales_afterwards())
+    }
+
+    /// Multiply-adds of one of `invocations` that together find the statistics of a tile's rows first.
+    fn statistics(&self, rates: &Rates, rows: u32, invocations: u32) -> f64 {
+        let fours = f64::from(rows) * f64::from((2 * self.k8()).div_ceil(invocations));
+        self.norm.map_or(0.0, |norm| fours * norm.cost(rates).statistics)
+    }
+
     fn name(&self, tile: &str) -> String {
         let acc2 = if self.paired { "_paired" } else { "" };
-        let norm = if self.norm.is_some() { "normed_" } else { "" };
+        let norm = self.norm.map_or(String::new(), |norm| norm.name());
         format!("{norm}linear_{}{acc2}_{}x{}_{tile}", self.format.name(), self.x.width, self.n)
     }
-}
-
-/// Slots of a kernel that normalises.
-struct Normalized {
-    /// `x`
-    x: String,
-    /// `scale`, once `squares` is the sum over the row.
-    scale: String,
 }
 
 /// Bytes of an operand that a kernel of `width` columns must read.
@@ -228,10 +220,8 @@ pub(crate) fn operand_bytes(operand: &Operand, width: u32, rows: Rows) -> Dim {
 pub(crate) fn candidates(operation: &Operation, target: &Target, rows: RowRange) -> Result<Vec<Choice>, KernelError> {
     let linear = Linear::of(operation)?;
     let mut choices = Vec::new();
-    // A tile of one row sees all of it.
-    let most_rows = if linear.norm.is_some() { 1 } else { u32::MAX };
     if let Some(lanes) = target.subgroup_size {
-        for rows_of_tile in [1, 2, 4, 8, 16, 32].into_iter().filter(|r| *r <= most_rows) {
+        for rows_of_tile in [1, 2, 4, 8, 16, 32] {
             // With one row, more columns of a lane would share nothing but its share of x.
             for columns4 in 1..=rows_of_tile.min(2) {
                 let fours = if 32 * rows_of_tile * columns4 * linear.weights() < LARGE_BODY { 2 } else { 1 };
@@ -242,7 +232,7 @@ pub(crate) fn candidates(operation: &Operation, target: &Target, rows: RowRange)
             }
         }
     }
-    for rows_each in [1, 2, 4, 8].into_iter().filter(|_| linear.norm.is_none()) {
+    for rows_each in [1, 2, 4, 8] {
         let octets = if linear.k8().is_multiple_of(2) { 2 } else { 1 };
         let tile = WorkgroupTile { rows: rows_each, octets };
         choices.push(Choice {
@@ -250,7 +240,7 @@ pub(crate) fn candidates(operation: &Operation, target: &Target, rows: RowRange)
             seconds: tile.seconds(&linear, target, rows.typical()),
         });
     }
-    for rows_each in [1, 2, 4].into_iter().filter(|r| *r <= most_rows) {
+    for rows_each in [1, 2, 4] {
         let split = SplitDot { rows: rows_each, shares: if linear.k8() >= 32 { 16 } else { 8 } };
         choices.push(Choice {
             algorithm: Algorithm::LinearSplit(split),
@@ -281,10 +271,12 @@ impl BroadcastTile {
         // A load of 8 bytes saves little.
         let vec4s_of_w = (f64::from(linear.format.bytes() * self.fours) / 4.0).max(0.7);
         let loads_of_w = vec4s_of_w * columns * f64::from(self.steps) * rates.scattered_load;
-        let loads = loads_of_w + f64::from(self.loads(lanes)) * rates.load;
+        let reading = linear.norm.map_or(0.0, |norm| norm.cost(rates).reading);
+        let loads = loads_of_w + f64::from(self.loads(lanes)) * (rates.load + reading);
         let broadcasts = 4.0 * fours * tile_rows * rates.broadcast;
         let spill = (tile_rows * columns / f64::from(rates.registers)).max(1.0).powf(1.5);
-        let lane = f64::from(linear.k8()) * 2.0 / fours * (fmas * spill + loads + broadcasts);
+        let lane = f64::from(linear.k8()) * 2.0 / fours * (fmas * spill + loads + broadcasts)
+            + if linear.scales_afterwards(self.rows) { 0.0 } else { linear.statistics(rates, self.rows, lanes) };
         let groups = f64::from(rows.div_ceil(self.rows)) * f64::from(linear.n4().div_ceil(self.columns4 * lanes));
         let busy = f64::from(rates.lanes / lanes).max(1.0);
         lane * f64::from(lanes) * (groups / busy).ceil() * busy / rates.fmas
@@ -298,8 +290,10 @@ impl WorkgroupTile {
         let each = f64::from(self.rows);
         let per_octet = 8.0 * each * columns + 2.0 * (each + columns) * rates.workgroup_load;
         let bytes = f64::from(linear.format.bytes()) / 4.0;
-        let fill = (2.0 * each + bytes * columns) * rates.load / 8.0 * 1.5;
-        let lane = f64::from(linear.k8()) * (per_octet + fill + 8.0);
+        let reading = linear.norm.map_or(0.0, |norm| norm.cost(rates).reading);
+        let fill = ((2.0 * each + bytes * columns) * rates.load + 2.0 * each * reading) / 8.0 * 1.5;
+        let lane =
+            f64::from(linear.k8()) * (per_octet + fill + 8.0) + linear.statistics(rates, 8 * self.rows, INVOCATIONS);
         let tiles = rows.div_ceil(8 * self.rows) * linear.n4().div_ceil(ALONG_COLUMNS);
         let busy = (f64::from(rates.lanes) / f64::from(INVOCATIONS)).max(1.0);
         lane * f64::from(INVOCATIONS) * (f64::from(tiles) / busy).ceil() * busy / rates.fmas
@@ -312,10 +306,13 @@ impl SplitDot {
         let columns = f64::from(4 * linear.weights());
         let each = f64::from(self.rows);
         let bytes = f64::from(linear.format.bytes()) / 2.0;
-        let per_octet = 8.0 * each * columns + (columns * bytes + 2.0 * each) * rates.load;
+        let reading = linear.norm.map_or(0.0, |norm| norm.cost(rates).reading);
+        let per_octet = 8.0 * each * columns + columns * bytes * rates.load + 2.0 * each * (rates.load + reading);
         // The last of the work is adding up through workgroup memory.
         let sums = columns / 4.0 * each * f64::from(self.shares) * (rates.workgroup_load + 4.0);
-        let lane = f64::from(linear.k8().div_ceil(self.shares)) * per_octet + sums;
+        let lane = f64::from(linear.k8().div_ceil(self.shares)) * per_octet
+            + sums
+            + if linear.scales_afterwards(self.rows) { 0.0 } else { linear.statistics(rates, self.rows, INVOCATIONS) };
         let groups = rows.div_ceil(self.rows) * linear.n4().div_ceil(INVOCATIONS / self.shares);
         let busy = (f64::from(rates.lanes) / f64::from(INVOCATIONS)).max(1.0);
         lane * f64::from(INVOCATIONS) * (f64::from(groups) / busy).ceil() * busy / rates.fmas
@@ -331,6 +328,10 @@ pub(crate) fn workgroup_tile(
     let linear = Linear::of(operation)?;
     let WorkgroupTile { rows, octets } = tile;
     let along_rows = INVOCATIONS / ALONG_COLUMNS;
+    let mut slots = linear.result("acc[c * R + r]", "acc[(C4 + c) * R + r]");
+    if let Some(norm) = linear.norm {
+        slots.extend(norm.workgroup_slots()?);
+    }
     Draft {
         name: linear.name(&format!("workgroup_{}x{}", rows * along_rows, 4 * ALONG_COLUMNS)),
         source: include_str!("linear/workgroup_tile.wgsl"),
@@ -343,8 +344,9 @@ pub(crate) fn workgroup_tile(
             ("KO", octets, "octets of k at a time"),
             ("K8", linear.k8(), "octets of k"),
             ("N4", linear.n4(), "vec4s of columns"),
+            ("WIDTH", linear.x.width, "columns of x"),
         ],
-        slots: linear.result("acc[c * R + r]", "acc[(C4 + c) * R + r]"),
+        slots,
         interface: linear.interface(2)?,
         workgroup: INVOCATIONS,
         grid: linear.grid(ALONG_COLUMNS, rows * along_rows),
@@ -359,16 +361,12 @@ pub(crate) fn split_dot(operation: &Operation, split: SplitDot, target: &Target)
     let linear = Linear::of(operation)?;
     let SplitDot { rows, shares } = split;
     let mut slots = linear.result("acc[r]", "acc[R + r]");
-    if let Some(normalized) = linear.normalized(["m0", "k8 * 2u + h", "let xr", "p == 0u"]) {
-        let Normalized { x, scale } = normalized;
-        slots = linear.result("acc[r] * scale", "acc[R + r] * scale");
-        slots.extend([
-            ("statistics", "var squares = 0.0;".to_owned()),
-            ("x", x),
-            ("share", "parts[P * R * T + index] = vec4<f32>(squares);".to_owned()),
-            ("shares", "squares += parts[P * R * T + index + other].x;".to_owned()),
-            ("scale", scale),
-        ]);
+    let afterwards = linear.scales_afterwards(rows);
+    if let Some(norm) = linear.norm {
+        if afterwards {
+            slots = linear.result("acc[r] * scale", "acc[R + r] * scale");
+        }
+        slots.extend(norm.split_slots(afterwards)?);
     }
     Draft {
         name: linear.name(&format!("split{shares}_{rows}")),
@@ -378,7 +376,7 @@ pub(crate) fn split_dot(operation: &Operation, split: SplitDot, target: &Target)
             ("T", INVOCATIONS, "invocations"),
             ("R", rows, "rows"),
             ("P", linear.weights(), "weights"),
-            ("NORMS", u32::from(linear.norm.is_some()), "norms of x"),
+            ("NORMS", u32::from(afterwards), "norms of x whose scale follows"),
             ("K8", linear.k8(), "octets of k"),
             ("N4", linear.n4(), "vec4s of columns"),
             ("WIDTH", linear.x.width, "columns of x"),
@@ -403,11 +401,12 @@ pub(crate) fn broadcast_tile(
     let lanes = target.subgroup_size.ok_or_else(|| KernelError::Algorithm("with subgroups".to_owned()))?;
     let BroadcastTile { rows, columns4, fours, steps } = tile;
     let mut slots = linear.result("acc[c * R + r]", "acc[(C4 + c) * R + r]");
-    if let Some(normalized) = linear.normalized(["m0", "k * H + item % (H * U)", "xs[i]", "item < H * U"]) {
-        let Normalized { x, scale } = normalized;
-        let sum = "//# unroll\nfor (var o = 1u; o < S; o *= 2) {\n    squares += subgroupShuffleXor(squares, o);\n}\n";
-        slots = linear.result("acc[c * R + r] * scale", "acc[(C4 + c) * R + r] * scale");
-        slots.extend([("statistics", "var squares = 0.0;".to_owned()), ("x", x), ("scale", sum.to_owned() + &scale)]);
+    if let Some(norm) = linear.norm {
+        let afterwards = linear.scales_afterwards(rows);
+        if afterwards {
+            slots = linear.result("acc[c * R + r] * scale", "acc[(C4 + c) * R + r] * scale");
+        }
+        slots.extend(norm.broadcast_slots(afterwards)?);
     }
     Draft {
         name: linear.name(&format!("broadcast{lanes}_{rows}x{}", columns4 * 4)),

@@ -141,6 +141,28 @@ pub enum Norm {
     L2,
 }
 
+/// A norm of the rows that a kernel reads.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RowNorm {
+    /// Which statistics.
+    pub norm: Norm,
+    /// Epsilon.
+    pub eps: f32,
+    /// What is made of the normalised value, over [`Term::Acc`] and the prologue's operands.
+    pub term: Term,
+}
+
+/// What a linear does to each row of x before it contracts it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Prologue {
+    /// One norm, or a second one of what the first makes.
+    pub norms: Vec<RowNorm>,
+    /// The tensors of the terms; their columns are those of x.
+    pub operands: Vec<Operand>,
+    /// The rows after the first norm are a result too, as a whole matrix.
+    pub carried: bool,
+}
+
 /// How rows of one sequence become one row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Pool {
@@ -257,11 +279,10 @@ pub enum Operation {
         /// What a row is.
         rows: Rows,
     },
-    /// [`Operation::Linear`] of `x / sqrt(mean(x²) + eps) · gain`, the gain a vector; for rows so few that each can afford
-    /// to be normalised by every workgroup that reads it.
+    /// [`Operation::Linear`] of rows that every workgroup which reads them normalises first.
     NormedLinear {
-        /// Epsilon.
-        eps: f32,
+        /// What is done to the rows.
+        prologue: Prologue,
         /// The linear.
         linear: Box<Operation>,
     },

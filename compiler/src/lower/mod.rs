@@ -165,7 +165,6 @@ pub fn lower(body: &Graph, bounds: Bounds) -> Result<LoweredBody, LowerError> {
         body,
         bounds,
         inlined: inlined(body),
-        normed: linear::taken_norms(body, bounds.rows),
         calls: Vec::new(),
         values: Vec::new(),
         known: FxHashMap::default(),
@@ -215,8 +214,6 @@ struct Lowering<'b> {
     body: &'b Graph,
     bounds: Bounds,
     inlined: Vec<bool>,
-    /// For each node: it is a norm that all contractions that read it do themselves.
-    normed: Vec<bool>,
     calls: Vec<Call>,
     values: Vec<Value>,
     known: FxHashMap<Id, usize>,
@@ -226,7 +223,7 @@ impl Lowering<'_> {
     fn needs_call(&self, id: Id) -> bool {
         let node = self.body.node(id);
         let Some(t) = node.fact.tensor() else { return false };
-        let free = t.constant || self.inlined[usize::from(id)] || self.normed[usize::from(id)];
+        let free = t.constant || self.inlined[usize::from(id)];
         !free && !matches!(node.op, Op::Arg(_) | Op::Ids | Op::Positions | Op::BandMask(_) | Op::Slice(_))
     }
 
@@ -338,6 +335,7 @@ impl Lowering<'_> {
                 return self.cached_attention(id);
             }
             Op::Candidates([x, n]) => return self.candidates(id, x, n),
+            Op::First([pair]) | Op::Second([pair]) => return self.normed_linear(pair),
             _ => {}
         }
         let value = self.matrix(id)?;
@@ -404,6 +402,13 @@ impl Lowering<'_> {
             | Op::RepeatHeads(_)
             | Op::Softmax(_)
             | Op::BandMask(_)
+            | Op::NormedLinear(_)
+            | Op::NormedLinearPair(_)
+            | Op::Rms(_)
+            | Op::Layer(_)
+            | Op::Then(_)
+            | Op::First(_)
+            | Op::Second(_)
             | Op::Scores(_) => {
                 return Err(self.error(id, "no kernel computes it"));
             }

@@ -157,7 +157,8 @@ impl Plan {
 fn plan(graph: &Graph, id: Id) -> Option<Plan> {
     let int = |id: Id| match graph.node(id).fact {
         Fact::Int(i) => u64::try_from(i).ok(),
-        Fact::Tensor(_) | Fact::Term(_) | Fact::Real(_) | Fact::Size(_) | Fact::Cache(_) => None,
+        Fact::Tensor(_) | Fact::Term(_) | Fact::Prologue(_) | Fact::Pair(..) => None,
+        Fact::Real(_) | Fact::Size(_) | Fact::Cache(_) => None,
     };
     let shape = &graph.node(id).fact.tensor()?.shape;
     // A vector is one row of a matrix, so joining or cutting vectors is no matter of rows.

@@ -104,7 +104,8 @@ fn reads_at_element(operand: &Fact, width: Dim) -> bool {
     match operand {
         Fact::Real(_) => true,
         Fact::Tensor(t) => per_column(t) || one_row(t, width) || per_element(t),
-        Fact::Term(_) | Fact::Int(_) | Fact::Size(_) | Fact::Cache(_) => false,
+        Fact::Term(_) | Fact::Prologue(_) | Fact::Pair(..) => false,
+        Fact::Int(_) | Fact::Size(_) | Fact::Cache(_) => false,
     }
 }
 

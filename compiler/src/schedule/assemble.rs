@@ -152,7 +152,7 @@ pub fn assemble(
                 | Slot::K
                 | Slot::V
                 | Slot::Operand(_)
-                | Slot::Vector(_)
+                | Slot::Prologue(_)
                 | Slot::Vectors => {
                     let input = step.call.inputs.iter().find(|(s, _)| s == slot).map(|(_, input)| input);
                     match input.ok_or_else(|| ScheduleError::Missing(format!("{slot:?} of {}", composed.name)))? {

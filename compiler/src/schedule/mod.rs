@@ -223,7 +223,7 @@ fn describe(graph: &Graph, id: Id) -> String {
     match (&node.op, &node.fact) {
         (Op::Weight(w), _) => graph.declarations().weights[w.0 as usize].name.clone(),
         (op, Fact::Int(_) | Fact::Real(_) | Fact::Size(_) | Fact::Cache(_)) => op.name(),
-        (op, Fact::Tensor(_) | Fact::Term(_)) => {
+        (op, Fact::Tensor(_) | Fact::Term(_) | Fact::Prologue(_) | Fact::Pair(..)) => {
             let parts: Vec<_> = egg::Language::children(op).iter().map(|c| describe(graph, *c)).collect();
             format!("({} {})", op.name(), parts.join(" "))
         }
