@@ -4,7 +4,9 @@ use clap::{Args, Parser, Subcommand};
 use warpweft_compiler::rules::{RewriteError, RuleSet};
 use warpweft_runtime::AdapterChoice;
 
-use crate::commands::{bench, build, chat, devices, doctor, embed, eval, explain, fit, inspect, logits, pull, run};
+use crate::commands::{
+    bench, build, chat, devices, doctor, embed, eval, explain, fit, inspect, logits, pull, report, run,
+};
 use crate::units::parse_bytes;
 
 /// Compile a transformer once, run it on any GPU.
@@ -49,6 +51,7 @@ pub(crate) enum Command {
     Eval(eval::Eval),
     Inspect(inspect::Inspect),
     Explain(explain::Explain),
+    Report(report::Report),
     Fit(fit::Fit),
     Bench(bench::Bench),
     Devices(devices::Devices),
