@@ -89,6 +89,7 @@ pub fn verify(graph: &Graph, form: Form) -> Result<(), VerifyError> {
 
 fn legal(op: &Op, fact: &Fact, form: Form) -> bool {
     match op {
+        Op::HeadLinear(_) => form == Form::Extracted,
         Op::Linear(_) | Op::LinearPair(_) | Op::HeadNorm(_) | Op::Scores(_) | Op::Attention(_) | Op::Acc2 => match op {
             Op::Scores(_) => false,
             _ => form == Form::Extracted,
@@ -225,6 +226,7 @@ fn row_kind(graph: &Graph, kinds: &[RowKind], op: &Op) -> Result<RowKind, &'stat
         | Op::L2Norm(_)
         | Op::Rope(_)
         | Op::HeadNorm(_)
+        | Op::HeadLinear(_)
         | Op::Linear(_)
         | Op::LinearPair(_) => combine(&op.children().iter().map(kind).collect::<Vec<_>>()),
     }

@@ -7,6 +7,7 @@ mod attention;
 mod call;
 mod heads;
 mod linear;
+mod per_head;
 mod windows;
 
 use egg::{Id, Language};
@@ -348,6 +349,7 @@ impl Lowering<'_> {
         let call = match op {
             Op::Linear([x, w, term]) => self.linear(x, w, None, term, value)?,
             Op::LinearPair([x, w, w2, term]) => self.linear(x, w, Some(w2), term, value)?,
+            Op::HeadLinear(operands) => self.head_linear(id, operands, value)?,
             Op::Attention([q, k, v, heads, kv_heads, term]) => {
                 let (h, g) = (self.int(heads)?, self.int(kv_heads)?);
                 let (q, mq) = b.activation(Slot::Q, q)?;

@@ -8,6 +8,7 @@ mod analysis;
 mod attention;
 mod conditions;
 mod epilogue;
+mod latent;
 mod linear;
 mod merge;
 mod saturate;
@@ -111,7 +112,7 @@ fn line(
 /// # Errors
 /// When a line does not parse; a bug.
 pub fn table() -> Table {
-    let themes = [linear::rules(), epilogue::rules(), attention::rules(), scale::rules()];
+    let themes = [linear::rules(), epilogue::rules(), attention::rules(), scale::rules(), latent::rules()];
     let mut rules = Vec::new();
     for theme in themes {
         rules.extend(theme?);
