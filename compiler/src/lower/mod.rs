@@ -263,6 +263,7 @@ impl Lowering<'_> {
         let rows = match rows {
             d if d == Dim::TOKENS => Rows::Tokens,
             d if d == Dim::SEQUENCES => Rows::Sequences,
+            d if d == Dim::CONTEXT => return Err(self.error(id, "no kernel computes it for the rows of a cache")),
             _ => return Err(self.error(id, "its rows are neither tokens nor sequences")),
         };
         Ok(Value::of_step(self.size("a width", width)?, rows))

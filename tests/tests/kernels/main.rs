@@ -7,6 +7,7 @@ mod candidates;
 mod data;
 mod heads;
 mod linear;
+mod per_head;
 mod rowwise;
 
 use std::hash::{Hash, Hasher};

@@ -1,7 +1,7 @@
 // Linear per head: out[m, h·N + n] = Σ_k x[m, h·K + k] · w[h·N + n, k]
 //
-// x [M, heads · K], w [heads · N, K], out [M, heads · N]. An invocation computes four columns of a row, each of which knows
-// its head.
+// x [M, heads · K], w [heads · N, K], out [M, heads · N]. An invocation computes four columns of a row, which need
+// not be of one head.
 
 //# slot constants
 const T: u32 = 64u; // invocations
@@ -36,17 +36,6 @@ fn store(m: u32, n4: u32, value: vec4<f32>) {
 }
 //# end
 
-fn column(m: u32, n: u32) -> f32 {
-    let row = min(n, ROWS_W - 1u);
-    let first = row / N * K4;
-    var acc = 0.0;
-    //# trips K4
-    for (var k4 = 0u; k4 < K4; k4++) {
-        acc += dot(load_x(m, first + k4), load_w(row, k4));
-    }
-    return acc;
-}
-
 @compute @workgroup_size(T)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) index: u32) {
     let m = group.y;
@@ -54,6 +43,15 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     if (!kept(m) || column4 >= COLUMNS4) {
         return;
     }
-    let n = 4u * column4;
-    store(m, column4, vec4<f32>(column(m, n), column(m, n + 1u), column(m, n + 2u), column(m, n + 3u)));
+    let n = min(4u * column4 + vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>(ROWS_W - 1u));
+    let first = n / N * K4;
+    var acc = vec4<f32>(0.0);
+    //# trips K4
+    for (var k4 = 0u; k4 < K4; k4++) {
+        acc.x += dot(load_x(m, first.x + k4), load_w(n.x, k4));
+        acc.y += dot(load_x(m, first.y + k4), load_w(n.y, k4));
+        acc.z += dot(load_x(m, first.z + k4), load_w(n.z, k4));
+        acc.w += dot(load_x(m, first.w + k4), load_w(n.w, k4));
+    }
+    store(m, column4, acc);
 }
