@@ -96,3 +96,16 @@ pub fn random_values(graph: &Graph, tokens: usize, magnitudes: Magnitudes, rando
     let caches = declarations.caches.iter().map(|c| tensor(&cache(c.width), DType::F32));
     Values { weights, args, caches: caches.collect(), ids: (0..tokens as u32).map(|i| i * 7 % 13).collect() }
 }
+
+/// The greatest difference, in units of the largest element; infinite where one side alone is not finite.
+pub fn distance(a: &Tensor, b: &Tensor) -> f64 {
+    assert_eq!(a.shape, b.shape);
+    let finite = |t: &Tensor| t.data.iter().filter(|x| x.is_finite()).map(|x| f64::from(x.abs())).fold(0.0, f64::max);
+    let scale = finite(a).max(f64::MIN_POSITIVE);
+    let off = |(x, y): (&f32, &f32)| match () {
+        () if x.to_bits() == y.to_bits() || (x.is_nan() && y.is_nan()) => 0.0,
+        () if x.is_finite() && y.is_finite() => f64::from((x - y).abs()) / scale,
+        () => f64::INFINITY,
+    };
+    a.data.iter().zip(&b.data).map(off).fold(0.0, f64::max)
+}

@@ -7,7 +7,7 @@ use std::fmt::Write;
 
 use warpweft_compiler::graph::Graph;
 use warpweft_compiler::target::Target;
-use warpweft_compiler::{Options, WeightChoice, compile};
+use warpweft_compiler::{Compiled, Options, WeightChoice, compile};
 use warpweft_models::import;
 use warpweft_plan::{Model, OutputKind, Plan, Program, Role, Sizes};
 use warpweft_tests::{compiled, fixture};
@@ -40,10 +40,18 @@ fn shaders() {
     }
 }
 
-fn summary(plan: &Plan) -> String {
+fn summary(compiled: &Compiled) -> String {
+    let plan = &compiled.plan;
+    let e_nodes = compiled.phases.iter().map(|report| report.e_nodes).max().unwrap();
     let mut text = String::new();
     let weights: u64 = plan.tensors.iter().map(|t| t.bytes().unwrap()).sum();
-    writeln!(text, "{} tensors, {weights} bytes; {} kernels", plan.tensors.len(), plan.kernels.len()).unwrap();
+    writeln!(
+        text,
+        "{} tensors, {weights} bytes; {} kernels; {e_nodes} e-nodes",
+        plan.tensors.len(),
+        plan.kernels.len()
+    )
+    .unwrap();
     for program in &plan.programs {
         writeln!(text, "{}", program_line(plan, program)).unwrap();
     }
@@ -75,10 +83,22 @@ fn program_line(plan: &Plan, program: &Program) -> String {
 #[test]
 fn plans() {
     let encoders = ["bert", "bert-mlm", "roberta", "xlm-roberta", "distilbert", "modernbert"];
-    let decoders = ["llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3", "phi3", "gpt2", "gpt_neox"];
+    let decoders = [
+        "llama",
+        "llama-sharded",
+        "llama-yarn",
+        "mistral",
+        "qwen2",
+        "qwen3",
+        "gemma2",
+        "gemma3",
+        "phi3",
+        "gpt2",
+        "gpt_neox",
+    ];
     for name in encoders.into_iter().chain(decoders) {
         let model = import(&fixture(name)).unwrap();
-        insta::assert_snapshot!(name, summary(&compiled(&model, &[], WeightChoice::Keep).plan));
+        insta::assert_snapshot!(name, summary(&compiled(&model, &[], WeightChoice::Keep)));
     }
 }
 

@@ -95,6 +95,10 @@ impl CostModel<'_> {
                 }
                 tensors.iter().skip(1).map(|(_, t)| size(t) * rows).sum()
             }
+            Op::HeadLinear([_, _, heads]) => match fact(*heads)? {
+                Fact::Int(heads) => size(tensors.first()?.1) * self.value(result.shape[1]) / *heads as f64,
+                _ => return None,
+            },
             // Each query meets each key twice: for its score and for its value.
             Op::Attention([_, k, ..]) => {
                 let keys = fact(*k)?.tensor()?.shape.first().copied().unwrap_or_default();

@@ -3,7 +3,9 @@
 //! A node that several others use is paid once, so this is a choice over DAGs: a greedy pass (each class takes the node
 //! whose set of needed classes is cheapest) and then a descent by two moves: one class takes another node, or *all* the
 //! classes that could use some class take it up together. The second is what makes merged contractions win: a column
-//! window of a big product is dearer than a small product until all its siblings are windows too.
+//! window of a big product is dearer than a small product until all its siblings are windows too. The descent starts twice,
+//! from the greedy choice and from the one where all windows are taken: a program that no single move away from the first
+//! improves may be dearer than one that needs several windows first.
 
 mod cost;
 mod normed;
@@ -57,7 +59,12 @@ pub fn extract(saturated: &Saturated, model: &CostModel<'_>) -> Result<Extracted
             return Err(ExtractError::NoKernel { op: search.culprit(root, &choice) });
         }
     }
-    let cost = search.descend(&mut choice, &saturated.roots);
+    let mut wide = search.with_windows(&choice);
+    let mut cost = search.descend(&mut choice, &saturated.roots);
+    let other = search.descend(&mut wide, &saturated.roots);
+    if other < cost * (1.0 - 1e-9) {
+        (choice, cost) = (wide, other);
+    }
     let mut builder = Builder {
         egraph: &saturated.egraph,
         choice: &choice,
@@ -144,6 +151,35 @@ impl<'e> Search<'e> {
                 return sets.into_iter().map(|(class, (node, _, _))| (class, node)).collect();
             }
         }
+    }
+
+    /// The choice with a column window wherever there is one.
+    fn with_windows(&self, choice: &Choice) -> Choice {
+        let mut wide = choice.clone();
+        for &class in &self.classes {
+            let nodes = self.nodes.get(&class).into_iter().flatten().map(|(node, _)| node);
+            let window = nodes.filter(|n| matches!(n, Op::Slice(_))).find(|n| self.is_acyclic(&wide, class, n));
+            if let Some(window) = window {
+                wide.insert(class, window.clone());
+            }
+        }
+        wide
+    }
+
+    /// Whether a class can take a node without coming to need itself.
+    fn is_acyclic(&self, choice: &Choice, class: Id, node: &Op) -> bool {
+        let mut seen: FxHashSet<Id> = FxHashSet::default();
+        let mut open: Vec<Id> = node.children().to_vec();
+        while let Some(at) = open.pop() {
+            if at == class {
+                return false;
+            }
+            if seen.insert(at) {
+                let Some(node) = choice.get(&at) else { return false };
+                open.extend(node.children());
+            }
+        }
+        true
     }
 
     /// Improves a choice until neither move helps; gives the cost of what the roots need.

@@ -303,6 +303,23 @@ impl<'a, F: Fn(Id) -> &'a Fact> Infer<'_, F> {
                 self.term(*term, &shape, false)?;
                 tensor(shape, DType::F32, false)
             }
+            Op::HeadLinear([x, w, heads]) => {
+                let (x, w, heads) = (self.tensor(*x)?, self.tensor(*w)?, self.positive(*heads)?);
+                let [rows, width] = matrix(x)?;
+                let (of_heads, k) = match w.shape.as_slice() {
+                    [n, k] => (n.as_constant(), *k),
+                    [h, n, k] if *h == heads.into() => (n.as_constant().and_then(|n| n.checked_mul(heads)), *k),
+                    _ => (None, Dim::default()),
+                };
+                match of_heads.filter(|n| n % heads == 0) {
+                    Some(n) if w.constant && width == k * heads => tensor(vec![rows, n.into()], DType::F32, false),
+                    _ => Err(format!(
+                        "{heads} heads of {} and a weight {} do not contract",
+                        show(&x.shape),
+                        show(&w.shape)
+                    )),
+                }
+            }
             Op::LinearPair([x, a, b, term]) => {
                 let shape = self.linear_pair(*x, *a, *b)?;
                 self.term(*term, &shape, true)?;

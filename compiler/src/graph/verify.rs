@@ -96,6 +96,7 @@ fn legal(op: &Op, fact: &Fact, form: Form) -> bool {
         | Op::Then(_)
         | Op::First(_)
         | Op::Second(_) => form == Form::Extracted,
+        Op::HeadLinear(_) => form == Form::Extracted,
         Op::Linear(_) | Op::LinearPair(_) | Op::HeadNorm(_) | Op::Scores(_) | Op::Attention(_) | Op::Acc2 => match op {
             Op::Scores(_) => false,
             _ => form == Form::Extracted,
@@ -233,6 +234,7 @@ fn row_kind(graph: &Graph, kinds: &[RowKind], op: &Op) -> Result<RowKind, &'stat
         | Op::L2Norm(_)
         | Op::Rope(_)
         | Op::HeadNorm(_)
+        | Op::HeadLinear(_)
         | Op::Linear(_)
         | Op::LinearPair(_)
         | Op::NormedLinear(_)

@@ -5,7 +5,7 @@ use warpweft_plan::{Binding, Dim, Groups};
 use super::candidates::{chunk_of_candidates, merge_candidates};
 use super::interface::{Bound, Interface};
 use super::spec::Operation;
-use super::{KernelError, attention, cached, heads, linear, rowwise, template, unroll, validate};
+use super::{KernelError, attention, cached, heads, linear, per_head, rowwise, template, unroll, validate};
 use crate::target::Target;
 
 /// What a binding of a composed kernel is for.
@@ -130,6 +130,7 @@ pub fn candidates(operation: &Operation, target: &Target, rows: RowRange) -> Res
         Operation::Normalize { .. } => rowwise::normalize_candidates(operation, target, rows)?,
         Operation::CachedAttention { .. } => cached::candidates(operation, target, rows)?,
         Operation::Map { .. }
+        | Operation::PerHead { .. }
         | Operation::Pool { .. }
         | Operation::Heads { .. }
         | Operation::CombineAttention { .. }
@@ -163,6 +164,10 @@ pub fn compose(operation: &Operation, choice: Choice, target: &Target) -> Result
 fn only(operation: &Operation, target: &Target) -> Result<Composed, KernelError> {
     match operation {
         Operation::Map { width, term, operands, rows } => rowwise::map((*width, term, operands, *rows), target),
+        Operation::PerHead { x, heads, n, format, rows } => {
+            let (x, heads, n, format, rows) = (*x, *heads, *n, *format, *rows);
+            per_head::dot(per_head::PerHead { x, heads, n, format, rows }, target)
+        }
         Operation::Pool { pool, x, max_context } => rowwise::pool((*pool, *x, *max_context), target),
         Operation::Heads { parts, vector } => heads::ready(parts, *vector, target),
         Operation::CombineAttention { .. } => cached::combine(operation, target),
@@ -239,7 +244,8 @@ mod tests {
     use crate::formats::Format;
     use crate::kernels::spec::*;
 
-    const FILES: [(&str, &str); 16] = [
+    const FILES: [(&str, &str); 17] = [
+        ("per-head/dot", include_str!("per-head/dot.wgsl")),
         ("linear/broadcast_tile", include_str!("linear/broadcast_tile.wgsl")),
         ("linear/workgroup_tile", include_str!("linear/workgroup_tile.wgsl")),
         ("linear/split_dot", include_str!("linear/split_dot.wgsl")),
@@ -328,6 +334,13 @@ mod tests {
                 rows: Rows::Sequences,
             },
         ];
+        operations.extend(Format::ALL.map(|format| Operation::PerHead {
+            x: View { width: 36, stride: 64, offset: 5 },
+            heads: 3,
+            n: 7,
+            format,
+            rows: Rows::Tokens,
+        }));
         operations.extend(Format::ALL.map(|f| linear(f, false, gelu.clone(), vec![Operand::Vector])));
         for pool in [Pool::Mean, Pool::First, Pool::Max, Pool::Last] {
             operations.push(Operation::Pool { pool, x: View::whole(20), max_context: 512 });

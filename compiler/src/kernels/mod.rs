@@ -11,6 +11,7 @@ mod constant;
 pub mod heads;
 mod interface;
 mod linear;
+mod per_head;
 mod prologue;
 mod rowwise;
 pub mod spec;

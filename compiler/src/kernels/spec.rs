@@ -286,6 +286,19 @@ pub enum Operation {
         /// The linear.
         linear: Box<Operation>,
     },
+    /// For each head h, `out[m, h·n + i] = Σ_k x[m, h·K + k] · w[h·n + i, k]`.
+    PerHead {
+        /// The activations, `[rows, heads · K]`.
+        x: View,
+        /// Heads.
+        heads: u32,
+        /// Columns of a head of the result.
+        n: u32,
+        /// How the weight is stored.
+        format: Format,
+        /// What a row is.
+        rows: Rows,
+    },
     /// For each head, `softmax_j(term(q_i · k_j)) v_j` over the keys of the row's own sequence.
     Attention(Attention),
     /// `out = epilogue(norm(input))` over each row.
@@ -392,6 +405,7 @@ impl Operation {
     pub fn row_range(&self, tokens: RowRange) -> RowRange {
         let rows = match self {
             Operation::Linear { rows, .. }
+            | Operation::PerHead { rows, .. }
             | Operation::Normalize { rows, .. }
             | Operation::Map { rows, .. }
             | Operation::CandidateChunks { rows, .. }

@@ -128,6 +128,11 @@ impl<'l> CallBuilder<'l> {
             [rows, width] => {
                 (self.lowering.size("a weight's rows", rows)?, self.lowering.size("a weight's width", width)?)
             }
+            // Of each head, one below the other.
+            [heads, rows, width] => (
+                self.lowering.size("a weight's rows", rows * heads.as_constant().unwrap_or(0))?,
+                self.lowering.size("a weight's width", width)?,
+            ),
             _ => return Err(self.lowering.error(id, "a weight matrix was expected")),
         };
         let format = Format::of(t.dtype).ok_or_else(|| self.lowering.error(id, "a weight is a float"))?;

@@ -7,6 +7,7 @@ mod attention;
 mod call;
 mod heads;
 mod linear;
+mod per_head;
 mod windows;
 
 use egg::{Id, Language};
@@ -259,6 +260,7 @@ impl Lowering<'_> {
         let rows = match rows {
             d if d == Dim::TOKENS => Rows::Tokens,
             d if d == Dim::SEQUENCES => Rows::Sequences,
+            d if d == Dim::CONTEXT => return Err(self.error(id, "no kernel computes it for the rows of a cache")),
             _ => return Err(self.error(id, "its rows are neither tokens nor sequences")),
         };
         Ok(Value::of_step(self.size("a width", width)?, rows))
@@ -346,6 +348,7 @@ impl Lowering<'_> {
         let call = match op {
             Op::Linear([x, w, term]) => self.linear(x, w, None, term, value)?,
             Op::LinearPair([x, w, w2, term]) => self.linear(x, w, Some(w2), term, value)?,
+            Op::HeadLinear(operands) => self.head_linear(id, operands, value)?,
             Op::Attention([q, k, v, heads, kv_heads, term]) => {
                 let (h, g) = (self.int(heads)?, self.int(kv_heads)?);
                 let (q, mq) = b.activation(Slot::Q, q)?;

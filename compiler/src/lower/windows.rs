@@ -44,6 +44,18 @@ pub(super) fn split(call: Call, binding_bytes: u64) -> Result<Vec<Call>, LowerEr
             }
             Ok(calls)
         }
+        Operation::PerHead { x, heads, n, format, .. } => {
+            let row_bytes = padded(x.width / heads) * u64::from(format.bytes());
+            let all = u64::from(heads * n);
+            match window(all, row_bytes, binding_bytes)? {
+                rows if rows == all => Ok(vec![call]),
+                rows => Err(LowerError::Size {
+                    what: "rows of a weight of heads, of which none can be left out,".into(),
+                    size: all as i64,
+                    limit: rows as i64,
+                }),
+            }
+        }
         Operation::NormedLinear { .. }
         | Operation::Attention(_)
         | Operation::Pool { .. }

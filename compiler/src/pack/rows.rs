@@ -163,7 +163,9 @@ fn plan(graph: &Graph, id: Id) -> Option<Plan> {
     let shape = &graph.node(id).fact.tensor()?.shape;
     // A vector is one row of a matrix, so joining or cutting vectors is no matter of rows.
     let is_matrix = shape.len() == 2;
-    let rows = if is_matrix { u64::try_from(shape[0].as_constant()?).ok()? } else { 1 };
+    // Matrices of heads stand one below the other.
+    let sizes = shape.iter().rev().skip(1).map(|d| u64::try_from(d.as_constant()?).ok());
+    let rows = sizes.product::<Option<u64>>()?;
     match &graph.node(id).op {
         Op::Weight(w) => {
             let decl = &graph.declarations().weights[w.0 as usize];

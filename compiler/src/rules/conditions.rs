@@ -40,6 +40,8 @@ pub enum Condition {
         /// The weight, `[n, k]`.
         weight: Var,
     },
+    /// A weight `[n, k]` with more rows than columns: what it makes is wider than what it reads.
+    Widens(Var),
     /// A tensor of f32: what a product with f32 can replace without taking more bytes.
     Wide(Var),
     /// A scalar.
@@ -84,6 +86,10 @@ impl Condition {
             Condition::SameShape(a, b) => tensor(a).zip(tensor(b)).is_some_and(|(a, b)| a.shape == b.shape),
             Condition::ColumnScale { scale, weight } => tensor(scale).zip(tensor(weight)).is_some_and(|(s, w)| {
                 s.constant && w.constant && w.shape.len() == 2 && s.shape.as_slice() == &w.shape[1..]
+            }),
+            Condition::Widens(w) => tensor(w).is_some_and(|t| match t.shape.as_slice() {
+                [n, k] => n.as_constant() > k.as_constant(),
+                _ => false,
             }),
             Condition::Wide(w) => tensor(w).is_some_and(|t| t.dtype == DType::F32),
             Condition::Scalar(s) => matches!(fact(s), Some(Fact::Real(_))),

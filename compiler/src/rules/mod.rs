@@ -8,6 +8,7 @@ mod analysis;
 mod attention;
 mod conditions;
 mod epilogue;
+mod latent;
 mod linear;
 mod merge;
 mod norm;
@@ -115,7 +116,8 @@ fn line(
 /// # Errors
 /// When a line does not parse; a bug.
 pub fn table() -> Table {
-    let themes = [linear::rules(), epilogue::rules(), attention::rules(), scale::rules(), norm::rules()];
+    let themes =
+        [linear::rules(), epilogue::rules(), attention::rules(), scale::rules(), latent::rules(), norm::rules()];
     let mut rules = Vec::new();
     for theme in themes {
         rules.extend(theme?);

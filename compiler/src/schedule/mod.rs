@@ -147,7 +147,9 @@ impl Shared {
         expression.add_output("value", value);
         let t = body.tensor(weight.node)?;
         let shape = match weight.layout {
-            Layout::Matrix => [elements(t.shape.first()), elements(t.shape.last())],
+            Layout::Matrix => {
+                [t.shape.iter().rev().skip(1).map(|d| elements(Some(d))).product(), elements(t.shape.last())]
+            }
             Layout::Vector => [1, elements(t.shape.last())],
         };
         let problem = || FactError { op: "weight".into(), problem: format!("{} is no float", t.dtype) };

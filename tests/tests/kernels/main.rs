@@ -7,6 +7,7 @@ mod candidates;
 mod data;
 mod heads;
 mod linear;
+mod per_head;
 mod prologue;
 mod rowwise;
 

@@ -319,6 +319,7 @@ impl<'g> Evaluator<'g> {
             Op::FirstRow([x]) => reduce::first_row(self.get(*x)?),
             Op::MaxPool([x]) => reduce::max_pool(self.get(*x)?),
             Op::Linear([x, w, term]) => self.term(*term, &contract::linear(self.get(*x)?, self.get(*w)?), None)?,
+            Op::HeadLinear([x, w, heads]) => contract::head_linear(self.get(*x)?, self.get(*w)?, self.int(*heads)),
             Op::LinearPair([x, a, b, term]) => {
                 let (x, a, b) = (self.get(*x)?, self.get(*a)?, self.get(*b)?);
                 self.term(*term, &contract::linear(x, a), Some(&contract::linear(x, b)))?
