@@ -7,8 +7,9 @@ use warpweft_plan::{Access, Dim, Groups};
 use super::KernelError;
 use super::attention::{Attention, Band, load_head, split_mask, store_head};
 use super::compose::{Algorithm, Choice, Composed, Draft, RowRange, Slot};
-use super::interface::{Interface, store_view, view_type};
-use super::spec::{Operation, Split, Term, View};
+use super::fresh::ADDING;
+use super::interface::{Interface, store_columns, store_view, view_type};
+use super::spec::{Fresh, Operation, Split, Term, View};
 use super::term::expression;
 use crate::target::Target;
 
@@ -41,6 +42,9 @@ const CHUNK: u32 = 256;
 /// The most chunks of a context.
 const MOST_CHUNKS: u32 = 64;
 
+/// What making a column ready costs, in multiply-adds: its loads, and its share of a sine and a cosine.
+const READY: f64 = 24.0;
+
 /// Contexts up to here are attended to at once.
 const SHORT: u32 = 512;
 
@@ -68,14 +72,18 @@ impl Operation {
 struct Cached {
     core: Attention,
     split: Option<Split>,
+    fresh: Option<Fresh>,
 }
 
 impl Cached {
     fn of(operation: &Operation) -> Result<Cached, KernelError> {
-        let Operation::CachedAttention { split, .. } = operation else {
+        let Operation::CachedAttention { attention, fresh, split } = operation else {
             return Err(KernelError::Algorithm("cached attention for another operation".to_owned()));
         };
-        Ok(Cached { core: Attention::of(operation)?, split: *split })
+        if let Some(fresh) = fresh {
+            fresh.check(attention)?;
+        }
+        Ok(Cached { core: Attention::of(operation)?, split: *split, fresh: *fresh })
     }
 
     /// Query heads that read the same keys.
@@ -92,9 +100,11 @@ impl Cached {
         }
     }
 
-    /// q, k, v, rows, sequences, pages, out, step.
-    fn interface(&self) -> Result<Interface, KernelError> {
-        let mut interface = Interface::default();
+    /// q, k, v, rows, sequences, pages; or what rows that are not ready need.
+    fn inputs(&self, interface: &mut Interface) -> Result<(), KernelError> {
+        if let Some(fresh) = self.fresh {
+            return fresh.bind([self.core.k, self.core.v], interface);
+        }
         for (slot, name, view, dim, exact) in [
             (Slot::Q, "q", self.core.q, self.core.head_dim(), true),
             (Slot::K, "k", self.core.k, self.core.head_dim(), false),
@@ -107,6 +117,13 @@ impl Cached {
         interface.rows_table();
         interface.bind(Slot::Sequences, "sequences", Access::Read, "array<vec4<u32>>");
         interface.bind(Slot::Pages, "pages", Access::Read, "array<u32>");
+        Ok(())
+    }
+
+    /// The inputs, then out and step.
+    fn interface(&self) -> Result<Interface, KernelError> {
+        let mut interface = Interface::default();
+        self.inputs(&mut interface)?;
         interface.function(key_range(self.core.band));
         let mut functions = BTreeSet::new();
         let value = expression(&self.core.logit, &[], &mut functions)?;
@@ -133,15 +150,28 @@ impl Cached {
     fn range(&self, rows: u32) -> Option<String> {
         let row =
             "let m0 = group.x;\nif (m0 >= step.x) {\n    return;\n}\nlet last = m0;\nlet sequence = rows[m0].w;\n";
+        // Keys of before the step end where the step's own rows begin.
+        let (stop, before) = match self.fresh {
+            Some(_) => ("stop", "\nlet own = sequences[sequence];\nlet end = min(stop, own.z);"),
+            None => ("end", ""),
+        };
         match self.split {
             Some(_) => Some(format!(
                 "{row}let chunk = first_key(m0) / CHUNK + group.z;
 let begin = max(first_key(m0), chunk * CHUNK);
-let end = min(end_key(m0), chunk * CHUNK + CHUNK);
-if (begin >= end) {{\n    return;\n}}"
+let {stop} = min(end_key(m0), chunk * CHUNK + CHUNK);
+if (begin >= {stop}) {{\n    return;\n}}{before}"
             )),
-            None if rows == 1 => Some(format!("{row}let begin = first_key(m0);\nlet end = end_key(m0);")),
+            None if rows == 1 => Some(format!("{row}let begin = first_key(m0);\nlet {stop} = end_key(m0);{before}")),
             None => None,
+        }
+    }
+
+    /// An error for a tile of several rows, where each row has to be made ready.
+    fn check_tile(&self, rows: u32) -> Result<(), KernelError> {
+        match self.fresh.is_some() && rows != 1 {
+            true => Err(KernelError::Algorithm(format!("for {rows} rows that are made ready"))),
+            false => Ok(()),
         }
     }
 
@@ -164,7 +194,10 @@ if (begin >= end) {{\n    return;\n}}"
     }
 
     fn bytes(&self) -> Dim {
-        let width = self.core.q.width + self.core.k.width + self.core.v.width + self.core.heads * self.core.value_dim();
+        let caches = self.core.k.width + self.core.v.width;
+        // Read as they are, and written to the caches.
+        let appended = if self.fresh.is_some() { caches } else { 0 };
+        let width = self.core.q.width + caches + appended + self.core.heads * self.core.value_dim();
         Dim::TOKENS * (4 * i64::from(width))
     }
 
@@ -175,7 +208,8 @@ if (begin >= end) {{\n    return;\n}}"
         };
         let band = self.core.band.before.map_or(String::new(), |before| format!("_window{before}"));
         let chunk = self.split.map_or(String::new(), |s| format!("_chunks{}", s.keys));
-        format!("cached_attention_{heads}x{}{band}{chunk}_{tile}", self.core.head_dim())
+        let fresh = if self.fresh.is_some() { "_fresh" } else { "" };
+        format!("cached_attention_{heads}x{}{band}{chunk}{fresh}_{tile}", self.core.head_dim())
     }
 
     /// vec4s of columns of q and k in one iteration: a divisor of all, few enough iterations for the longest contexts.
@@ -195,11 +229,7 @@ fn store(heads: u32, dim: u32, interface: &mut Interface) -> &'static str {
         interface.function(text.replace("fn store(", "fn store_out(") + "\n" + &store_head(&call));
         return kind;
     }
-    let mut body = format!("    let i = m * {}u + head * {dim}u + 4u * d4;\n", out.stride);
-    for (j, part) in ["x", "y", "z", "w"].iter().enumerate() {
-        body += &format!("    if (4u * d4 + {j}u < {dim}u) {{\n        out[i + {j}u] = value.{part};\n    }}\n");
-    }
-    interface.function(store_head(&body));
+    interface.function(store_head(&store_columns("out", out.stride, dim)));
     "array<f32>"
 }
 
@@ -234,7 +264,16 @@ pub(crate) fn candidates(operation: &Operation, target: &Target, rows: RowRange)
     let work = f64::from(cached.core.heads) * dims * typical * keys;
     let rates = &target.rates;
     let mut choices = Vec::new();
-    let tiles: &[u32] = if cached.split.is_some() || rows.max == Some(1) { &[1] } else { &[1, 2, 4, 8, 16] };
+    let one = cached.split.is_some() || cached.fresh.is_some() || rows.max == Some(1);
+    let tiles: &[u32] = if one { &[1] } else { &[1, 2, 4, 8, 16] };
+    // A column that is made ready, in multiply-adds; each tile makes its own.
+    let ready = |heads: u32| match cached.fresh {
+        Some(_) => {
+            let columns = heads * cached.core.head_dim() + cached.core.head_dim() + cached.core.value_dim();
+            READY * f64::from(cached.core.heads / heads * columns) * typical / rates.fmas
+        }
+        None => 0.0,
+    };
     for &tile_rows in tiles {
         for heads in together(cached.group()) {
             let reuse = f64::from(tile_rows * heads);
@@ -245,12 +284,12 @@ pub(crate) fn candidates(operation: &Operation, target: &Target, rows: RowRange)
                 let broadcasts = rates.broadcast * 0.25;
                 let c4 = f64::from(cached.core.value_dim().div_ceil(4).div_ceil(lanes));
                 let spill = (4.0 * reuse * (2.0 + c4) / f64::from(rates.registers)).max(1.0);
-                let seconds = work * (spill + loads + broadcasts) * waste / rates.fmas;
+                let seconds = work * (spill + loads + broadcasts) * waste / rates.fmas + ready(heads);
                 let algorithm = Algorithm::CachedBroadcast(CachedTile { rows: tile_rows, heads, keys4: 1 });
                 choices.push(Choice { algorithm, seconds });
             }
             let each = 1.0 + rates.load / 4.0 + 2.0 * rates.load / (4.0 * reuse) + rates.workgroup_load;
-            let seconds = work * each * waste / rates.fmas;
+            let seconds = work * each * waste / rates.fmas + ready(heads);
             let algorithm = Algorithm::CachedWorkgroup(CachedWorkgroup { rows: tile_rows, heads });
             choices.push(Choice { algorithm, seconds });
         }
@@ -264,8 +303,9 @@ pub(crate) fn broadcast(operation: &Operation, tile: CachedTile, target: &Target
     let lanes = target.subgroup_size.ok_or_else(|| KernelError::Algorithm("with subgroups".to_owned()))?;
     let CachedTile { rows, heads, keys4 } = tile;
     let (d4, dv4) = (cached.core.head_dim().div_ceil(4), cached.core.value_dim().div_ceil(4));
+    cached.check_tile(rows)?;
     let columns = cached.columns();
-    let mut slots = Vec::new();
+    let mut slots = cached.fresh.map_or_else(Vec::new, |fresh| fresh.broadcast());
     if lanes > 8 {
         // Written out, the lanes of a large subgroup make too long a text.
         slots.push(("lanes", "//# trips S".to_owned()));
@@ -283,23 +323,27 @@ if (lane == 0u) {
 }";
         slots.push(("result", text.to_owned()));
     }
+    let mut constants = vec![
+        ("S", lanes, "lanes of a subgroup"),
+        ("ROWS", rows, "rows of a tile"),
+        ("HEADS", heads, "heads of a tile"),
+        ("B", keys4, "vec4s of keys of a lane"),
+        ("U", columns, "vec4s of columns of q and k in one iteration"),
+        ("X", (rows * heads * columns).div_ceil(lanes), "vec4s of q that a lane reads in one iteration"),
+        ("D4", d4, "vec4s of columns of a head of q and k"),
+        ("DV4", dv4, "vec4s of columns of a head of v"),
+        ("C4", dv4.div_ceil(lanes), "vec4s of columns of a lane"),
+        ("G", cached.group(), "heads of q for one of k and v"),
+        ("BLOCKS", cached.span(rows).div_ceil(4 * keys4 * lanes), "the most blocks of keys"),
+        ("CHUNK", cached.split.map_or(cached.core.max_context, |s| s.keys), "keys of a chunk of the context"),
+    ];
+    if cached.fresh.is_some() {
+        constants.push(("L4", d4.div_ceil(lanes), "vec4s of columns of q and k of a lane"));
+    }
     Draft {
         name: cached.name(&format!("broadcast{lanes}_{rows}x{heads}x{}", keys4 * 4 * lanes)),
         source: include_str!("attention/cached_broadcast.wgsl"),
-        constants: vec![
-            ("S", lanes, "lanes of a subgroup"),
-            ("ROWS", rows, "rows of a tile"),
-            ("HEADS", heads, "heads of a tile"),
-            ("B", keys4, "vec4s of keys of a lane"),
-            ("U", columns, "vec4s of columns of q and k in one iteration"),
-            ("X", (rows * heads * columns).div_ceil(lanes), "vec4s of q that a lane reads in one iteration"),
-            ("D4", d4, "vec4s of columns of a head of q and k"),
-            ("DV4", dv4, "vec4s of columns of a head of v"),
-            ("C4", dv4.div_ceil(lanes), "vec4s of columns of a lane"),
-            ("G", cached.group(), "heads of q for one of k and v"),
-            ("BLOCKS", cached.span(rows).div_ceil(4 * keys4 * lanes), "the most blocks of keys"),
-            ("CHUNK", cached.split.map_or(cached.core.max_context, |s| s.keys), "keys of a chunk of the context"),
-        ],
+        constants,
         slots,
         interface: cached.interface()?,
         workgroup: lanes,
@@ -321,7 +365,9 @@ pub(crate) fn workgroup(
     let (d4, dv4) = (cached.core.head_dim().div_ceil(4), cached.core.value_dim().div_ceil(4));
     let vectors = (rows * heads).next_power_of_two();
     let keys = 32.max(INVOCATIONS / vectors);
-    let mut slots: Vec<(&'static str, String)> = cached.range(rows).map(|text| ("range", text)).into_iter().collect();
+    cached.check_tile(rows)?;
+    let mut slots = cached.fresh.map_or_else(Vec::new, |fresh| fresh.workgroup());
+    slots.extend(cached.range(rows).map(|text| ("range", text)));
     if cached.split.is_some() {
         let text = "store(m, group.z, head, item % DV4, acc[a]);
 if (item % DV4 == 0u) {
@@ -329,24 +375,35 @@ if (item % DV4 == 0u) {
 }";
         slots.push(("result", text.to_owned()));
     }
+    let mut constants = vec![
+        ("T", INVOCATIONS, "invocations"),
+        ("ROWS", rows, "rows of a tile"),
+        ("HEADS", heads, "heads of a tile"),
+        ("R", vectors, "of both"),
+        ("B", keys, "keys of a block"),
+        ("A", (rows * heads * dv4).div_ceil(INVOCATIONS), "vec4s of out of an invocation"),
+        ("U", cached.columns(), "vec4s of columns of q and k in one iteration"),
+        ("V", 16, "keys in one iteration"),
+        ("D4", d4, "vec4s of columns of a head of q and k"),
+        ("DV4", dv4, "vec4s of columns of a head of v"),
+        ("G", cached.group(), "heads of q for one of k and v"),
+        ("BLOCKS", cached.span(rows).div_ceil(keys), "the most blocks of keys"),
+        ("CHUNK", cached.split.map_or(cached.core.max_context, |s| s.keys), "keys of a chunk of the context"),
+    ];
+    if cached.fresh.is_some() {
+        constants.extend([
+            ("EACH", ADDING, "invocations that add up one head"),
+            ("Q4", (heads * d4).div_ceil(INVOCATIONS), "vec4s of q of an invocation"),
+            ("K4", d4.div_ceil(INVOCATIONS), "vec4s of a key of an invocation"),
+            ("V4", dv4.div_ceil(INVOCATIONS), "vec4s of a value of an invocation"),
+            ("L4", d4.div_ceil(ADDING), "vec4s of columns of q and k of an invocation that adds"),
+            ("LV4", dv4.div_ceil(ADDING), "vec4s of columns of v of an invocation that adds"),
+        ]);
+    }
     Draft {
         name: cached.name(&format!("workgroup_{rows}x{heads}x{keys}")),
         source: include_str!("attention/cached_workgroup.wgsl"),
-        constants: vec![
-            ("T", INVOCATIONS, "invocations"),
-            ("ROWS", rows, "rows of a tile"),
-            ("HEADS", heads, "heads of a tile"),
-            ("R", vectors, "of both"),
-            ("B", keys, "keys of a block"),
-            ("A", (rows * heads * dv4).div_ceil(INVOCATIONS), "vec4s of out of an invocation"),
-            ("U", cached.columns(), "vec4s of columns of q and k in one iteration"),
-            ("V", 16, "keys in one iteration"),
-            ("D4", d4, "vec4s of columns of a head of q and k"),
-            ("DV4", dv4, "vec4s of columns of a head of v"),
-            ("G", cached.group(), "heads of q for one of k and v"),
-            ("BLOCKS", cached.span(rows).div_ceil(keys), "the most blocks of keys"),
-            ("CHUNK", cached.split.map_or(cached.core.max_context, |s| s.keys), "keys of a chunk of the context"),
-        ],
+        constants,
         slots,
         interface: cached.interface()?,
         workgroup: INVOCATIONS,

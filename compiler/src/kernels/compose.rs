@@ -39,7 +39,7 @@ pub enum Slot {
     Pages,
     /// The result.
     Out,
-    /// The result of that index, of what has several.
+    /// The result of that index, of what has several; of attention that appends, 1 is the cache of keys and 2 that of values.
     Part(usize),
     /// The step's sizes.
     Step,
@@ -404,7 +404,33 @@ mod tests {
                     term: term.clone(),
                     max_context,
                 };
-                operations.push(Operation::CachedAttention { attention, split: cut });
+                let part = |first: u32, of: u32, to| HeadPart {
+                    x: View {
+                        width: of * dim,
+                        stride: ((heads + 2 * kv_heads) * dim).next_multiple_of(8),
+                        offset: first * dim,
+                    },
+                    heads: of,
+                    norm: (of == heads).then_some(HeadNorm { eps: 1e-6, gain: Some(dim / 2) }),
+                    rotation: (first <= heads).then_some(Rotation {
+                        rotary: dim / 4 * 2,
+                        interleaved: heads == 16,
+                        scale: 1.0,
+                        frequencies: 0,
+                    }),
+                    to,
+                };
+                let fresh = Fresh {
+                    q: part(0, heads, Destination::Rows),
+                    k: part(heads, kv_heads, Destination::Cache),
+                    v: part(heads + kv_heads, kv_heads, Destination::Cache),
+                    vector: dim / 2 + dim,
+                };
+                operations.extend([None, Some(fresh)].map(|fresh| Operation::CachedAttention {
+                    attention: attention.clone(),
+                    fresh,
+                    split: cut,
+                }));
                 if let Some(split) = cut {
                     operations.push(Operation::CombineAttention { heads, value_dim: dim, term: term.clone(), split });
                 }

@@ -279,10 +279,21 @@ pub(crate) fn store_view(view: View) -> (&'static str, String) {
         let offset = if offset == 0 { String::new() } else { format!("{}u + ", offset / 4) };
         return ("array<vec4<f32>>", format!("{head}    out[m * {}u + {offset}n4] = value;\n}}\n", stride / 4));
     }
-    let mut text = format!("{head}    let i = m * {stride}u + {offset}u + 4u * n4;\n");
+    let place = format!("    let i = m * {stride}u + {offset}u + 4u * n4;\n");
+    ("array<f32>", format!("{head}{place}{}}}\n", each_column("out", "n4", width)))
+}
+
+/// Writes the columns of `value` that are below `width` one by one, from `name[i]` on.
+fn each_column(name: &str, n4: &str, width: u32) -> String {
+    let mut text = String::new();
     for (j, part) in ["x", "y", "z", "w"].iter().enumerate() {
-        let _ = writeln!(text, "    if (4u * n4 + {j}u < {width}u) {{\n        out[i + {j}u] = value.{part};\n    }}");
+        let _ =
+            writeln!(text, "    if (4u * {n4} + {j}u < {width}u) {{\n        {name}[i + {j}u] = value.{part};\n    }}");
     }
-    text.push_str("}\n");
-    ("array<f32>", text)
+    text
+}
+
+/// Writes four columns of a head, as far as it has them, to row `m` of a matrix `name` of such heads.
+pub(super) fn store_columns(name: &str, stride: u32, dim: u32) -> String {
+    format!("    let i = m * {stride}u + head * {dim}u + 4u * d4;\n{}", each_column(name, "d4", dim))
 }

@@ -8,6 +8,7 @@ pub mod cached;
 pub mod candidates;
 mod compose;
 mod constant;
+mod fresh;
 pub mod heads;
 mod interface;
 mod linear;

@@ -241,6 +241,19 @@ pub struct Attention {
     pub max_context: u32,
 }
 
+/// Columns of one matrix that attention makes ready itself: what [`Operation::Heads`] does, for one row at a time.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Fresh {
+    /// Queries.
+    pub q: HeadPart,
+    /// Keys, which go to a cache too.
+    pub k: HeadPart,
+    /// Values, which go to another cache.
+    pub v: HeadPart,
+    /// Elements of the vector in which all frequencies and gains stand one behind the other.
+    pub vector: u32,
+}
+
 /// The context of a row in chunks, each attended to by workgroups of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Split {
@@ -349,6 +362,9 @@ pub enum Operation {
     CachedAttention {
         /// What is attended to: k and v are columns of a cache's rows, `max_context` is the longest context.
         attention: Attention,
+        /// The kernel makes the step's rows ready itself and appends them to the caches. The attention's q is only as
+        /// wide as what it makes; its k and v are whole caches.
+        fresh: Option<Fresh>,
         /// The result is the parts of each chunk, for [`Operation::CombineAttention`]: for each row, chunk and head
         /// [`Split::part4`] vec4s.
         split: Option<Split>,

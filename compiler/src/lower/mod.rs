@@ -69,7 +69,7 @@ pub struct Call {
     pub operation: Operation,
     /// What its inputs are; tables, result and step are known by their slots.
     pub inputs: Vec<(Slot, Input)>,
-    /// The values that it writes, or parts of: of [`Slot::Out`], or of each [`Slot::Part`].
+    /// The values that it writes, or parts of: of [`Slot::Out`], which is the first, or of each [`Slot::Part`].
     pub values: Vec<usize>,
     /// What it computes, as a graph: arguments in the order of its activations, weights named like the bindings.
     pub meaning: Graph,
@@ -166,10 +166,12 @@ pub fn lower(body: &Graph, bounds: Bounds) -> Result<LoweredBody, LowerError> {
         body,
         bounds,
         inlined: inlined(body),
+        fresh: FxHashMap::default(),
         calls: Vec::new(),
         values: Vec::new(),
         known: FxHashMap::default(),
     };
+    lowering.fresh = attention::fresh(body, &lowering.inlined, bounds);
     let live = body.live();
     for id in body.ids() {
         if live[usize::from(id)] && lowering.needs_call(id) && !lowering.known.contains_key(&id) {
@@ -215,6 +217,8 @@ struct Lowering<'b> {
     body: &'b Graph,
     bounds: Bounds,
     inlined: Vec<bool>,
+    /// The attentions that make q, k and v ready themselves.
+    fresh: FxHashMap<Id, [heads::Chain; 3]>,
     calls: Vec<Call>,
     values: Vec<Value>,
     known: FxHashMap<Id, usize>,
@@ -224,7 +228,7 @@ impl Lowering<'_> {
     fn needs_call(&self, id: Id) -> bool {
         let node = self.body.node(id);
         let Some(t) = node.fact.tensor() else { return false };
-        let free = t.constant || self.inlined[usize::from(id)];
+        let free = t.constant || self.inlined[usize::from(id)] || self.is_fresh(id);
         !free && !matches!(node.op, Op::Arg(_) | Op::Ids | Op::Positions | Op::BandMask(_) | Op::Slice(_))
     }
 

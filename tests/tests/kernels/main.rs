@@ -5,6 +5,7 @@ mod attention;
 mod cached;
 mod candidates;
 mod data;
+mod fresh;
 mod heads;
 mod linear;
 mod per_head;
@@ -70,6 +71,17 @@ fn check(
         Slot::Out => data::bytes(&vec![UNTOUCHED; capacity], f32::to_le_bytes),
         slot => data.bytes(slot),
     }));
+    compare(kernel, &result, (out, rows), expect);
+}
+
+/// Compares what a kernel wrote.
+fn compare(
+    kernel: &Composed,
+    result: &[f32],
+    (out, rows): (View, usize),
+    expect: impl Fn(usize, usize) -> Option<(f64, f64)>,
+) {
+    let capacity = rows.next_multiple_of(64) * out.stride as usize;
     let whole = out == View::whole(out.width);
     let mut worst: Option<(f64, String)> = None;
     for (i, &value) in result[..capacity].iter().enumerate() {
