@@ -127,7 +127,7 @@ fn programs_are_chosen_on_the_page() {
         page.wait(&format!("document.querySelectorAll('#arena .alive').length === {}", program.steps.len()));
         let layer = program.steps.iter().filter(|step| step.layer == Some(0)).count() as u64;
         assert_eq!(page.count("#program .card"), layer);
-        assert_eq!(page.count("#shares tbody tr[data-steps]") > 3, true);
+        assert!(page.count("#shares tbody tr[data-steps]") > 3);
         assert!(page.count("#growth .applied") > 5);
         page.value("scrollTo(0, 0)");
     }

@@ -4,7 +4,6 @@ mod cover;
 mod html;
 mod labels;
 mod measure;
-mod memory;
 mod page;
 mod view;
 

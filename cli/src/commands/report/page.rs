@@ -16,7 +16,6 @@ use warpweft_plan::{Access, Buffer, Dim, Plan, PlanFile, Program, Provenance, RO
 use super::cover::owners;
 use super::labels::Names;
 use super::measure::Measured;
-use super::memory::alive;
 use super::view::{Node, short_names, view};
 use crate::{CliError, work};
 
@@ -421,7 +420,6 @@ fn program<'p>(
     let sizes = sizes.unwrap_or_else(|| work::typical_sizes(plan, program));
     let padded = Sizes { tokens: sizes.tokens.next_multiple_of(ROW_BLOCK), ..sizes };
     let origins = provenance.origins.get(at);
-    let alive = alive(plan, program, padded);
     let mut costs: Vec<CostFacts> = Vec::new();
     let mut known: BTreeMap<(usize, usize, usize), usize> = BTreeMap::new();
     let mut steps = Vec::new();
@@ -441,7 +439,7 @@ fn program<'p>(
             });
             costs.len() - 1
         });
-        steps.push((cost, region, alive.get(i).copied().unwrap_or(0), step.buffers.as_slice()));
+        steps.push((cost, region, step.live.eval(padded).unwrap_or(0), step.buffers.as_slice()));
     }
     let classes = provenance.class_counts(plan, at);
     ProgramFacts {
