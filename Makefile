@@ -8,12 +8,13 @@ COMPILE_MODEL = $(CARGO) run --quiet --release --bin compile-model --
 # Mesa's layer that chooses devices complains where there is no desktop; it is not needed here.
 export NODEVICE_SELECT = 1
 
-.PHONY: help demo demo-embed test check bench build adapter model
+.PHONY: help demo demo-embed test test-drivers check bench build adapter model chromium
 
 help:
 	@echo "make demo    compile the language model that comes with the project and let it write"
 	@echo "make demo-embed  fetch and compile all-MiniLM-L6-v2 and embed three sentences"
-	@echo "make test    all tests; fetches all-MiniLM-L6-v2, and a software driver if there is no adapter"
+	@echo "make test    all tests; fetches all-MiniLM-L6-v2, a software driver if there is no adapter, and Chromium"
+	@echo "make test-drivers  the same, and Chromium's own software driver as a second adapter"
 	@echo "make check   formatting, lints, documentation"
 	@echo "make bench   measure both models on this machine"
 	@echo "make build   only the command, target/release/compile-model"
@@ -40,13 +41,17 @@ demo-embed: adapter model
 	  --text "A kitten was lying on the rug." \
 	  --text "The central bank raised its interest rate."
 
-# A second driver for the tests, where Debian's chromium is installed: subgroups of four, no f16.
-SWIFTSHADER := $(wildcard /usr/lib/chromium/vk_swiftshader_icd.json)
-ifneq ($(SWIFTSHADER),)
-test: export VK_ADD_DRIVER_FILES = $(SWIFTSHADER)
-endif
-test: adapter model
+chromium:
+	@scripts/chromium.sh
+
+test: adapter model chromium
 	$(CARGO) test --workspace --release
+
+# A second driver, which comes with Debian's Chromium: subgroups of four, no f16. It is slow, so it is not part of `test`.
+SWIFTSHADER ?= /usr/lib/chromium/vk_swiftshader_icd.json
+test-drivers: adapter model chromium
+	@test -f $(SWIFTSHADER) || { echo "No SwiftShader in $(SWIFTSHADER); name its vk_swiftshader_icd.json in SWIFTSHADER." >&2; exit 1; }
+	VK_ADD_DRIVER_FILES=$(SWIFTSHADER) $(CARGO) test --workspace --release
 
 check:
 	$(CARGO) fmt --all --check

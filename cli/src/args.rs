@@ -5,7 +5,7 @@ use warpweft_compiler::rules::{RewriteError, RuleSet};
 use warpweft_runtime::AdapterChoice;
 
 use crate::commands::{
-    bench, build, chat, devices, doctor, embed, eval, explain, fit, inspect, logits, profile, pull, run, tune,
+    bench, build, chat, devices, doctor, embed, eval, explain, fit, inspect, logits, profile, pull, report, run, tune,
 };
 use crate::units::parse_bytes;
 
@@ -51,6 +51,7 @@ pub(crate) enum Command {
     Eval(eval::Eval),
     Inspect(inspect::Inspect),
     Explain(explain::Explain),
+    Report(report::Report),
     Fit(fit::Fit),
     Bench(bench::Bench),
     Profile(profile::Profile),

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use warpweft_compiler::graph::{Graph, Op};
-use warpweft_plan::{Access, Kernel, Plan, Program, ROW_BLOCK, Role, Sizes, Step};
+use warpweft_plan::{Access, Buffer, Kernel, Plan, Program, ROW_BLOCK, Role, Sizes, Step};
 
 /// Rows for which a program without an upper bound is judged.
 const MANY: u64 = 1024;
@@ -54,27 +54,40 @@ pub(crate) fn traffic(plan: &Plan, program: &Program, sessions: u64, context: u6
     traffic
 }
 
-/// Floating-point operations of each kernel's steps.
-pub(crate) struct Flops {
-    /// For each kernel: it works over whole sequences.
+/// Floating-point operations of steps.
+pub(crate) struct Flops<'p> {
+    plan: &'p Plan,
+    /// For each kernel: it works over whole sequences, and says so.
     attention: Vec<bool>,
-    max_positions: u64,
 }
 
-impl Flops {
-    pub(crate) fn new(plan: &Plan) -> Flops {
-        let attention = plan.kernels.iter().map(is_attention).collect();
-        Flops { attention, max_positions: plan.model.max_positions.into() }
+impl<'p> Flops<'p> {
+    pub(crate) fn new(plan: &'p Plan) -> Flops<'p> {
+        Flops { plan, attention: plan.kernels.iter().map(is_attention).collect() }
     }
 
-    /// Those of a step. A size is linear in its symbols, so a plan gives those of attention for the longest sequence;
-    /// here they are scaled to the sequences' real length.
+    /// Those of a step. A size is linear in its symbols, so a plan gives those of attention for the longest sequence, or for
+    /// a whole window; here they are scaled to the sequences' real length.
     pub(crate) fn of_step(&self, step: &Step, sizes: Sizes) -> f64 {
         let flops = step.flops.eval(sizes).unwrap_or(0) as f64;
-        match self.attention.get(step.kernel) {
-            Some(true) => flops * sizes.context as f64 / self.max_positions.max(1) as f64,
-            _ => flops,
+        let attends = self.attention.get(step.kernel) == Some(&true);
+        let positions = u64::from(self.plan.model.max_positions).max(1);
+        match self.seen(step).or(attends.then_some(positions)) {
+            Some(most) => flops * (sizes.context.min(most) as f64 / most as f64),
+            None => flops,
         }
+    }
+
+    /// The rows of a cache that one row of the step sees at the most; `None` if it reads no cache.
+    fn seen(&self, step: &Step) -> Option<u64> {
+        let bindings = self.plan.kernels.get(step.kernel).map_or(&[][..], |kernel| &kernel.bindings);
+        let read = step.buffers.iter().zip(bindings).filter(|(_, binding)| binding.access == Access::Read);
+        let seen = |buffer: &Buffer| match buffer.role {
+            Role::Cache { window: Some(before) } => Some(u64::from(before) + 1),
+            Role::Cache { window: None } => Some(u64::from(self.plan.model.max_positions).max(1)),
+            Role::Weight { .. } | Role::Scratch | Role::Input(_) | Role::Output => None,
+        };
+        read.filter_map(|(&i, _)| seen(self.plan.buffers.get(i)?)).max()
     }
 
     /// Those of a program.

@@ -138,7 +138,7 @@ pub fn compile(
     let nodes = saturated.iter().map(|s| s.egraph.total_size()).sum();
     log.end(Phase::Rewritten, nodes, rewrite_notes(&saturated), || e_graphs_text(&saturated));
 
-    let variants = extract_all(&saturated, &options.targets)?;
+    let variants = extract_all(&rolled, &saturated, &options.targets)?;
     let notes = vec![format!("{} programs of {} bodies", variants.len(), rolled.bodies.len())];
     log.end(Phase::Extracted, 0, notes, || variants_text(&variants));
 
@@ -191,15 +191,19 @@ fn rewrite(rolled: &Rolled, rules: &RuleSet) -> Result<Vec<Saturated>, CompileEr
 
 /// The cheapest programs. The first one of a body decides how its weights are stored; for the others, a weight in
 /// another form pays for its bytes.
-fn extract_all(saturated: &[Saturated], targets: &[&'static Target]) -> Result<Vec<Variant>, CompileError> {
+fn extract_all(
+    rolled: &Rolled,
+    saturated: &[Saturated],
+    targets: &[&'static Target],
+) -> Result<Vec<Variant>, CompileError> {
     let mut stored: Vec<FxHashSet<egg::Id>> = vec![FxHashSet::default(); saturated.len()];
     let mut variants = Vec::new();
     for &target in targets {
         for rows in ROW_RANGES.into_iter().rev() {
             let mut bodies = Vec::new();
             for (i, body) in saturated.iter().enumerate() {
-                let extracted =
-                    extract(body, &CostModel::new(target, rows, (!stored[i].is_empty()).then_some(&stored[i])))?;
+                let weights = (!stored[i].is_empty()).then_some(&stored[i]);
+                let extracted = extract(body, &CostModel::new(target, rows, rolled.is_whole(i), weights))?;
                 check(&extracted.graph, Form::Extracted, Phase::Extracted)?;
                 stored[i].extend(&extracted.weights);
                 bodies.push(extracted);

@@ -1,8 +1,9 @@
 //! Rolling: identical layers are found, so that each distinct body is optimized once.
 //!
-//! The graph is cut into regions: what stands before the layers, each layer, what stands after. A region's *body* is its
-//! part of the graph with everything from outside made an argument and its weights numbered in order of first use; two
-//! regions with the same body text compute the same function of their weights and arguments.
+//! The graph is cut into regions: what stands before the layers, each layer, what stands after. A norm at the end of a layer
+//! stands at the head of the region that reads it. A region's *body* is its part of the graph with everything from outside
+//! made an argument and its weights numbered in order of first use; two regions with the same body text compute the same
+//! function of their weights and arguments.
 
 use egg::{Id, Language};
 use rustc_hash::FxHashMap;
@@ -33,6 +34,14 @@ pub struct Rolled {
     pub bodies: Vec<Graph>,
     /// In the order in which they run.
     pub regions: Vec<Region>,
+}
+
+impl Rolled {
+    /// Whether whoever needs one output of a body needs all of them: of a layer's, not of what stands after the layers,
+    /// where each of the model's outputs is a program's alone.
+    pub fn is_whole(&self, body: usize) -> bool {
+        self.regions.iter().filter(|r| r.body == body).all(|r| r.layer.is_some())
+    }
 }
 
 /// A graph that cannot be cut into layers.
@@ -77,7 +86,8 @@ impl Place {
 /// When a layer uses what a later one computes.
 pub fn roll(graph: &Graph) -> Result<Rolled, RollError> {
     let live = graph.live();
-    let places = places(graph);
+    let mut places = places(graph);
+    hand_on_norms(graph, &live, &mut places);
     let escapes = escapes(graph, &live, &places);
     let computed = |id: &Id| live[usize::from(*id)] && !graph.node(*id).op.is_leaf();
     let mut order: Vec<Place> = graph.ids().filter(computed).map(|id| places[usize::from(id)]).collect();
@@ -113,6 +123,45 @@ fn places(graph: &Graph) -> Vec<Place> {
         });
     }
     places
+}
+
+/// A norm that ends a layer goes to the region that reads it, with what is made of it pointwise: in front of a contraction
+/// there it may cost no dispatch, and alone it costs what it did.
+///
+/// Only norms of what a contraction makes: the input of any other is computed by the norm's own kernel.
+fn hand_on_norms(graph: &Graph, live: &[bool], places: &mut [Place]) {
+    let is_norm = |op: &Op| matches!(op, Op::LayerNorm(_) | Op::RmsNorm(_));
+    // Where a node is needed first, if it can go there. Users stand behind what they use.
+    let mut needed: Vec<Option<Place>> = vec![None; places.len()];
+    let mut users: Vec<Vec<usize>> = vec![Vec::new(); places.len()];
+    for (user, node) in graph.nodes().iter().enumerate().filter(|(user, _)| live[*user]) {
+        node.op.for_each(|c| users[usize::from(c)].push(user));
+    }
+    for (at, node) in graph.nodes().iter().enumerate().rev() {
+        let Place::Layer(_) = places[at] else { continue };
+        if live[at] && (is_norm(&node.op) || node.op.is_pointwise()) && node.fact.tensor().is_some() {
+            let place = |&user: &usize| if places[user] == places[at] { needed[user] } else { Some(places[user]) };
+            let of_users: Option<Vec<Place>> = users[at].iter().map(place).collect();
+            needed[at] = of_users.map(|places| places.into_iter().min().unwrap_or(Place::After));
+        }
+    }
+    let mut moved = vec![false; places.len()];
+    for (at, node) in graph.nodes().iter().enumerate() {
+        let Some(place) = needed[at] else { continue };
+        let follows = || node.op.children().iter().any(|c| moved[usize::from(*c)]);
+        let here = |id: Id| places[usize::from(id)] == places[at];
+        let ends = || is_norm(&node.op) && node.op.children().first().is_some_and(|x| contracted(graph, &here, *x));
+        if ends() || follows() {
+            (places[at], moved[at]) = (place, true);
+        }
+    }
+}
+
+/// Whether a value is the result of a contraction that is computed `here`, or made of one pointwise.
+fn contracted(graph: &Graph, here: &impl Fn(Id) -> bool, id: Id) -> bool {
+    let op = &graph.node(id).op;
+    let made_of = || op.is_pointwise() && op.children().iter().any(|c| contracted(graph, here, *c));
+    here(id) && (matches!(op, Op::MatMul(_)) || made_of())
 }
 
 /// For each node: another place uses it, or it is a result.

@@ -54,11 +54,90 @@ pub fn rounding_error(graph: &Graph, root: Id, values: &Values) -> Vec<f64> {
         // A weighted mean of values, with weights that sum to one.
         Op::Attention([_, _, v, ..]) => mean_error(&value(v), &value(root)),
         Op::MergeHeads([mixed]) => match graph.node(mixed).op {
-            Op::MatMul([_, v]) => mean_error(&value(v), &value(root)),
-            _ => panic!("no bound for {}", graph.node(mixed).op),
+            Op::MatMul([p, v]) if matches!(graph.node(p).op, Op::Softmax(_)) => mean_error(&value(v), &value(root)),
+            _ => contracted(graph, root, values).1,
         },
+        Op::MatMul(_) | Op::HeadLinear(_) => contracted(graph, root, values).1,
         ref other => panic!("no bound for {other}"),
     }
+}
+
+/// The value of products of products and of what takes them apart by heads, and how far each element may be off.
+fn contracted(graph: &Graph, id: Id, values: &Values) -> (Tensor, Vec<f64>) {
+    let of = |id: Id| contracted(graph, id, values);
+    let value = value_of(graph, id, values);
+    let errors = match graph.node(id).op {
+        Op::Weight(_) | Op::Arg(_) => vec![0.0; value.data.len()],
+        Op::Transpose([x]) => {
+            let (rows, columns) = (value.shape[value.shape.len() - 2], value.shape[value.shape.len() - 1]);
+            let error = of(x).1;
+            let from = |at: usize| at / (rows * columns) * rows * columns + at % columns * rows + at / columns % rows;
+            (0..value.data.len()).map(|at| error[from(at)]).collect()
+        }
+        Op::SplitHeads([x, _]) => {
+            let [heads, rows, width] = value.shape[..] else { panic!("heads have three axes") };
+            let error = of(x).1;
+            let from = |at: usize| (at / width % rows * heads + at / width / rows) * width + at % width;
+            (0..value.data.len()).map(|at| error[from(at)]).collect()
+        }
+        Op::MergeHeads([x]) => {
+            let (of_heads, error) = of(x);
+            let [heads, rows, width] = of_heads.shape[..] else { panic!("heads have three axes") };
+            let from = |at: usize| (at / width % heads * rows + at / width / heads) * width + at % width;
+            (0..value.data.len()).map(|at| error[from(at)]).collect()
+        }
+        Op::RepeatHeads([x, _]) => {
+            let (few, error) = of(x);
+            let (head, times) = (few.data.len() / few.shape[0], value.shape[0] / few.shape[0]);
+            (0..value.data.len()).map(|at| error[at / head / times * head + at % head]).collect()
+        }
+        // (outer, row, column, index along k) to the elements that meet.
+        Op::MatMul([a, b]) => {
+            let (rows, columns) = (value.shape[value.shape.len() - 2], value.shape[value.shape.len() - 1]);
+            let (a, b) = (of(a), of(b));
+            let k = a.0.shape[a.0.shape.len() - 1];
+            dots(&value, k, &a, &b, |at, j| {
+                let (outer, i, n) = (at / columns / rows, at / columns % rows, at % columns);
+                ((outer * rows + i) * k + j, (outer * k + j) * columns + n)
+            })
+        }
+        Op::Linear([x, w, acc]) if matches!(graph.node(acc).op, Op::Acc) => {
+            let (x, w) = (of(x), of(w));
+            let (columns, k) = (value.shape[1], w.0.shape[1]);
+            dots(&value, k, &x, &w, |at, j| (at / columns * k + j, at % columns * k + j))
+        }
+        Op::HeadLinear([x, w, heads]) => {
+            let Fact::Int(heads) = graph.node(heads).fact else { panic!("a number of heads") };
+            let (x, w) = (of(x), of(w));
+            let (columns, k, heads) = (value.shape[1], w.0.shape[w.0.shape.len() - 1], heads as usize);
+            dots(&value, k, &x, &w, |at, j| {
+                let (i, n) = (at / columns, at % columns);
+                ((i * heads + n / (columns / heads)) * k + j, n * k + j)
+            })
+        }
+        ref other => panic!("no bound for {other} in a product"),
+    };
+    (value, errors)
+}
+
+/// The errors of dot products of `k` elements each.
+fn dots(
+    value: &Tensor,
+    k: usize,
+    (a, a_error): &(Tensor, Vec<f64>),
+    (b, b_error): &(Tensor, Vec<f64>),
+    meet: impl Fn(usize, usize) -> (usize, usize),
+) -> Vec<f64> {
+    let error = |at: usize| {
+        let term = |j: usize| {
+            let (p, q) = meet(at, j);
+            let (x, y) = (f64::from(a.data[p]), f64::from(b.data[q]));
+            x.abs() * b_error[q] + y.abs() * a_error[p] + a_error[p] * b_error[q] + 1e-15 * (x * y).abs()
+        };
+        let sum = (0..k).map(term).sum();
+        Near { value: value.data[at].into(), error: sum }.rounded().error
+    };
+    (0..value.data.len()).map(error).collect()
 }
 
 fn mean_error(v: &Tensor, result: &Tensor) -> Vec<f64> {

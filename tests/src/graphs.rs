@@ -50,7 +50,7 @@ pub fn program(graph: &Graph, model: &CostModel<'_>) -> Graph {
 
 /// Rates of a server's CPU and of a graphics card, at one row and at many.
 pub fn cost_models() -> Vec<(&'static str, CostModel<'static>)> {
-    let model = |target: &str, rows| CostModel::new(Target::named(target).unwrap(), rows, None);
+    let model = |target: &str, rows| CostModel::new(Target::named(target).unwrap(), rows, true, None);
     let [one, _, many] = ROW_RANGES;
     vec![
         ("cpu, 1 row", model("subgroup8", one)),
@@ -83,4 +83,17 @@ pub fn random_values(graph: &Graph, tokens: usize, magnitudes: Magnitudes, rando
     let cache = |width: u32| vec![Dim::constant(CACHED as i64), i64::from(width).into()];
     let caches = declarations.caches.iter().map(|c| tensor(&cache(c.width), DType::F32));
     Values { weights, args, caches: caches.collect(), ids: (0..tokens as u32).map(|i| i * 7 % 13).collect() }
+}
+
+/// The greatest difference, in units of the largest element; infinite where one side alone is not finite.
+pub fn distance(a: &Tensor, b: &Tensor) -> f64 {
+    assert_eq!(a.shape, b.shape);
+    let finite = |t: &Tensor| t.data.iter().filter(|x| x.is_finite()).map(|x| f64::from(x.abs())).fold(0.0, f64::max);
+    let scale = finite(a).max(f64::MIN_POSITIVE);
+    let off = |(x, y): (&f32, &f32)| match () {
+        () if x.to_bits() == y.to_bits() || (x.is_nan() && y.is_nan()) => 0.0,
+        () if x.is_finite() && y.is_finite() => f64::from((x - y).abs()) / scale,
+        () => f64::INFINITY,
+    };
+    a.data.iter().zip(&b.data).map(off).fold(0.0, f64::max)
 }

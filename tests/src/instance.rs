@@ -34,6 +34,10 @@ enum Want {
     Scores(i64),
     /// Anything that broadcasts to the shape.
     Operand(Shape),
+    /// A normed contraction of rows of that width.
+    Normed(Dim, i64, i64),
+    /// What is done to rows of that shape.
+    Prologue(Shape),
     /// A term for results of the shape; paired or not.
     Term(Shape, bool),
     Int(i64),
@@ -176,6 +180,20 @@ impl Instantiation<'_> {
             (Op::LinearPair(_), Want::Activation(rows, n)) => {
                 vec![Want::Activation(*rows, k), Want::Weight(*n, k), Want::Weight(*n, k), Want::Term(shape, true)]
             }
+            (Op::First(_), Want::Activation(rows, n)) => vec![Want::Normed(*rows, k, *n)],
+            (Op::Second(_), Want::Activation(rows, width)) => {
+                vec![Want::Normed(*rows, *width, 1 + self.random.below(7) as i64)]
+            }
+            (Op::NormedLinear(_) | Op::NormedLinearPair(_), Want::Normed(rows, k, n)) => {
+                let (x, result) = (vec![*rows, (*k).into()], vec![*rows, (*n).into()]);
+                let mut wants = vec![Want::Activation(*rows, *k), Want::Prologue(x), Want::Weight(*n, *k)];
+                let paired = matches!(op, Op::NormedLinearPair(_));
+                wants.extend(paired.then_some(Want::Weight(*n, *k)));
+                wants.push(Want::Term(result, paired));
+                wants
+            }
+            (Op::Rms(_) | Op::Layer(_), Want::Prologue(shape)) => vec![Want::Real, Want::Term(shape.clone(), false)],
+            (Op::Then(_), Want::Prologue(_)) => vec![want.clone(), want.clone()],
             (Op::LayerNorm(_) | Op::RmsNorm(_) | Op::L2Norm(_), _) => {
                 vec![want.clone(), Want::Real, Want::Term(shape, false)]
             }
@@ -205,7 +223,8 @@ impl Instantiation<'_> {
             Want::Heads(h, width) => vec![(*h).into(), self.rows, (*width).into()],
             Want::HeadsTransposed(h, width) => vec![(*h).into(), (*width).into(), self.rows],
             Want::Scores(h) => vec![(*h).into(), self.rows, self.rows],
-            Want::Operand(shape) | Want::Term(shape, _) => shape.clone(),
+            Want::Normed(rows, _, n) => vec![*rows, (*n).into()],
+            Want::Operand(shape) | Want::Term(shape, _) | Want::Prologue(shape) => shape.clone(),
             Want::Int(_) | Want::Real => Shape::new(),
         }
     }
@@ -217,6 +236,7 @@ impl Instantiation<'_> {
                 let depth = self.random.below(4);
                 self.term(shape, *paired, depth)
             }
+            Want::Normed(..) | Want::Prologue(_) => panic!("a variable stands for {want:?}: add a recipe"),
             Want::Int(value) => self.add(Op::Int(*value)),
             Want::Real => self.real(&[1e-12, 1e-5, 0.5]),
             Want::Weight(n, k) => self.weight(&[*n, *k]),

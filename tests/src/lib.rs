@@ -22,7 +22,7 @@ pub use compiled::{compiled, plan_file, targets};
 pub use copy::{Copy, Tensors};
 pub use decode::{Decoder, Steps, recomputed};
 pub use exact::{Exact, cheapest};
-pub use graphs::{Case, cost_models, graphs, program, random_values, saturated};
+pub use graphs::{Case, cost_models, distance, graphs, program, random_values, saturated};
 pub use instance::{Instance, instance};
 pub use random::{Magnitudes, Random};
 pub use reference::{Reference, Text};

@@ -83,6 +83,10 @@ impl Operands<'_> {
         self.of(slot, |f| matches!(f, Fact::Term(_)))
     }
 
+    fn prologue(&self, slot: usize) -> Option<Id> {
+        self.of(slot, |f| matches!(f, Fact::Prologue(_)))
+    }
+
     fn size(&self, slot: usize) -> Option<Id> {
         self.of(slot, |f| matches!(f, Fact::Size(_)))
     }
@@ -109,7 +113,7 @@ impl Operands<'_> {
     fn operator(&self) -> Option<Op> {
         let number = |slot: usize| f32::from(self.choice[slot]);
         let exponent = i32::from(self.choice[2] % 60) - 30;
-        Some(match self.choice[0] % 41 {
+        Some(match self.choice[0] % 48 {
             0 => Op::Int(i64::from(self.choice[1]) % 9 - 2),
             1 => Op::Real(Real::new((number(1) - 100.0) * 10f32.powi(exponent))),
             2 => Op::Ids,
@@ -160,6 +164,19 @@ impl Operands<'_> {
             37 => Op::Append([self.of(1, |f| matches!(f, Fact::Cache(_)))?, self.ranked(2)?]),
             38 => Op::Candidates([self.ranked(1)?, self.int(2)?]),
             39 => Op::HeadNorm([self.ranked(1)?, self.int(2)?, self.real(3)?, self.vector(4)?]),
+            41 => Op::NormedLinear([self.ranked(1)?, self.prologue(2)?, self.ranked(3)?, self.term(4)?]),
+            42 => Op::NormedLinearPair([
+                self.ranked(1)?,
+                self.prologue(2)?,
+                self.ranked(3)?,
+                self.ranked(3)?,
+                self.term(4)?,
+            ]),
+            43 => Op::Rms([self.real(1)?, self.term(2)?]),
+            44 => Op::Layer([self.real(1)?, self.term(2)?]),
+            45 => Op::Then([self.prologue(1)?, self.prologue(2)?]),
+            46 => Op::First([self.of(1, |f| matches!(f, Fact::Pair(..)))?]),
+            47 => Op::Second([self.of(1, |f| matches!(f, Fact::Pair(..)))?]),
             33 | 34 => Op::Linear([self.ranked(1)?, self.ranked(2)?, self.term(3)?]),
             35 => Op::LinearPair([self.ranked(1)?, self.ranked(2)?, self.ranked(2)?, self.term(3)?]),
             _ => Op::Scores([self.ranked(1)?, self.ranked(2)?, self.int(3)?, self.int(4)?, self.term(5)?]),
@@ -201,7 +218,7 @@ fn random_graphs_print_and_parse() {
         })
         .unwrap();
     println!("{:?}", operators.borrow());
-    assert!(operators.borrow().len() == 35, "only {operators:?} occur");
+    assert!(operators.borrow().len() == 42, "only {operators:?} occur");
 }
 
 /// A graph that was parsed has its nodes in the order of the text, so that it comes back as it is.

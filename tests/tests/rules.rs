@@ -14,7 +14,7 @@ use warpweft_compiler::rules::{
     Class, Condition, Limits, MERGE_NAME, RewriteError, Rule, RuleSet, Stage, StopReason, saturate, table,
 };
 use warpweft_tests::{
-    Instance, Magnitudes, Random, cost_models, graphs, instance, random_values, rounding_error, saturated,
+    Instance, Magnitudes, Random, cost_models, distance, graphs, instance, random_values, rounding_error, saturated,
 };
 
 /// Random instances of each rule.
@@ -197,19 +197,6 @@ fn programs_compute_what_the_graph_says() {
         }
     }
     println!("the worst element is off by {worst:.1e} of its tensor's largest");
-}
-
-/// The greatest difference, in units of the largest element; infinite where one side alone is not finite.
-fn distance(a: &Tensor, b: &Tensor) -> f64 {
-    assert_eq!(a.shape, b.shape);
-    let finite = |t: &Tensor| t.data.iter().filter(|x| x.is_finite()).map(|x| f64::from(x.abs())).fold(0.0, f64::max);
-    let scale = finite(a).max(f64::MIN_POSITIVE);
-    let off = |(x, y): (&f32, &f32)| match () {
-        () if x.to_bits() == y.to_bits() || (x.is_nan() && y.is_nan()) => 0.0,
-        () if x.is_finite() && y.is_finite() => f64::from((x - y).abs()) / scale,
-        () => f64::INFINITY,
-    };
-    a.data.iter().zip(&b.data).map(off).fold(0.0, f64::max)
 }
 
 fn wrong(left: &str, right: &str, conditions: Vec<Condition>) -> Rule {

@@ -13,6 +13,7 @@ pub(crate) mod inspect;
 pub(crate) mod logits;
 pub(crate) mod profile;
 pub(crate) mod pull;
+pub(crate) mod report;
 pub(crate) mod run;
 pub(crate) mod tune;
 
@@ -31,6 +32,7 @@ pub(crate) fn run(command: &Command, console: &mut Console<'_>) -> Result<(), Cl
         Command::Eval(args) => eval::run(args, console),
         Command::Explain(args) => explain::run(args, console),
         Command::Inspect(args) => inspect::run(args, console),
+        Command::Report(args) => report::run(args, console),
         Command::Pull(args) => pull::run(args, console),
         Command::Fit(args) => fit::run(args, console),
         Command::Bench(args) => bench::run(args, console),

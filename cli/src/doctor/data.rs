@@ -2,7 +2,7 @@
 
 use warpweft_compiler::formats::Format;
 use warpweft_compiler::graph::eval::Tensor;
-use warpweft_compiler::graph::{Graph, Op, WeightDecl};
+use warpweft_compiler::graph::{CacheDecl, Graph, Op, WeightDecl};
 use warpweft_plan::{Access, Dim, Kernel, PAD, PAGE_ROWS, ROW_BLOCK, Sizes};
 
 /// Rows of a page.
@@ -12,7 +12,7 @@ const PAGE: usize = PAGE_ROWS as usize;
 const CACHED: [u32; 4] = [5, 0, 32, 40];
 
 /// What a result holds before the kernel runs.
-pub(super) const UNTOUCHED: f32 = 12_345.0;
+const UNTOUCHED: f32 = 12_345.0;
 
 /// Rows of packed matrices are padded to a multiple of this.
 const ROW_PAD: usize = 4;
@@ -153,6 +153,8 @@ pub(crate) struct Output {
     whole: usize,
     /// How many rows it has: those of the step, of its sequences, or of a cache.
     rows: Dim,
+    /// The cache that it is, by its index in the meaning.
+    cache: Option<usize>,
 }
 
 /// A kernel and its meaning.
@@ -185,6 +187,8 @@ pub(crate) struct Data {
     pub(super) weights: Vec<Tensor>,
     /// By argument of the meaning: all rows, padded.
     matrices: Vec<Vec<f32>>,
+    /// By output of the meaning: what it holds before.
+    pub(super) before: Vec<Vec<f32>>,
 }
 
 impl Call {
@@ -271,6 +275,12 @@ impl Call {
         };
         let matrices: Vec<_> = declarations.args.iter().map(|arg| matrix(&mut random, &arg.shape)).collect();
         let weights: Vec<_> = declarations.weights.iter().map(|decl| weight(decl, &mut random)).collect();
+        // A kernel may read the rows of a cache that it appends to.
+        let before = |output: &Output, random: &mut Random| match output.cache {
+            Some(_) => (0..rows_of(true) * output.stride()).map(|_| random.number()).collect(),
+            None => vec![UNTOUCHED; rows_of(false) * output.stride()],
+        };
+        let before: Vec<Vec<f32>> = self.outputs.iter().map(|output| before(output, &mut random)).collect();
         let buffers = self
             .contents(kernel)
             .iter()
@@ -287,13 +297,10 @@ impl Call {
                 }
                 Content::Pages => words((0..batch.pages() as u32).rev()),
                 Content::Step => words([batch.ids.len() as u32, batch.lengths.len() as u32, 0, 0]),
-                Content::Out(i) => {
-                    let output = &self.outputs[*i];
-                    floats(&vec![UNTOUCHED; rows_of(output.rows == Dim::CONTEXT) * output.stride()])
-                }
+                Content::Out(i) => floats(&before[*i]),
             })
             .collect();
-        Data { batch, buffers, weights: weights.into_iter().map(|(_, values)| values).collect(), matrices }
+        Data { batch, buffers, weights: weights.into_iter().map(|(_, values)| values).collect(), matrices, before }
     }
 }
 
@@ -317,13 +324,20 @@ impl Data {
         call.graph.declarations().args.iter().zip(&self.matrices).map(arg).collect()
     }
 
-    /// What the caches of one sequence held before: nothing that a kernel could write again. At least one, since the
-    /// first says how many rows came before.
+    /// What the caches of one sequence held before. At least one, since the first says how many rows came before.
     pub(super) fn caches(&self, call: &Call, sequence: usize) -> Vec<Tensor> {
         let rows = self.batch.cached[sequence] as usize;
-        let widths = call.graph.declarations().caches.iter().map(|cache| cache.width as usize);
         let empty = |width: usize| Tensor { shape: vec![rows, width], data: vec![0.0; rows * width] };
-        let mut caches: Vec<Tensor> = widths.map(empty).collect();
+        let held = |(index, cache): (usize, &CacheDecl)| {
+            let width = cache.width as usize;
+            let output = call.outputs.iter().position(|output| output.cache == Some(index));
+            let Some((values, stride)) = output.map(|at| (&self.before[at], padded(width))) else {
+                return empty(width);
+            };
+            let row = |p: usize| values[self.batch.cache_row(sequence, p) * stride..][..width].iter().copied();
+            Tensor { shape: vec![rows, width], data: (0..rows).flat_map(row).collect() }
+        };
+        let mut caches: Vec<Tensor> = call.graph.declarations().caches.iter().enumerate().map(held).collect();
         if caches.is_empty() {
             caches.push(empty(0));
         }
@@ -352,7 +366,14 @@ impl Output {
         let [rows, width] = fact.shape[..] else { return Err("its result is no matrix".into()) };
         let width = constant(width).ok_or("its result has no constant width")?;
         let (first, whole) = window(&output.name, width)?;
-        Ok(Output { name: base(&output.name).to_owned(), width, first, whole, rows })
+        let cache = match graph.node(output.id).op {
+            Op::Append([cache, _]) => match graph.node(cache).op {
+                Op::Cache(cache) => Some(cache.0 as usize),
+                _ => None,
+            },
+            _ => None,
+        };
+        Ok(Output { name: base(&output.name).to_owned(), width, first, whole, rows, cache })
     }
 
     /// Elements from one row of the result to the next.

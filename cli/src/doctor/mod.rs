@@ -15,7 +15,7 @@ use warpweft_plan::{Kernel, Plan, Sizes, Step};
 use warpweft_runtime::{Device, RuntimeError, block_on};
 
 pub use builtin::builtin_plans;
-use data::{Batch, Call, Data, Output, UNTOUCHED};
+use data::{Batch, Call, Data, Output};
 
 /// The part of the largest expected value (of 1 if all are smaller) that a result may be off.
 const TOLERANCE: f32 = 1e-4;
@@ -122,9 +122,9 @@ fn check_kernel(
         let grid = groups(step, data.batch.sizes()).ok_or_else(|| Trouble::Kernel("its grid has no size".into()))?;
         let written = block_on(device.run_kernel(kernel, grid, &data.buffers))?;
         let expected = reference(&call, &data)?;
-        for ((output, bytes), expected) in call.outputs.iter().zip(&written).zip(&expected) {
+        for (i, ((output, bytes), expected)) in call.outputs.iter().zip(&written).zip(&expected).enumerate() {
             let found: Vec<f32> = bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
-            compare(output, &data.batch, &found, expected, check)?;
+            compare(output, &data.batch, (&found, &data.before[i]), expected, check)?;
         }
     }
     Ok(())
@@ -158,15 +158,16 @@ fn reference(call: &Call, data: &Data) -> Result<Vec<BTreeMap<usize, Vec<f32>>>,
 fn compare(
     output: &Output,
     batch: &Batch,
-    found: &[f32],
+    (found, before): (&[f32], &[f32]),
     expected: &BTreeMap<usize, Vec<f32>>,
     check: &mut Check,
 ) -> Result<(), Trouble> {
     let largest = expected.values().flatten().fold(1f32, |a, v| a.max(v.abs()));
     check.tolerance = check.tolerance.max(TOLERANCE * largest);
-    for (row, values) in found.chunks_exact(output.stride()).enumerate() {
+    let rows = found.chunks_exact(output.stride()).zip(before.chunks_exact(output.stride()));
+    for (row, (values, before)) in rows.enumerate() {
         let wanted = expected.get(&row);
-        for (column, &value) in values.iter().enumerate() {
+        for (column, (&value, before)) in values.iter().zip(before).enumerate() {
             let place = || format!("row {row}, column {column} of a batch of {:?} rows", batch.lengths);
             let wanted_here = column.checked_sub(output.first).and_then(|c| wanted?.get(c));
             if let Some(wanted) = wanted_here {
@@ -177,7 +178,7 @@ fn compare(
                     return Err(Trouble::Kernel(format!("found {value}, expected {wanted} at {}", place())));
                 }
                 check.error = check.error.max(error);
-            } else if value != UNTOUCHED && !(wanted.is_some() && output.may_pad(column)) {
+            } else if value != *before && !(wanted.is_some() && output.may_pad(column)) {
                 return Err(Trouble::Kernel(format!("wrote {value} at {}, where it must not", place())));
             }
         }

@@ -12,11 +12,12 @@ use egg::{Id, Language};
 use rustc_hash::{FxHashMap, FxHashSet};
 use warpweft_plan::{Dim, Keys};
 
+use super::normed;
 use crate::formats::Format;
-use crate::graph::{Fact, Op, TensorFact};
+use crate::graph::{Fact, Op, Shape, TensorFact};
 use crate::kernels::RowRange;
 use crate::kernels::cost::attention::AttentionShape;
-use crate::kernels::cost::linear::LinearShape;
+use crate::kernels::cost::linear::{LinearShape, NormShape, PerHeadShape};
 use crate::kernels::cost::rowwise::RowShape;
 use crate::kernels::cost::{Launch, cheapest};
 use crate::kernels::spec::{Pool, Rows};
@@ -28,6 +29,8 @@ use crate::target::Target;
 pub struct CostModel<'w> {
     target: &'w Target,
     rows: RowRange,
+    /// Each program of the body computes all of its outputs, so that one kernel may make several.
+    whole: bool,
     /// Classes of weights that other programs of this body read already; any other pays for its bytes.
     stored: Option<&'w FxHashSet<Id>>,
     /// Contractions that were asked for: many nodes have the same sizes.
@@ -35,21 +38,42 @@ pub struct CostModel<'w> {
 }
 
 /// The sizes of a contraction.
-type LinearKey = (u32, u32, Format, u32, [i64; 2], Rows);
+type LinearKey = (u32, u32, Format, u32, [i64; 2], RowRange);
+
+/// A contraction's operands: its result, what it reads, its weight, how many of those, its term.
+struct Contraction<'f> {
+    result: &'f TensorFact,
+    x: &'f TensorFact,
+    w: &'f TensorFact,
+    weights: u32,
+    term: &'f Fact,
+    norm: Option<NormShape>,
+}
 
 /// What a node that needs no dispatch costs, in dispatches.
 const FREE: f64 = 1e-6;
 
 impl<'w> CostModel<'w> {
-    /// The costs of a program for that range of rows; `stored` are the classes of weights that other programs of the body
+    /// The costs of a program for that range of rows. `whole` says that each program of the body computes all of its
+    /// outputs, so that one kernel may make several; `stored` are the classes of weights that other programs of the body
     /// read already, if there are other programs.
-    pub fn new(target: &'w Target, rows: RowRange, stored: Option<&'w FxHashSet<Id>>) -> CostModel<'w> {
-        CostModel { target, rows, stored, known: RefCell::default() }
+    pub fn new(target: &'w Target, rows: RowRange, whole: bool, stored: Option<&'w FxHashSet<Id>>) -> CostModel<'w> {
+        CostModel { target, rows, whole, stored, known: RefCell::default() }
+    }
+
+    /// The same for another range of rows.
+    pub fn at(&self, rows: RowRange) -> CostModel<'w> {
+        CostModel::new(self.target, rows, self.whole, self.stored)
     }
 
     /// The same for a body some of whose weights are stored.
     pub fn with_stored(&self, stored: &'w FxHashSet<Id>) -> CostModel<'w> {
-        CostModel::new(self.target, self.rows, Some(stored))
+        CostModel::new(self.target, self.rows, self.whole, Some(stored))
+    }
+
+    /// The rows for which costs are predicted.
+    pub fn rows(&self) -> RowRange {
+        self.rows
     }
 
     /// Seconds of this node of `class` alone, its operands being there; `None` if no kernel computes it.
@@ -58,9 +82,9 @@ impl<'w> CostModel<'w> {
         let free = Some(self.target.rates.dispatch * FREE);
         let result = match fact(class)? {
             Fact::Tensor(t) if !t.constant => t,
-            Fact::Tensor(_) | Fact::Term(_) | Fact::Int(_) | Fact::Real(_) | Fact::Size(_) | Fact::Cache(_) => {
-                return free;
-            }
+            Fact::Pair(product, _) => product,
+            Fact::Tensor(_) | Fact::Term(_) | Fact::Prologue(_) => return free,
+            Fact::Int(_) | Fact::Real(_) | Fact::Size(_) | Fact::Cache(_) => return free,
         };
         let tensor = |id: &Id| fact(*id).and_then(Fact::tensor);
         let int = |id: &Id| match fact(*id) {
@@ -68,7 +92,9 @@ impl<'w> CostModel<'w> {
             _ => None,
         };
         let seconds = match node {
-            Op::Ids | Op::Positions | Op::Arg(_) | Op::Cache(_) | Op::BandMask(_) | Op::Slice(_) => return free,
+            Op::Ids | Op::Positions | Op::Arg(_) | Op::Cache(_) | Op::BandMask(_) => return free,
+            Op::Second(_) if !self.whole => return None,
+            Op::Slice(_) | Op::First(_) | Op::Second(_) | Op::Rms(_) | Op::Layer(_) | Op::Then(_) => return free,
             Op::Int(_) | Op::Real(_) | Op::Weight(_) | Op::Fill(_) | Op::Acc | Op::Acc2 | Op::Size(_) => {
                 return free;
             }
@@ -85,7 +111,7 @@ impl<'w> CostModel<'w> {
             }
             Op::LayerNorm(_) | Op::RmsNorm(_) | Op::L2Norm(_) => {
                 let shape = row_shape(result, operands(egraph, node, result))?;
-                cheapest(&shape.norms(self.target, shape.rows.range(self.rows)))?
+                cheapest(&shape.norms(self.target, self.range(result)))?
             }
             Op::Rope(_) | Op::HeadNorm(_) => {
                 self.rowwise(result, operands(egraph, node, result), |shape| Some(shape.map()))?
@@ -98,8 +124,42 @@ impl<'w> CostModel<'w> {
             Op::Candidates([x, _]) => self.rowwise(tensor(x)?, [0, 0], |shape| Some(shape.map()))?,
             Op::MeanPool(_) | Op::MaxPool(_) => self.rowwise(result, [0, 0], |shape| Some(shape.pool(Pool::Mean)))?,
             Op::FirstRow(_) | Op::LastRow(_) => self.rowwise(result, [0, 0], |shape| Some(shape.pool(Pool::First)))?,
-            Op::Linear([x, w, term]) => self.linear(result, tensor(x)?, tensor(w)?, 1, fact(*term)?)?,
-            Op::LinearPair([x, w, _, term]) => self.linear(result, tensor(x)?, tensor(w)?, 2, fact(*term)?)?,
+            Op::Linear(_) | Op::LinearPair(_) | Op::NormedLinear(_) | Op::NormedLinearPair(_)
+                if normed::storage_buffers(egraph, node) > self.target.limits.storage_buffers as usize =>
+            {
+                return None;
+            }
+            Op::Linear([x, w, term]) => {
+                let (x, w, term) = (tensor(x)?, tensor(w)?, fact(*term)?);
+                self.linear(&Contraction { result, x, w, weights: 1, term, norm: None })?
+            }
+            Op::LinearPair([x, w, _, term]) => {
+                let (x, w, term) = (tensor(x)?, tensor(w)?, fact(*term)?);
+                self.linear(&Contraction { result, x, w, weights: 2, term, norm: None })?
+            }
+            Op::NormedLinear([x, prologue, w, term]) => {
+                let (x, w, term) = (tensor(x)?, tensor(w)?, fact(*term)?);
+                let norm = self.norm(egraph, *prologue, x);
+                self.linear(&Contraction { result, x, w, weights: 1, term, norm: Some(norm?) })?
+            }
+            Op::NormedLinearPair([x, prologue, w, _, term]) => {
+                let (x, w, term) = (tensor(x)?, tensor(w)?, fact(*term)?);
+                let norm = self.norm(egraph, *prologue, x);
+                self.linear(&Contraction { result, x, w, weights: 2, term, norm: Some(norm?) })?
+            }
+            Op::HeadLinear([x, w, heads]) => {
+                let heads = int(heads)?.max(1);
+                let columns = |t: &TensorFact| Some(u32::try_from(width(t)?).ok()? / heads);
+                let shape = PerHeadShape {
+                    heads,
+                    k: columns(tensor(x)?)?,
+                    n: columns(result)?,
+                    format: Format::of(tensor(w)?.dtype)?,
+                    rows: rows_of(result)?,
+                };
+                let sizes = self.range(result).sizes(shape.rows);
+                shape.launch().seconds(&self.target.rates, shape.bytes(), sizes)
+            }
             Op::Attention([q, k, v, heads, kv_heads, _]) => {
                 let (q, k, v) = (tensor(q)?, tensor(k)?, tensor(v)?);
                 let (heads, kv_heads) = (int(heads)?, int(kv_heads)?);
@@ -114,6 +174,7 @@ impl<'w> CostModel<'w> {
                     keys: Keys { causal: cached, most: None },
                     windowed: false,
                     cached,
+                    fresh: false,
                     split: None,
                 };
                 match cached {
@@ -139,27 +200,49 @@ impl<'w> CostModel<'w> {
         weights.map(bytes).sum::<f64>() / self.target.rates.bandwidth
     }
 
-    fn linear(&self, result: &TensorFact, x: &TensorFact, w: &TensorFact, weights: u32, term: &Fact) -> Option<f64> {
+    /// How many rows a result has: those of the step, its sequences, or where they are those of a cache, some hundred.
+    fn range(&self, t: &TensorFact) -> RowRange {
+        match rows_of(t) {
+            _ if t.shape.first() == Some(&Dim::CONTEXT) => {
+                let rows = u32::try_from(self.rows.cached_sizes().context).unwrap_or(u32::MAX);
+                RowRange { min: rows, max: Some(rows) }
+            }
+            Some(rows) => rows.range(self.rows),
+            None => self.rows,
+        }
+    }
+
+    fn norm(&self, egraph: &EGraph, prologue: Id, x: &TensorFact) -> Option<NormShape> {
+        let (cost, afterwards) = normed::cost(egraph, prologue)?;
+        let Ok(Fact::Prologue(fact)) = &egraph[prologue].data else { return None };
+        Some(NormShape { cost, afterwards, operands: shapes_bytes(fact.operands.iter(), width(x)?) })
+    }
+
+    fn linear(&self, contraction: &Contraction<'_>) -> Option<f64> {
+        let Contraction { result, x, w, weights, term, norm } = *contraction;
         let shape = LinearShape {
             k: u32::try_from(width(x)?).ok()?,
             n: u32::try_from(width(result)?).ok()?,
             format: Format::of(w.dtype)?,
             weights,
-            normed: false,
+            norm,
             operands: term_operands(term, width(result)?),
             rows: rows_of(result)?,
         };
-        let key = (shape.k, shape.n, shape.format, weights, shape.operands, shape.rows);
-        if let Some(&seconds) = self.known.borrow().get(&key) {
+        let key = (shape.k, shape.n, shape.format, weights, shape.operands, self.range(result));
+        // Those with norms are few.
+        if let Some(&seconds) = self.known.borrow().get(&key).filter(|_| norm.is_none()) {
             return Some(seconds);
         }
-        let rows = shape.rows.range(self.rows);
+        let rows = self.range(result);
         let seconds = cheapest(&shape.candidates(self.target, rows))?;
         // A weight above the limit of a binding becomes windows, a dispatch each.
         let bytes = i64::from(shape.format.bytes()) * i64::from(shape.k) * i64::from(shape.n);
         let windows = (bytes as u64).div_ceil(self.target.limits.binding_bytes).max(1);
         let seconds = seconds + (windows - 1) as f64 * self.target.rates.dispatch;
-        self.known.borrow_mut().insert(key, seconds);
+        if norm.is_none() {
+            self.known.borrow_mut().insert(key, seconds);
+        }
         Some(seconds)
     }
 
@@ -170,7 +253,7 @@ impl<'w> CostModel<'w> {
         launch: impl Fn(&RowShape) -> Option<Launch>,
     ) -> Option<f64> {
         let shape = row_shape(rows, operands)?;
-        let sizes = shape.rows.range(self.rows).sizes(shape.rows);
+        let sizes = self.range(rows).sizes(shape.rows);
         Some(launch(&shape)?.seconds(&self.target.rates, shape.bytes(), sizes))
     }
 }
@@ -201,6 +284,7 @@ fn operands(egraph: &EGraph, node: &Op, result: &TensorFact) -> [i64; 2] {
             let [more, all] = term_operands(fact, width);
             [row + more, once + all]
         }
+        Fact::Prologue(_) | Fact::Pair(..) => [row, once],
         Fact::Int(_) | Fact::Real(_) | Fact::Size(_) | Fact::Cache(_) => [row, once],
     })
 }
@@ -208,7 +292,11 @@ fn operands(egraph: &EGraph, node: &Op, result: &TensorFact) -> [i64; 2] {
 /// The same for the tensors of a term over rows of `width`.
 fn term_operands(term: &Fact, width: i64) -> [i64; 2] {
     let Fact::Term(term) = term else { return [0, 0] };
-    term.operands.iter().fold([0, 0], |[row, once], shape| match shape.first().and_then(|d| d.as_constant()) {
+    shapes_bytes(term.operands.iter(), width)
+}
+
+fn shapes_bytes<'s>(shapes: impl Iterator<Item = &'s Shape>, width: i64) -> [i64; 2] {
+    shapes.fold([0, 0], |[row, once], shape| match shape.first().and_then(|d| d.as_constant()) {
         Some(_) => [row, once + 4 * width],
         None => [row + 4 * width, once],
     })

@@ -3,9 +3,12 @@
 //! A node that several others use is paid once, so this is a choice over DAGs: a greedy pass (each class takes the node
 //! whose set of needed classes is cheapest) and then a descent by two moves: one class takes another node, or *all* the
 //! classes that could use some class take it up together. The second is what makes merged contractions win: a column
-//! window of a big product is dearer than a small product until all its siblings are windows too.
+//! window of a big product is dearer than a small product until all its siblings are windows too. The descent starts twice,
+//! from the greedy choice and from the one where all windows are taken: a program that no single move away from the first
+//! improves may be dearer than one that needs several windows first.
 
 mod cost;
+mod normed;
 
 use egg::{Id, Language};
 use rustc_hash::{FxHashMap, FxHashSet};
@@ -56,7 +59,12 @@ pub fn extract(saturated: &Saturated, model: &CostModel<'_>) -> Result<Extracted
             return Err(ExtractError::NoKernel { op: search.culprit(root, &choice) });
         }
     }
-    let cost = search.descend(&mut choice, &saturated.roots);
+    let mut wide = search.with_windows(&choice);
+    let mut cost = search.descend(&mut choice, &saturated.roots);
+    let other = search.descend(&mut wide, &saturated.roots);
+    if other < cost * (1.0 - 1e-9) {
+        (choice, cost) = (wide, other);
+    }
     let mut builder = Builder {
         egraph: &saturated.egraph,
         choice: &choice,
@@ -152,11 +160,44 @@ impl<'e> Search<'e> {
         }
     }
 
+    /// The choice with a column window wherever there is one.
+    fn with_windows(&self, choice: &Choice) -> Choice {
+        let mut wide = choice.clone();
+        for &class in &self.classes {
+            let nodes = self.nodes.get(&class).into_iter().flatten().map(|(node, _)| node);
+            let window = nodes.filter(|n| matches!(n, Op::Slice(_))).find(|n| self.is_acyclic(&wide, class, n));
+            if let Some(window) = window {
+                wide.insert(class, window.clone());
+            }
+        }
+        wide
+    }
+
+    /// Whether a class can take a node without coming to need itself.
+    fn is_acyclic(&self, choice: &Choice, class: Id, node: &Op) -> bool {
+        let mut seen: FxHashSet<Id> = FxHashSet::default();
+        let mut open: Vec<Id> = node.children().to_vec();
+        while let Some(at) = open.pop() {
+            if at == class {
+                return false;
+            }
+            if seen.insert(at) {
+                let Some(node) = choice.get(&at) else { return false };
+                open.extend(node.children());
+            }
+        }
+        true
+    }
+
     /// Improves a choice until neither move helps; gives the cost of what the roots need.
     fn descend(&mut self, choice: &mut Choice, roots: &[Id]) -> f64 {
         let mut best = self.cost(choice, roots).unwrap_or(f64::INFINITY);
+        let seconds = |class: &Id| self.nodes[class].iter().any(|(node, _)| matches!(node, Op::Second(_)));
+        let alone = choice.iter().filter(|(class, _)| seconds(class)).map(|(class, node)| (*class, node.clone()));
+        let alone: Choice = alone.collect();
         loop {
             let before = best;
+            best = self.take_results(choice, roots, best);
             // What gains most comes first: one product of several siblings stands in the way of another.
             while let Some((cost, adopters)) = self.best_adoption(choice, roots, best) {
                 self.apply(choice, adopters);
@@ -167,11 +208,69 @@ impl<'e> Search<'e> {
                 for (node, _) in self.nodes.get(&class).into_iter().flatten() {
                     best = self.attempt(choice, roots, best, vec![(class, node.clone())]);
                 }
+                let adopters = self.users.get(&class).cloned().unwrap_or_default();
+                if adopters.len() > 1 {
+                    best = self.attempt_afresh(choice, roots, best, &alone, &adopters);
+                }
+                best = self.attempt(choice, roots, best, adopters);
             }
             if best >= before {
                 return best;
             }
         }
+    }
+
+    /// What a node that is needed anyway makes beside its first result is free: taken even where nothing needs it yet, so
+    /// that the moves find it there.
+    fn take_results(&self, choice: &mut Choice, roots: &[Id], mut best: f64) -> f64 {
+        for class in self.needed(choice, roots) {
+            for (user, node) in self.users.get(&class).into_iter().flatten() {
+                if matches!(node, Op::First(_) | Op::Second(_)) {
+                    best = self.attempt_within(choice, roots, best, vec![(*user, node.clone())]).unwrap_or(best);
+                }
+            }
+        }
+        best
+    }
+
+    /// Makes the changes if they lower the cost when no class is the second result of some node beforehand: what shall go
+    /// may be needed for such a result alone, which other nodes have too.
+    fn attempt_afresh(
+        &self,
+        choice: &mut Choice,
+        roots: &[Id],
+        best: f64,
+        alone: &Choice,
+        changes: &[(Id, Op)],
+    ) -> f64 {
+        if alone.is_empty() {
+            return best;
+        }
+        let mut other = choice.clone();
+        other.extend(alone.iter().map(|(class, node)| (*class, node.clone())));
+        let possible = changes.iter().filter(|(_, node)| node.children().iter().all(|c| choice.contains_key(c)));
+        other.extend(possible.cloned());
+        let Some(cost) = self.cost(&other, roots) else { return best };
+        let cost = self.take_results(&mut other, roots, cost);
+        if cost < best * (1.0 - 1e-9) {
+            *choice = other;
+            return cost;
+        }
+        best
+    }
+
+    /// The classes that the roots need, in order.
+    fn needed(&self, choice: &Choice, roots: &[Id]) -> Vec<Id> {
+        let mut seen: FxHashSet<Id> = FxHashSet::default();
+        let mut open = roots.to_vec();
+        while let Some(class) = open.pop() {
+            if seen.insert(class) {
+                open.extend(choice.get(&class).into_iter().flat_map(|node| node.children().iter().copied()));
+            }
+        }
+        let mut needed: Vec<Id> = seen.into_iter().collect();
+        needed.sort_unstable();
+        needed
     }
 
     /// The class whose users lower the cost most if all of them take it up: the cost, and what the users become.
@@ -204,15 +303,20 @@ impl<'e> Search<'e> {
 
     /// Makes the changes if they lower the cost.
     fn attempt(&self, choice: &mut Choice, roots: &[Id], best: f64, changes: Vec<(Id, Op)>) -> f64 {
+        self.attempt_within(choice, roots, best * (1.0 - 1e-9), changes).unwrap_or(best)
+    }
+
+    /// Makes the changes if the cost is then at most `limit`, and gives it.
+    fn attempt_within(&self, choice: &mut Choice, roots: &[Id], limit: f64, changes: Vec<(Id, Op)>) -> Option<f64> {
         let old = self.apply(choice, changes);
         if old.is_empty() {
-            return best;
+            return None;
         }
         match self.cost(choice, roots) {
-            Some(cost) if cost < best * (1.0 - 1e-9) => cost,
+            Some(cost) if cost <= limit => Some(cost),
             _ => {
                 choice.extend(old.into_iter().rev());
-                best
+                None
             }
         }
     }
@@ -275,14 +379,17 @@ fn term_operands<'o>(egraph: &EGraph, class: Id, known: &'o mut FxHashMap<Id, Ve
     if !known.contains_key(&class) {
         // What is being looked at reads nothing new.
         known.insert(class, Vec::new());
-        let is_term = |id: Id| matches!(egraph[id].data, Ok(Fact::Term(_)));
+        let is_term = |id: Id| matches!(egraph[id].data, Ok(Fact::Term(_) | Fact::Prologue(_)));
         let mut read = Vec::new();
         let nodes = if is_term(class) { egraph[class].nodes.as_slice() } else { &[] };
         for child in nodes.iter().flat_map(|node| node.children()).map(|&child| egraph.find(child)) {
             match &egraph[child].data {
-                Ok(Fact::Term(_)) => read.extend(term_operands(egraph, child, known).iter().copied()),
+                Ok(Fact::Term(_) | Fact::Prologue(_)) => {
+                    read.extend(term_operands(egraph, child, known).iter().copied())
+                }
                 Ok(Fact::Tensor(t)) if !t.constant => read.push(child),
-                Ok(Fact::Tensor(_) | Fact::Int(_) | Fact::Real(_) | Fact::Size(_) | Fact::Cache(_)) | Err(_) => {}
+                Ok(Fact::Tensor(_) | Fact::Pair(..)) | Err(_) => {}
+                Ok(Fact::Int(_) | Fact::Real(_) | Fact::Size(_) | Fact::Cache(_)) => {}
             }
         }
         read.sort_unstable();

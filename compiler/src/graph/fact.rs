@@ -19,6 +19,10 @@ pub enum Fact {
     Tensor(TensorFact),
     /// A pointwise expression over `acc`.
     Term(TermFact),
+    /// What a kernel does to each row that it reads.
+    Prologue(PrologueFact),
+    /// The two results of a node.
+    Pair(TensorFact, TensorFact),
     /// An integer attribute.
     Int(i64),
     /// A scalar.
@@ -49,12 +53,22 @@ pub struct TermFact {
     pub paired: bool,
 }
 
+/// What is known of a prologue: the shapes that rows have to be broadcast with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PrologueFact {
+    /// Shapes of the tensors that its terms read.
+    pub operands: BTreeSet<Shape>,
+    /// Norms, one after the other.
+    pub norms: u32,
+}
+
 impl Fact {
     /// The tensor's facts.
     pub fn tensor(&self) -> Option<&TensorFact> {
         match self {
             Fact::Tensor(t) => Some(t),
-            Fact::Term(_) | Fact::Int(_) | Fact::Real(_) | Fact::Size(_) | Fact::Cache(_) => None,
+            Fact::Term(_) | Fact::Prologue(_) | Fact::Pair(..) => None,
+            Fact::Int(_) | Fact::Real(_) | Fact::Size(_) | Fact::Cache(_) => None,
         }
     }
 
@@ -68,8 +82,10 @@ impl fmt::Display for Fact {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Fact::Tensor(t) => write!(f, "{}{}", t.dtype, show(&t.shape)),
-            Fact::Term(t) => {
-                write!(f, "term over {}", t.operands.iter().map(|s| show(s)).collect::<Vec<_>>().join(", "))
+            Fact::Term(t) => write!(f, "term over {}", show_all(&t.operands)),
+            Fact::Prologue(p) => write!(f, "prologue of {} norms over {}", p.norms, show_all(&p.operands)),
+            Fact::Pair(a, b) => {
+                write!(f, "pair of {}{} and {}{}", a.dtype, show(&a.shape), b.dtype, show(&b.shape))
             }
             Fact::Int(i) => write!(f, "{i}"),
             Fact::Real(r) => write!(f, "{r}"),
@@ -83,6 +99,10 @@ impl fmt::Display for Fact {
 pub fn show(shape: &[Dim]) -> String {
     let dims: Vec<_> = shape.iter().map(Dim::to_string).collect();
     format!("[{}]", dims.join(", "))
+}
+
+fn show_all(shapes: &BTreeSet<Shape>) -> String {
+    shapes.iter().map(|s| show(s)).collect::<Vec<_>>().join(", ")
 }
 
 /// An operator that does not fit its operands.
@@ -283,18 +303,56 @@ impl<'a, F: Fn(Id) -> &'a Fact> Infer<'_, F> {
                 self.term(*term, &shape, false)?;
                 tensor(shape, DType::F32, false)
             }
-            Op::LinearPair([x, a, b, term]) => {
-                let shape = self.linear(*x, *a)?;
-                if self.tensor(*a)?.shape != self.tensor(*b)?.shape {
-                    return Err(format!(
-                        "weights differ: {} and {}",
-                        show(&self.tensor(*a)?.shape),
-                        show(&self.tensor(*b)?.shape)
-                    ));
+            Op::HeadLinear([x, w, heads]) => {
+                let (x, w, heads) = (self.tensor(*x)?, self.tensor(*w)?, self.positive(*heads)?);
+                let [rows, width] = matrix(x)?;
+                let (of_heads, k) = match w.shape.as_slice() {
+                    [n, k] => (n.as_constant(), *k),
+                    [h, n, k] if *h == heads.into() => (n.as_constant().and_then(|n| n.checked_mul(heads)), *k),
+                    _ => (None, Dim::default()),
+                };
+                match of_heads.filter(|n| n % heads == 0) {
+                    Some(n) if w.constant && width == k * heads => tensor(vec![rows, n.into()], DType::F32, false),
+                    _ => Err(format!(
+                        "{heads} heads of {} and a weight {} do not contract",
+                        show(&x.shape),
+                        show(&w.shape)
+                    )),
                 }
+            }
+            Op::LinearPair([x, a, b, term]) => {
+                let shape = self.linear_pair(*x, *a, *b)?;
                 self.term(*term, &shape, true)?;
                 tensor(shape, DType::F32, false)
             }
+            Op::Rms([eps, term]) | Op::Layer([eps, term]) => {
+                self.real(*eps)?;
+                match (self.child)(*term) {
+                    Fact::Term(t) if !t.paired => {
+                        Ok(Fact::Prologue(PrologueFact { operands: t.operands.clone(), norms: 1 }))
+                    }
+                    other => Err(format!("needs a term over acc, found {other}")),
+                }
+            }
+            Op::Then([a, b]) => match ((self.child)(*a), (self.child)(*b)) {
+                (Fact::Prologue(a), Fact::Prologue(b)) if a.norms == 1 && b.norms == 1 => {
+                    let operands = a.operands.union(&b.operands).cloned().collect();
+                    Ok(Fact::Prologue(PrologueFact { operands, norms: 2 }))
+                }
+                (a, b) => Err(format!("needs two prologues of one norm, found {a} and {b}")),
+            },
+            Op::NormedLinear([x, prologue, w, term]) => {
+                let shape = self.linear(*x, *w)?;
+                self.term(*term, &shape, false)?;
+                self.normed(*x, *prologue, shape)
+            }
+            Op::NormedLinearPair([x, prologue, a, b, term]) => {
+                let shape = self.linear_pair(*x, *a, *b)?;
+                self.term(*term, &shape, true)?;
+                self.normed(*x, *prologue, shape)
+            }
+            Op::First([pair]) => Ok(Fact::Tensor(self.pair(*pair)?.0.clone())),
+            Op::Second([pair]) => Ok(Fact::Tensor(self.pair(*pair)?.1.clone())),
             Op::Scores([q, k, heads, kv_heads, term]) => {
                 let (queries, keys) = self.scores(*q, *k, *heads, *kv_heads)?;
                 let shape = vec![self.positive(*heads)?.into(), queries, keys];
@@ -354,7 +412,7 @@ impl<'a, F: Fn(Id) -> &'a Fact> Infer<'_, F> {
                         term.operands.insert(t.shape.clone());
                     }
                     Fact::Real(_) => {}
-                    Fact::Int(_) | Fact::Size(_) | Fact::Cache(_) => {
+                    Fact::Int(_) | Fact::Size(_) | Fact::Cache(_) | Fact::Prologue(_) | Fact::Pair(..) => {
                         return Err(format!("needs numbers, found {fact}"));
                     }
                 }
@@ -376,7 +434,7 @@ impl<'a, F: Fn(Id) -> &'a Fact> Infer<'_, F> {
                     dtype = Some(DType::F32);
                 }
                 Fact::Real(_) => {}
-                Fact::Int(_) | Fact::Size(_) | Fact::Term(_) | Fact::Cache(_) => {
+                Fact::Int(_) | Fact::Size(_) | Fact::Term(_) | Fact::Cache(_) | Fact::Prologue(_) | Fact::Pair(..) => {
                     return Err(format!("needs numbers, found {fact}"));
                 }
             }
@@ -440,6 +498,33 @@ impl<'a, F: Fn(Id) -> &'a Fact> Infer<'_, F> {
         Ok(vec![rows, n])
     }
 
+    fn linear_pair(&self, x: Id, a: Id, b: Id) -> Result<Shape, Problem> {
+        let shape = self.linear(x, a)?;
+        let (a, b) = (self.tensor(a)?, self.tensor(b)?);
+        if a.shape != b.shape {
+            return Err(format!("weights differ: {} and {}", show(&a.shape), show(&b.shape)));
+        }
+        Ok(shape)
+    }
+
+    /// A product of that shape, and the rows of x after the prologue's first norm.
+    fn normed(&self, x: Id, prologue: Id, product: Shape) -> Result<Fact, Problem> {
+        let (x, prologue) = (self.tensor(x)?, (self.child)(prologue));
+        let Fact::Prologue(prologue) = prologue else {
+            return Err(format!("needs a prologue, found {prologue}"));
+        };
+        broadcasts(&prologue.operands, &x.shape)?;
+        let product = TensorFact { shape: product, dtype: DType::F32, constant: false };
+        Ok(Fact::Pair(product, TensorFact { dtype: DType::F32, ..x.clone() }))
+    }
+
+    fn pair(&self, id: Id) -> Result<(&'a TensorFact, &'a TensorFact), Problem> {
+        match (self.child)(id) {
+            Fact::Pair(a, b) => Ok((a, b)),
+            other => Err(format!("needs a node with two results, found {other}")),
+        }
+    }
+
     fn scores(&self, q: Id, k: Id, heads: Id, kv_heads: Id) -> Result<(Dim, Dim), Problem> {
         let (q, k, heads, kv_heads) =
             (self.tensor(q)?, self.tensor(k)?, self.positive(heads)?, self.positive(kv_heads)?);
@@ -462,10 +547,14 @@ impl<'a, F: Fn(Id) -> &'a Fact> Infer<'_, F> {
         if term.paired && !paired {
             return Err("acc2 is known only to linear-pair".into());
         }
-        match term.operands.iter().find(|s| broadcast(s, shape).as_deref() != Some(shape)) {
-            Some(operand) => Err(format!("a term's operand {} does not broadcast to {}", show(operand), show(shape))),
-            None => Ok(()),
-        }
+        broadcasts(&term.operands, shape)
+    }
+}
+
+fn broadcasts(operands: &BTreeSet<Shape>, shape: &[Dim]) -> Result<(), Problem> {
+    match operands.iter().find(|s| broadcast(s, shape).as_deref() != Some(shape)) {
+        Some(operand) => Err(format!("a term's operand {} does not broadcast to {}", show(operand), show(shape))),
+        None => Ok(()),
     }
 }
 

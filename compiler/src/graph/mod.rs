@@ -19,7 +19,7 @@ use egg::Language;
 use rustc_hash::FxHashMap;
 use warpweft_plan::{DType, OutputKind};
 
-pub use fact::{Fact, FactError, Shape, TensorFact, TermFact, broadcast, infer, show};
+pub use fact::{Fact, FactError, PrologueFact, Shape, TensorFact, TermFact, broadcast, infer, show};
 pub use op::{ArgId, CacheId, NotALeaf, Op, Real, SizeLeaf, WeightId};
 pub use text::TextError;
 

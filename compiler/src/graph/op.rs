@@ -172,9 +172,21 @@ define_language! {
         // Found by rules
         "linear" = Linear([Id; 3]),
         "linear-pair" = LinearPair([Id; 4]),
+        "normed-linear" = NormedLinear([Id; 4]),
+        "normed-linear-pair" = NormedLinearPair([Id; 5]),
+        "head-linear" = HeadLinear([Id; 3]),
         "head-norm" = HeadNorm([Id; 4]),
         "scores" = Scores([Id; 5]),
         "attention" = Attention([Id; 6]),
+
+        // Prologues: what a kernel does to each row that it reads
+        "rms" = Rms([Id; 2]),
+        "layer" = Layer([Id; 2]),
+        "then" = Then([Id; 2]),
+
+        // The results of a node that has two
+        "first" = First([Id; 1]),
+        "second" = Second([Id; 1]),
     }
 }
 
@@ -191,12 +203,14 @@ impl Op {
             Op::Gelu(_) | Op::GeluTanh(_) | Op::Silu(_) | Op::Relu(_) | Op::Tanh(_) | Op::Sigmoid(_) => true,
             Op::Int(_) | Op::Real(_) | Op::Weight(_) | Op::Arg(_) | Op::Cache(_) | Op::Ids | Op::Positions => false,
             Op::Acc | Op::Acc2 | Op::Size(_) | Op::MatMul(_) | Op::Transpose(_) | Op::Slice(_) => false,
-            Op::Fill(_) => false,
+            Op::Fill(_) | Op::HeadLinear(_) => false,
             Op::Concat(_) | Op::Gather(_) | Op::SplitHeads(_) | Op::MergeHeads(_) | Op::RepeatHeads(_) => false,
             Op::Softmax(_) | Op::LayerNorm(_) | Op::RmsNorm(_) | Op::L2Norm(_) | Op::BandMask(_) => false,
             Op::Rope(_) | Op::HeadNorm(_) | Op::MeanPool(_) | Op::FirstRow(_) | Op::MaxPool(_) => false,
             Op::LastRow(_) | Op::Append(_) | Op::Candidates(_) => false,
             Op::Linear(_) | Op::LinearPair(_) | Op::Scores(_) | Op::Attention(_) => false,
+            Op::NormedLinear(_) | Op::NormedLinearPair(_) | Op::Rms(_) | Op::Layer(_) | Op::Then(_) => false,
+            Op::First(_) | Op::Second(_) => false,
         }
     }
 
@@ -204,16 +218,18 @@ impl Op {
     pub fn term_child(&self) -> Option<usize> {
         match self {
             Op::LayerNorm(_) | Op::RmsNorm(_) | Op::L2Norm(_) | Op::Linear(_) => Some(2),
-            Op::LinearPair(_) => Some(3),
-            Op::Scores(_) => Some(4),
+            Op::LinearPair(_) | Op::NormedLinear(_) => Some(3),
+            Op::Rms(_) | Op::Layer(_) => Some(1),
+            Op::Scores(_) | Op::NormedLinearPair(_) => Some(4),
             Op::Attention(_) => Some(5),
             _ if self.is_pointwise() => None,
             Op::Int(_) | Op::Real(_) | Op::Weight(_) | Op::Arg(_) | Op::Cache(_) | Op::Ids | Op::Positions => None,
             Op::Acc | Op::Acc2 | Op::Size(_) | Op::MatMul(_) | Op::Transpose(_) | Op::Slice(_) => None,
-            Op::Fill(_) => None,
+            Op::Fill(_) | Op::HeadLinear(_) => None,
             Op::Concat(_) | Op::Gather(_) | Op::SplitHeads(_) | Op::MergeHeads(_) | Op::RepeatHeads(_) => None,
             Op::Softmax(_) | Op::BandMask(_) | Op::Rope(_) | Op::MeanPool(_) | Op::FirstRow(_) => None,
             Op::LastRow(_) | Op::Append(_) | Op::Candidates(_) | Op::HeadNorm(_) => None,
+            Op::Then(_) | Op::First(_) | Op::Second(_) => None,
             Op::MaxPool(_) | Op::Add(_) | Op::Sub(_) | Op::Mul(_) | Op::Div(_) | Op::Gelu(_) => None,
             Op::GeluTanh(_) | Op::Silu(_) | Op::Relu(_) | Op::Tanh(_) | Op::Sigmoid(_) => None,
         }

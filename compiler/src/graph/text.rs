@@ -10,7 +10,7 @@
 //! output up %1
 //! ```
 //!
-//! Leaves and terms are written where they are used; every other node has a line of its own. `layer n` and `layer none`
+//! Leaves, terms and prologues are written where they are used; every other node has a line of its own. `layer n` and `layer none`
 //! say to which layer the lines below belong. `#` starts a comment.
 
 use std::fmt::{self, Write};
@@ -43,9 +43,9 @@ impl Graph {
     }
 }
 
-/// Leaves and terms stand where they are used.
+/// Leaves, terms and prologues stand where they are used.
 fn has_line(node: &super::Node) -> bool {
-    !node.op.is_leaf() && !matches!(node.fact, Fact::Term(_))
+    !node.op.is_leaf() && !matches!(node.fact, Fact::Term(_) | Fact::Prologue(_))
 }
 
 impl fmt::Display for Graph {

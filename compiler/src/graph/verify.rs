@@ -89,6 +89,14 @@ pub fn verify(graph: &Graph, form: Form) -> Result<(), VerifyError> {
 
 fn legal(op: &Op, fact: &Fact, form: Form) -> bool {
     match op {
+        Op::NormedLinear(_)
+        | Op::NormedLinearPair(_)
+        | Op::Rms(_)
+        | Op::Layer(_)
+        | Op::Then(_)
+        | Op::First(_)
+        | Op::Second(_) => form == Form::Extracted,
+        Op::HeadLinear(_) => form == Form::Extracted,
         Op::Linear(_) | Op::LinearPair(_) | Op::HeadNorm(_) | Op::Scores(_) | Op::Attention(_) | Op::Acc2 => match op {
             Op::Scores(_) => false,
             _ => form == Form::Extracted,
@@ -169,7 +177,8 @@ fn row_kind(graph: &Graph, kinds: &[RowKind], op: &Op) -> Result<RowKind, &'stat
     };
     let axis = |id: &Id| match graph.node(*id).fact {
         Fact::Int(i) => i,
-        Fact::Tensor(_) | Fact::Term(_) | Fact::Real(_) | Fact::Size(_) | Fact::Cache(_) => -1,
+        Fact::Tensor(_) | Fact::Term(_) | Fact::Prologue(_) | Fact::Pair(..) => -1,
+        Fact::Real(_) | Fact::Size(_) | Fact::Cache(_) => -1,
     };
     match op {
         Op::Ids | Op::Positions => Ok(RowKind::Token),
@@ -225,8 +234,16 @@ fn row_kind(graph: &Graph, kinds: &[RowKind], op: &Op) -> Result<RowKind, &'stat
         | Op::L2Norm(_)
         | Op::Rope(_)
         | Op::HeadNorm(_)
+        | Op::HeadLinear(_)
         | Op::Linear(_)
-        | Op::LinearPair(_) => combine(&op.children().iter().map(kind).collect::<Vec<_>>()),
+        | Op::LinearPair(_)
+        | Op::NormedLinear(_)
+        | Op::NormedLinearPair(_)
+        | Op::Rms(_)
+        | Op::Layer(_)
+        | Op::Then(_)
+        | Op::First(_)
+        | Op::Second(_) => combine(&op.children().iter().map(kind).collect::<Vec<_>>()),
     }
 }
 

@@ -7,7 +7,7 @@ use warpweft_plan::{Dim, Keys};
 use super::KernelError;
 use super::compose::{Choice, Composed, Draft, RowRange, Slot};
 use super::cost::attention::AttentionShape;
-use super::interface::{Interface, check_view, store_view, view_type};
+use super::interface::{Interface, check_view, store_columns, store_view, view_type};
 use super::spec::{self, Binary, Operation, Term, View};
 use super::term::expression;
 use crate::target::Target;
@@ -104,6 +104,7 @@ impl Attention {
             keys: Keys { causal: after == Some(0), most },
             windowed: before.is_some(),
             cached: false,
+            fresh: false,
             split: None,
         }
     }
@@ -149,12 +150,7 @@ impl Attention {
             let call = format!("    store_out(m, head * {}u + d4, value);\n", dim / 4);
             (kind, text.replace("fn store(", "fn store_out(") + "\n" + &store_head(&call))
         } else {
-            let mut body = format!("    let i = m * {}u + head * {dim}u + 4u * d4;\n", out.stride);
-            for (j, part) in ["x", "y", "z", "w"].iter().enumerate() {
-                body +=
-                    &format!("    if (4u * d4 + {j}u < {dim}u) {{\n        out[i + {j}u] = value.{part};\n    }}\n");
-            }
-            ("array<f32>", store_head(&body))
+            ("array<f32>", store_head(&store_columns("out", out.stride, dim)))
         };
         interface.function(store);
         interface.output(kind);

@@ -9,8 +9,9 @@ use super::attention::{Attention, Band, load_head, split_mask, store_head};
 use super::compose::{Choice, Composed, Draft, RowRange, Slot};
 use super::cost;
 use super::cost::attention::AttentionShape;
-use super::interface::{Interface, store_view, view_type};
-use super::spec::{Operation, Split, Term, View};
+use super::fresh::ADDING;
+use super::interface::{Interface, store_columns, store_view, view_type};
+use super::spec::{Fresh, Operation, Split, Term, View};
 use super::term::expression;
 use crate::target::Target;
 
@@ -43,6 +44,9 @@ const CHUNK: u32 = 256;
 /// The most chunks of a context.
 const MOST_CHUNKS: u32 = 64;
 
+/// What making a column ready costs, in multiply-adds: its loads, and its share of a sine and a cosine.
+pub(crate) const READY: f64 = 24.0;
+
 /// Contexts up to here are attended to at once.
 const SHORT: u32 = 512;
 
@@ -70,14 +74,18 @@ impl Operation {
 struct Cached {
     core: Attention,
     split: Option<Split>,
+    fresh: Option<Fresh>,
 }
 
 impl Cached {
     fn of(operation: &Operation) -> Result<Cached, KernelError> {
-        let Operation::CachedAttention { split, .. } = operation else {
+        let Operation::CachedAttention { attention, fresh, split } = operation else {
             return Err(KernelError::Algorithm("cached attention for another operation".to_owned()));
         };
-        Ok(Cached { core: Attention::of(operation)?, split: *split })
+        if let Some(fresh) = fresh {
+            fresh.check(attention)?;
+        }
+        Ok(Cached { core: Attention::of(operation)?, split: *split, fresh: *fresh })
     }
 
     /// Query heads that read the same keys.
@@ -94,9 +102,11 @@ impl Cached {
         }
     }
 
-    /// q, k, v, rows, sequences, pages, out, step.
-    fn interface(&self) -> Result<Interface, KernelError> {
-        let mut interface = Interface::default();
+    /// q, k, v, rows, sequences, pages; or what rows that are not ready need.
+    fn inputs(&self, interface: &mut Interface) -> Result<(), KernelError> {
+        if let Some(fresh) = self.fresh {
+            return fresh.bind([self.core.k, self.core.v], interface);
+        }
         for (slot, name, view, dim, exact) in [
             (Slot::Q, "q", self.core.q, self.core.head_dim(), true),
             (Slot::K, "k", self.core.k, self.core.head_dim(), false),
@@ -109,6 +119,13 @@ impl Cached {
         interface.rows_table();
         interface.bind(Slot::Sequences, "sequences", Access::Read, "array<vec4<u32>>");
         interface.bind(Slot::Pages, "pages", Access::Read, "array<u32>");
+        Ok(())
+    }
+
+    /// The inputs, then out and step.
+    fn interface(&self) -> Result<Interface, KernelError> {
+        let mut interface = Interface::default();
+        self.inputs(&mut interface)?;
         interface.function(key_range(self.core.band));
         let mut functions = BTreeSet::new();
         let value = expression(&self.core.logit, &[], &mut functions)?;
@@ -135,14 +152,19 @@ impl Cached {
     fn range(&self, rows: u32) -> Option<String> {
         let row =
             "let m0 = group.x;\nif (m0 >= step.x) {\n    return;\n}\nlet last = m0;\nlet sequence = rows[m0].w;\n";
+        // Keys of before the step end where the step's own rows begin.
+        let (stop, before) = match self.fresh {
+            Some(_) => ("stop", "\nlet own = sequences[sequence];\nlet end = min(stop, own.z);"),
+            None => ("end", ""),
+        };
         match self.split {
             Some(_) => Some(format!(
                 "{row}let chunk = first_key(m0) / CHUNK + group.z;
 let begin = max(first_key(m0), chunk * CHUNK);
-let end = min(end_key(m0), chunk * CHUNK + CHUNK);
-if (begin >= end) {{\n    return;\n}}"
+let {stop} = min(end_key(m0), chunk * CHUNK + CHUNK);
+if (begin >= {stop}) {{\n    return;\n}}{before}"
             )),
-            None if rows == 1 => Some(format!("{row}let begin = first_key(m0);\nlet end = end_key(m0);")),
+            None if rows == 1 => Some(format!("{row}let begin = first_key(m0);\nlet {stop} = end_key(m0);{before}")),
             None => None,
         }
     }
@@ -151,7 +173,16 @@ if (begin >= end) {{\n    return;\n}}"
     fn shape(&self) -> AttentionShape {
         let shape = self.core.shape();
         let most = shape.keys.most.into_iter().chain(self.split.map(|split| split.keys)).min();
-        AttentionShape { cached: true, split: self.split, keys: Keys { most, ..shape.keys }, ..shape }
+        let keys = Keys { most, ..shape.keys };
+        AttentionShape { cached: true, fresh: self.fresh.is_some(), split: self.split, keys, ..shape }
+    }
+
+    /// An error for a tile of several rows, where each row has to be made ready.
+    fn check_tile(&self, rows: u32) -> Result<(), KernelError> {
+        match self.fresh.is_some() && rows != 1 {
+            true => Err(KernelError::Algorithm(format!("for {rows} rows that are made ready"))),
+            false => Ok(()),
+        }
     }
 
     fn flops(&self) -> Dim {
@@ -168,7 +199,8 @@ if (begin >= end) {{\n    return;\n}}"
         };
         let band = self.core.band.before.map_or(String::new(), |before| format!("_window{before}"));
         let chunk = self.split.map_or(String::new(), |s| format!("_chunks{}", s.keys));
-        format!("cached_attention_{heads}x{}{band}{chunk}_{tile}", self.core.head_dim())
+        let fresh = if self.fresh.is_some() { "_fresh" } else { "" };
+        format!("cached_attention_{heads}x{}{band}{chunk}{fresh}_{tile}", self.core.head_dim())
     }
 
     /// vec4s of columns of q and k in one iteration: a divisor of all, few enough iterations for the longest contexts.
@@ -188,11 +220,7 @@ fn store(heads: u32, dim: u32, interface: &mut Interface) -> &'static str {
         interface.function(text.replace("fn store(", "fn store_out(") + "\n" + &store_head(&call));
         return kind;
     }
-    let mut body = format!("    let i = m * {}u + head * {dim}u + 4u * d4;\n", out.stride);
-    for (j, part) in ["x", "y", "z", "w"].iter().enumerate() {
-        body += &format!("    if (4u * d4 + {j}u < {dim}u) {{\n        out[i + {j}u] = value.{part};\n    }}\n");
-    }
-    interface.function(store_head(&body));
+    interface.function(store_head(&store_columns("out", out.stride, dim)));
     "array<f32>"
 }
 
@@ -224,8 +252,9 @@ pub(crate) fn broadcast(operation: &Operation, tile: CachedTile, target: &Target
     let lanes = target.subgroup_size.ok_or_else(|| KernelError::Algorithm("with subgroups".to_owned()))?;
     let CachedTile { rows, heads, keys4 } = tile;
     let (d4, dv4) = (cached.core.head_dim().div_ceil(4), cached.core.value_dim().div_ceil(4));
+    cached.check_tile(rows)?;
     let columns = cached.columns();
-    let mut slots = Vec::new();
+    let mut slots = cached.fresh.map_or_else(Vec::new, |fresh| fresh.broadcast());
     if lanes > 8 {
         // Written out, the lanes of a large subgroup make too long a text.
         slots.push(("lanes", "//# trips S".to_owned()));
@@ -243,23 +272,27 @@ if (lane == 0u) {
 }";
         slots.push(("result", text.to_owned()));
     }
+    let mut constants = vec![
+        ("S", lanes, "lanes of a subgroup"),
+        ("ROWS", rows, "rows of a tile"),
+        ("HEADS", heads, "heads of a tile"),
+        ("B", keys4, "vec4s of keys of a lane"),
+        ("U", columns, "vec4s of columns of q and k in one iteration"),
+        ("X", (rows * heads * columns).div_ceil(lanes), "vec4s of q that a lane reads in one iteration"),
+        ("D4", d4, "vec4s of columns of a head of q and k"),
+        ("DV4", dv4, "vec4s of columns of a head of v"),
+        ("C4", dv4.div_ceil(lanes), "vec4s of columns of a lane"),
+        ("G", cached.group(), "heads of q for one of k and v"),
+        ("BLOCKS", cached.span(rows).div_ceil(4 * keys4 * lanes), "the most blocks of keys"),
+        ("CHUNK", cached.split.map_or(cached.core.max_context, |s| s.keys), "keys of a chunk of the context"),
+    ];
+    if cached.fresh.is_some() {
+        constants.push(("L4", d4.div_ceil(lanes), "vec4s of columns of q and k of a lane"));
+    }
     Draft {
         name: cached.name(&format!("broadcast{lanes}_{rows}x{heads}x{}", keys4 * 4 * lanes)),
         source: include_str!("attention/cached_broadcast.wgsl"),
-        constants: vec![
-            ("S", lanes, "lanes of a subgroup"),
-            ("ROWS", rows, "rows of a tile"),
-            ("HEADS", heads, "heads of a tile"),
-            ("B", keys4, "vec4s of keys of a lane"),
-            ("U", columns, "vec4s of columns of q and k in one iteration"),
-            ("X", (rows * heads * columns).div_ceil(lanes), "vec4s of q that a lane reads in one iteration"),
-            ("D4", d4, "vec4s of columns of a head of q and k"),
-            ("DV4", dv4, "vec4s of columns of a head of v"),
-            ("C4", dv4.div_ceil(lanes), "vec4s of columns of a lane"),
-            ("G", cached.group(), "heads of q for one of k and v"),
-            ("BLOCKS", cached.span(rows).div_ceil(4 * keys4 * lanes), "the most blocks of keys"),
-            ("CHUNK", cached.split.map_or(cached.core.max_context, |s| s.keys), "keys of a chunk of the context"),
-        ],
+        constants,
         slots,
         interface: cached.interface()?,
         launch: tile.launch(&cached.shape(), lanes, target.rates.registers),
@@ -280,7 +313,9 @@ pub(crate) fn workgroup(
     let (d4, dv4) = (cached.core.head_dim().div_ceil(4), cached.core.value_dim().div_ceil(4));
     let vectors = (rows * heads).next_power_of_two();
     let keys = 32.max(INVOCATIONS / vectors);
-    let mut slots: Vec<(&'static str, String)> = cached.range(rows).map(|text| ("range", text)).into_iter().collect();
+    cached.check_tile(rows)?;
+    let mut slots = cached.fresh.map_or_else(Vec::new, |fresh| fresh.workgroup());
+    slots.extend(cached.range(rows).map(|text| ("range", text)));
     if cached.split.is_some() {
         let text = "store(m, group.z, head, item % DV4, acc[a]);
 if (item % DV4 == 0u) {
@@ -288,24 +323,35 @@ if (item % DV4 == 0u) {
 }";
         slots.push(("result", text.to_owned()));
     }
+    let mut constants = vec![
+        ("T", INVOCATIONS, "invocations"),
+        ("ROWS", rows, "rows of a tile"),
+        ("HEADS", heads, "heads of a tile"),
+        ("R", vectors, "of both"),
+        ("B", keys, "keys of a block"),
+        ("A", (rows * heads * dv4).div_ceil(INVOCATIONS), "vec4s of out of an invocation"),
+        ("U", cached.columns(), "vec4s of columns of q and k in one iteration"),
+        ("V", 16, "keys in one iteration"),
+        ("D4", d4, "vec4s of columns of a head of q and k"),
+        ("DV4", dv4, "vec4s of columns of a head of v"),
+        ("G", cached.group(), "heads of q for one of k and v"),
+        ("BLOCKS", cached.span(rows).div_ceil(keys), "the most blocks of keys"),
+        ("CHUNK", cached.split.map_or(cached.core.max_context, |s| s.keys), "keys of a chunk of the context"),
+    ];
+    if cached.fresh.is_some() {
+        constants.extend([
+            ("EACH", ADDING, "invocations that add up one head"),
+            ("Q4", (heads * d4).div_ceil(INVOCATIONS), "vec4s of q of an invocation"),
+            ("K4", d4.div_ceil(INVOCATIONS), "vec4s of a key of an invocation"),
+            ("V4", dv4.div_ceil(INVOCATIONS), "vec4s of a value of an invocation"),
+            ("L4", d4.div_ceil(ADDING), "vec4s of columns of q and k of an invocation that adds"),
+            ("LV4", dv4.div_ceil(ADDING), "vec4s of columns of v of an invocation that adds"),
+        ]);
+    }
     Draft {
         name: cached.name(&format!("workgroup_{rows}x{heads}x{keys}")),
         source: include_str!("attention/cached_workgroup.wgsl"),
-        constants: vec![
-            ("T", INVOCATIONS, "invocations"),
-            ("ROWS", rows, "rows of a tile"),
-            ("HEADS", heads, "heads of a tile"),
-            ("R", vectors, "of both"),
-            ("B", keys, "keys of a block"),
-            ("A", (rows * heads * dv4).div_ceil(INVOCATIONS), "vec4s of out of an invocation"),
-            ("U", cached.columns(), "vec4s of columns of q and k in one iteration"),
-            ("V", 16, "keys in one iteration"),
-            ("D4", d4, "vec4s of columns of a head of q and k"),
-            ("DV4", dv4, "vec4s of columns of a head of v"),
-            ("G", cached.group(), "heads of q for one of k and v"),
-            ("BLOCKS", cached.span(rows).div_ceil(keys), "the most blocks of keys"),
-            ("CHUNK", cached.split.map_or(cached.core.max_context, |s| s.keys), "keys of a chunk of the context"),
-        ],
+        constants,
         slots,
         interface: cached.interface()?,
         launch: tile.launch(&cached.shape()),

@@ -6,7 +6,7 @@ use super::candidates::{chunk_of_candidates, merge_candidates};
 use super::cost::Launch;
 use super::interface::{Bound, Interface};
 use super::spec::{Operation, Rows};
-use super::{KernelError, attention, cached, heads, linear, rowwise, template, unroll, validate};
+use super::{KernelError, attention, cached, heads, linear, per_head, rowwise, template, unroll, validate};
 use crate::target::{Dispatch, Rates, Target, groups};
 
 /// What a binding of a composed kernel is for.
@@ -26,8 +26,8 @@ pub enum Slot {
     V,
     /// The operand of that index; of a gather, its table.
     Operand(usize),
-    /// The vector of that index.
-    Vector(usize),
+    /// The operand of that index of a prologue.
+    Prologue(usize),
     /// The vectors that parts of heads read, one behind the other.
     Vectors,
     /// The table of token ids.
@@ -40,7 +40,7 @@ pub enum Slot {
     Pages,
     /// The result.
     Out,
-    /// The result of that part of heads.
+    /// The result of that index, of what has several; of attention that appends, 1 is the cache of keys and 2 that of values.
     Part(usize),
     /// The step's sizes.
     Step,
@@ -158,6 +158,7 @@ pub fn candidates(operation: &Operation, target: &Target, rows: RowRange) -> Res
         Operation::Normalize { .. } => rowwise::normalize_candidates(operation, target, rows)?,
         Operation::CachedAttention { .. } => cached::candidates(operation, target, rows)?,
         Operation::Map { .. }
+        | Operation::PerHead { .. }
         | Operation::Pool { .. }
         | Operation::Heads { .. }
         | Operation::CombineAttention { .. }
@@ -191,6 +192,10 @@ pub fn compose(operation: &Operation, choice: Choice, target: &Target) -> Result
 fn only(operation: &Operation, target: &Target) -> Result<Composed, KernelError> {
     match operation {
         Operation::Map { width, term, operands, rows } => rowwise::map((*width, term, operands, *rows), target),
+        Operation::PerHead { x, heads, n, format, rows } => {
+            let (x, heads, n, format, rows) = (*x, *heads, *n, *format, *rows);
+            per_head::dot(per_head::PerHead { x, heads, n, format, rows }, target)
+        }
         Operation::Pool { pool, x, max_context } => rowwise::pool((*pool, *x, *max_context), target),
         Operation::Heads { parts, vector } => heads::ready(parts, *vector, target),
         Operation::CombineAttention { .. } => cached::combine(operation, target),
@@ -267,7 +272,8 @@ mod tests {
     use crate::formats::Format;
     use crate::kernels::spec::*;
 
-    const FILES: [(&str, &str); 16] = [
+    const FILES: [(&str, &str); 17] = [
+        ("per-head/dot", include_str!("per-head/dot.wgsl")),
         ("linear/broadcast_tile", include_str!("linear/broadcast_tile.wgsl")),
         ("linear/workgroup_tile", include_str!("linear/workgroup_tile.wgsl")),
         ("linear/split_dot", include_str!("linear/split_dot.wgsl")),
@@ -381,6 +387,13 @@ mod tests {
                 rows: Rows::Sequences,
             },
         ];
+        operations.extend(Format::ALL.map(|format| Operation::PerHead {
+            x: View { width: 36, stride: 64, offset: 5 },
+            heads: 3,
+            n: 7,
+            format,
+            rows: Rows::Tokens,
+        }));
         operations.extend(Format::ALL.map(|f| linear(f, false, gelu.clone(), vec![Operand::Vector])));
         for pool in [Pool::Mean, Pool::First, Pool::Max, Pool::Last] {
             operations.push(Operation::Pool { pool, x: View::whole(20), max_context: 512 });
@@ -391,14 +404,36 @@ mod tests {
             operations.push(Operation::Heads { parts: vec![part], vector: 8 });
         }
         let normed = |operation: &Operation| match operation {
-            Operation::Linear { .. } => {
-                Some(Operation::NormedLinear { eps: 1e-6, linear: Box::new(operation.clone()) })
-            }
+            Operation::Linear { .. } => Some(
+                prologues().map(|prologue| Operation::NormedLinear { prologue, linear: Box::new(operation.clone()) }),
+            ),
             _ => None,
         };
-        operations.extend(operations.iter().filter_map(normed).collect::<Vec<_>>());
+        operations.extend(operations.iter().filter_map(normed).flatten().collect::<Vec<_>>());
         operations.extend(cached_operations());
         operations
+    }
+
+    /// A gain, a gain and a bias, and a norm of a sum with a norm.
+    fn prologues() -> [Prologue; 3] {
+        let operand = |i| Box::new(Term::Operand(i));
+        let gained = || Term::Binary(Binary::Mul, Box::new(Term::Acc), operand(0));
+        let norm = |norm, term| RowNorm { norm, eps: 1e-6, term };
+        let biased = Term::Binary(Binary::Add, Box::new(gained()), operand(1));
+        let matrix = Operand::Matrix(View::whole(60));
+        [
+            Prologue { norms: vec![norm(Norm::Rms, gained())], operands: vec![Operand::Vector], carried: false },
+            Prologue {
+                norms: vec![norm(Norm::Layer, biased.clone())],
+                operands: vec![Operand::Vector, Operand::Vector],
+                carried: true,
+            },
+            Prologue {
+                norms: vec![norm(Norm::Rms, biased), norm(Norm::Rms, gained())],
+                operands: vec![Operand::Vector, matrix],
+                carried: true,
+            },
+        ]
     }
 
     fn cached_operations() -> Vec<Operation> {
@@ -422,7 +457,33 @@ mod tests {
                     term: term.clone(),
                     max_context,
                 };
-                operations.push(Operation::CachedAttention { attention, split: cut });
+                let part = |first: u32, of: u32, to| HeadPart {
+                    x: View {
+                        width: of * dim,
+                        stride: ((heads + 2 * kv_heads) * dim).next_multiple_of(8),
+                        offset: first * dim,
+                    },
+                    heads: of,
+                    norm: (of == heads).then_some(HeadNorm { eps: 1e-6, gain: Some(dim / 2) }),
+                    rotation: (first <= heads).then_some(Rotation {
+                        rotary: dim / 4 * 2,
+                        interleaved: heads == 16,
+                        scale: 1.0,
+                        frequencies: 0,
+                    }),
+                    to,
+                };
+                let fresh = Fresh {
+                    q: part(0, heads, Destination::Rows),
+                    k: part(heads, kv_heads, Destination::Cache),
+                    v: part(heads + kv_heads, kv_heads, Destination::Cache),
+                    vector: dim / 2 + dim,
+                };
+                operations.extend([None, Some(fresh)].map(|fresh| Operation::CachedAttention {
+                    attention: attention.clone(),
+                    fresh,
+                    split: cut,
+                }));
                 if let Some(split) = cut {
                     operations.push(Operation::CombineAttention { heads, value_dim: dim, term: term.clone(), split });
                 }

@@ -40,7 +40,7 @@ impl HeadPart {
         self.x.width / self.heads.max(1)
     }
 
-    fn check(&self, vector: u32) -> Result<(), KernelError> {
+    pub(super) fn check(&self, vector: u32) -> Result<(), KernelError> {
         check_view("x", self.x)?;
         let known = |first: u32, count: u32| first.checked_add(count).is_some_and(|end| end <= vector);
         let rotates = self.rotation.is_none_or(|r| {
@@ -62,8 +62,8 @@ impl HeadPart {
         self.x.offset.is_multiple_of(4) && self.dim().is_multiple_of(4) && turns && gained
     }
 
-    /// `value_i(m, head, d, scale)`, normalised, and `put_i(m, to, position, head, d, scale)`.
-    fn functions(&self, i: usize, out: &str, unit: Unit) -> Result<String, KernelError> {
+    /// `value_name(m, head, d, scale)`, normalised, and `turned_name(m, position, head, d, scale)`.
+    pub(super) fn turned(&self, name: &str, unit: Unit) -> Result<String, KernelError> {
         let columns = unit.columns();
         let (dim, stride, offset) = (self.dim() / columns, self.x.stride / columns, self.x.offset / columns);
         let kind = unit.kind();
@@ -76,13 +76,13 @@ impl HeadPart {
         };
         let _ = writeln!(
             text,
-            "fn value_{i}(m: u32, head: u32, d: u32, scale: f32) -> {kind} {{
+            "fn value_{name}(m: u32, head: u32, d: u32, scale: f32) -> {kind} {{
     return x[m * {stride}u + {offset}u + head * {dim}u + d]{gain};\n}}\n"
         );
-        let _ = writeln!(text, "fn put_{i}(m: u32, to: u32, position: f32, head: u32, d: u32, scale: f32) {{");
+        let _ = writeln!(text, "fn turned_{name}(m: u32, position: f32, head: u32, d: u32, scale: f32) -> {kind} {{");
         match self.rotation {
             None => {
-                let _ = writeln!(text, "    let value = value_{i}(m, head, d, scale);");
+                let _ = writeln!(text, "    return value_{name}(m, head, d, scale);");
             }
             Some(r) => {
                 let half = r.rotary / 2 / columns;
@@ -93,45 +93,58 @@ impl HeadPart {
                 let factor = if r.scale == 1.0 { String::new() } else { format!("{} * ", literal(r.scale)?) };
                 let _ = writeln!(
                     text,
-                    "    var value = value_{i}(m, head, d, scale);
+                    "    var value = value_{name}(m, head, d, scale);
     if (d < {rotary}u) {{
         let second = {second};
-        let partner = value_{i}(m, head, select(d + {distance}u, d - {distance}u, second), scale);
+        let partner = value_{name}(m, head, select(d + {distance}u, d - {distance}u, second), scale);
         let turn = cos_sin(vec4<f32>(position * vector[{f}{pair}]));
         value = {factor}(value * turn.cos{part} + select(-partner, partner, second) * turn.sin{part});
-    }}",
+    }}
+    return value;",
                     rotary = r.rotary / columns,
                     f = after(r.frequencies / columns),
                     part = unit.part(),
                 );
             }
         }
+        Ok(text + "}\n")
+    }
+
+    /// `put_i(m, to, position, head, d, scale)`.
+    fn put(&self, i: usize, out: &str, unit: Unit) -> String {
         let row = match self.to {
             Destination::Rows => "m",
             Destination::Cache => "to",
         };
-        let out_stride = View::whole(self.x.width).stride / columns;
-        let _ = writeln!(text, "    {out}[{row} * {out_stride}u + head * {dim}u + d] = value;\n}}");
-        Ok(text)
+        let (stride, dim) = (View::whole(self.x.width).stride / unit.columns(), self.dim() / unit.columns());
+        format!(
+            "fn put_{i}(m: u32, to: u32, position: f32, head: u32, d: u32, scale: f32) {{
+    {out}[{row} * {stride}u + head * {dim}u + d] = turned_{i}(m, position, head, d, scale);\n}}\n"
+        )
     }
 }
 
 /// What an invocation handles at once.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Unit {
+pub(super) enum Unit {
     Column,
     Four,
 }
 
+/// What an invocation can handle at once of all parts of a matrix.
+pub(super) fn unit_of(parts: &[HeadPart]) -> Unit {
+    if parts.iter().all(HeadPart::by_four) { Unit::Four } else { Unit::Column }
+}
+
 impl Unit {
-    fn columns(self) -> u32 {
+    pub(super) fn columns(self) -> u32 {
         match self {
             Unit::Column => 1,
             Unit::Four => 4,
         }
     }
 
-    fn kind(self) -> &'static str {
+    pub(super) fn kind(self) -> &'static str {
         match self {
             Unit::Column => "f32",
             Unit::Four => "vec4<f32>",
@@ -186,7 +199,7 @@ pub(crate) fn ready(parts: &[HeadPart], vector: u32, target: &Target) -> Result<
     for part in parts {
         part.check(vector)?;
     }
-    let unit = if parts.iter().all(HeadPart::by_four) { Unit::Four } else { Unit::Column };
+    let unit = unit_of(parts);
     let invocations = target.subgroup_size.unwrap_or(INVOCATIONS);
     let units = parts.iter().map(|p| p.dim() / unit.columns()).max().unwrap_or(0).div_ceil(invocations);
     let heads: u32 = parts.iter().map(|p| p.heads).sum();
@@ -219,7 +232,8 @@ pub(crate) fn ready(parts: &[HeadPart], vector: u32, target: &Target) -> Result<
         interface.function(include_str!("lib/cos_sin.wgsl").to_owned());
     }
     for (i, part) in parts.iter().enumerate() {
-        interface.function(part.functions(i, &out_name(i, parts), unit)?);
+        interface.function(part.turned(&i.to_string(), unit)?);
+        interface.function(part.put(i, &out_name(i, parts), unit));
         interface.bind(Slot::Part(i), &out_name(i, parts), Access::ReadWrite, &array);
     }
     interface.bind(Slot::Step, "step", Access::Uniform, "vec4<u32>");

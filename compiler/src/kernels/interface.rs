@@ -57,11 +57,23 @@ impl Interface {
     /// Binds the operands `e0`, `e1`… of an operation and defines `load_e0(m, n4)`…
     pub(crate) fn operands(&mut self, operands: &[Operand], width: u32, rows: Rows) -> Result<(), KernelError> {
         self.operands = operands.len();
+        self.operands_of("e", Slot::Operand, operands, width, rows)
+    }
+
+    /// The same with another letter than `e`.
+    pub(crate) fn operands_of(
+        &mut self,
+        letter: &str,
+        slot: fn(usize) -> Slot,
+        operands: &[Operand],
+        width: u32,
+        rows: Rows,
+    ) -> Result<(), KernelError> {
         for (i, operand) in operands.iter().enumerate() {
-            let name = format!("e{i}");
+            let name = format!("{letter}{i}");
             match *operand {
                 Operand::Vector => {
-                    self.bind(Slot::Operand(i), &name, Access::Read, "array<vec4<f32>>");
+                    self.bind(slot(i), &name, Access::Read, "array<vec4<f32>>");
                     self.function(format!(
                         "fn load_{name}(m: u32, n4: u32) -> vec4<f32> {{\n    return {name}[n4];\n}}\n"
                     ));
@@ -70,14 +82,14 @@ impl Interface {
                     if view.width < width {
                         return Err(KernelError::Shape(format!("operand {i} is {} wide, not {width}", view.width)));
                     }
-                    self.view(Slot::Operand(i), &name, view)?;
+                    self.view(slot(i), &name, view)?;
                 }
                 Operand::Gather { format, first, rows: window, .. } => {
                     if rows != Rows::Tokens || window == 0 {
                         return Err(KernelError::Shape(format!("operand {i} gathers without tokens or rows")));
                     }
                     self.formats.insert(format);
-                    self.bind(Slot::Operand(i), &name, Access::Read, &format!("array<{}>", format.packed()));
+                    self.bind(slot(i), &name, Access::Read, &format!("array<{}>", format.packed()));
                     let k8 = width.div_ceil(PAD as u32);
                     let suffix = format.name();
                     self.kept.push(format!("index_{name}(m) < {window}u"));
@@ -106,7 +118,7 @@ impl Interface {
                 }
             };
             let first = if first == 0 { String::new() } else { format!(" - {first}u") };
-            self.function(format!("fn index_e{i}(m: u32) -> u32 {{\n    return {index}{first};\n}}\n"));
+            self.function(format!("fn index_{letter}{i}(m: u32) -> u32 {{\n    return {index}{first};\n}}\n"));
         }
         Ok(())
     }
@@ -134,6 +146,12 @@ impl Interface {
         let operands: Vec<String> = (0..self.operands).map(operand).collect();
         let parameters: String = vectors.iter().map(|i| format!(", v{i}: vec4<f32>")).collect();
         self.define(name, &parameters, term, &operands)
+    }
+
+    /// A function of a term over the operands of that letter.
+    pub(crate) fn term_of(&mut self, name: &str, letter: &str, count: usize, term: &Term) -> Result<(), KernelError> {
+        let operands: Vec<String> = (0..count).map(|i| format!("load_{letter}{i}(m, n4)")).collect();
+        self.define(name, "", term, &operands)
     }
 
     fn define(&mut self, name: &str, more: &str, term: &Term, operands: &[String]) -> Result<(), KernelError> {
@@ -261,10 +279,21 @@ pub(crate) fn store_view(view: View) -> (&'static str, String) {
         let offset = if offset == 0 { String::new() } else { format!("{}u + ", offset / 4) };
         return ("array<vec4<f32>>", format!("{head}    out[m * {}u + {offset}n4] = value;\n}}\n", stride / 4));
     }
-    let mut text = format!("{head}    let i = m * {stride}u + {offset}u + 4u * n4;\n");
+    let place = format!("    let i = m * {stride}u + {offset}u + 4u * n4;\n");
+    ("array<f32>", format!("{head}{place}{}}}\n", each_column("out", "n4", width)))
+}
+
+/// Writes the columns of `value` that are below `width` one by one, from `name[i]` on.
+fn each_column(name: &str, n4: &str, width: u32) -> String {
+    let mut text = String::new();
     for (j, part) in ["x", "y", "z", "w"].iter().enumerate() {
-        let _ = writeln!(text, "    if (4u * n4 + {j}u < {width}u) {{\n        out[i + {j}u] = value.{part};\n    }}");
+        let _ =
+            writeln!(text, "    if (4u * {n4} + {j}u < {width}u) {{\n        {name}[i + {j}u] = value.{part};\n    }}");
     }
-    text.push_str("}\n");
-    ("array<f32>", text)
+    text
+}
+
+/// Writes four columns of a head, as far as it has them, to row `m` of a matrix `name` of such heads.
+pub(super) fn store_columns(name: &str, stride: u32, dim: u32) -> String {
+    format!("    let i = m * {stride}u + head * {dim}u + 4u * d4;\n{}", each_column(name, "d4", dim))
 }

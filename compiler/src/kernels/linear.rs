@@ -6,6 +6,7 @@ use super::KernelError;
 use super::compose::{Choice, Composed, Draft, RowRange, Slot};
 use super::cost::linear::LinearShape;
 use super::interface::{Interface, check_view, count};
+use super::prologue::Normed;
 use super::spec::{Operand, Operation, Rows, Term, View};
 use super::term::reads;
 use crate::formats::Format;
@@ -58,14 +59,14 @@ struct Linear<'a> {
     operands: &'a [Operand],
     out: View,
     rows: Rows,
-    /// Epsilon of the norm of x, if it is normalised.
-    norm: Option<f32>,
+    /// What is done to x first.
+    norm: Option<Normed<'a>>,
 }
 
 impl<'a> Linear<'a> {
     fn of(operation: &'a Operation) -> Result<Linear<'a>, KernelError> {
-        let (operation, norm) = match operation {
-            Operation::NormedLinear { eps, linear } => (linear.as_ref(), Some(*eps)),
+        let (operation, prologue) = match operation {
+            Operation::NormedLinear { prologue, linear } => (linear.as_ref(), Some(prologue)),
             other => (other, None),
         };
         let Operation::Linear { x, n, format, paired, term, operands, out, rows } = operation else {
@@ -80,6 +81,7 @@ impl<'a> Linear<'a> {
             return Err(KernelError::Term("a second accumulator without a second weight".to_owned()));
         }
         let (x, n, format, paired, out, rows) = (*x, *n, *format, *paired, *out, *rows);
+        let norm = prologue.map(|prologue| Normed::new(prologue, x, rows)).transpose()?;
         Ok(Linear { x, n, format, paired, term, operands, out, rows, norm })
     }
 
@@ -136,12 +138,15 @@ fn unpack(packed: Packed, h: u32) -> vec4<f32> {{
 {unpack}}}
 "
         ));
-        if self.norm.is_some() {
-            interface.bind(Slot::Vector(0), "gain", Access::Read, "array<vec4<f32>>");
+        if let Some(norm) = self.norm {
+            norm.functions(&mut interface)?;
         }
         interface.operands(self.operands, self.n, self.rows)?;
         interface.epilogue_with("epilogue", self.term, &self.vectors())?;
         interface.result(self.out, self.rows)?;
+        if let Some(norm) = self.norm {
+            norm.result(&mut interface);
+        }
         Ok(interface)
     }
 
@@ -157,7 +162,7 @@ fn unpack(packed: Packed, h: u32) -> vec4<f32> {{
             n: self.n,
             format: self.format,
             weights: self.weights(),
-            normed: self.norm.is_some(),
+            norm: self.norm.map(|norm| norm.shape()),
             operands: operands_bytes(self.operands, self.n),
             rows: self.rows,
         }
@@ -167,23 +172,6 @@ fn unpack(packed: Packed, h: u32) -> vec4<f32> {{
     fn vectors(&self) -> Vec<usize> {
         let used = |i: &usize| matches!(self.operands[*i], Operand::Vector) && reads(self.term, &Term::Operand(*i));
         (0..self.operands.len()).filter(used).collect()
-    }
-
-    /// What a kernel does where x is normalised: `Σ_k (x_k s g_k) w_k = s Σ_k x_k g_k w_k`, and s follows from the squares
-    /// of the x that pass by. `once` says which of several readers of the same x counts.
-    fn normalized(&self, [row, k4, x, once]: [&str; 4]) -> Option<Normalized> {
-        let eps = self.norm?;
-        Some(Normalized {
-            x: format!(
-                "let k4 = {k4};
-let raw = load_x({row}, k4);
-let inside = 4u * k4 + vec4<u32>(0u, 1u, 2u, 3u) < vec4<u32>(WIDTH);
-let counted = select(vec4<f32>(0.0), raw, inside);
-squares += select(0.0, dot(counted, counted), {once});
-{x} = raw * gain[k4];"
-            ),
-            scale: format!("let scale = 1.0 / sqrt(squares / f32(WIDTH) + {eps:?}f);"),
-        })
     }
 
     /// The slots `columns` and `result`: what is read once for four columns, and what is stored for each row of them.
@@ -197,19 +185,16 @@ squares += select(0.0, dot(counted, counted), {once});
         vec![("columns", columns), ("result", format!("store(m, column4, epilogue(m, column4, {arguments}));"))]
     }
 
+    /// Whether a tile of so many rows finds its scale while it contracts.
+    fn scales_afterwards(&self, rows: u32) -> bool {
+        rows == 1 && self.norm.is_some_and(|norm| norm.scales_afterwards())
+    }
+
     fn name(&self, tile: &str) -> String {
         let acc2 = if self.paired { "_paired" } else { "" };
-        let norm = if self.norm.is_some() { "normed_" } else { "" };
+        let norm = self.norm.map_or(String::new(), |norm| norm.name());
         format!("{norm}linear_{}{acc2}_{}x{}_{tile}", self.format.name(), self.x.width, self.n)
     }
-}
-
-/// Slots of a kernel that normalises.
-struct Normalized {
-    /// `x`
-    x: String,
-    /// `scale`, once `squares` is the sum over the row.
-    scale: String,
 }
 
 /// Bytes of operands that a kernel of `width` columns must read for each row, and for all rows.
@@ -236,6 +221,10 @@ pub(crate) fn workgroup_tile(
     let linear = Linear::of(operation)?;
     let WorkgroupTile { rows, octets } = tile;
     let along_rows = INVOCATIONS / ALONG_COLUMNS;
+    let mut slots = linear.result("acc[c * R + r]", "acc[(C4 + c) * R + r]");
+    if let Some(norm) = linear.norm {
+        slots.extend(norm.workgroup_slots()?);
+    }
     Draft {
         name: linear.name(&format!("workgroup_{}x{}", rows * along_rows, 4 * ALONG_COLUMNS)),
         source: include_str!("linear/workgroup_tile.wgsl"),
@@ -248,8 +237,9 @@ pub(crate) fn workgroup_tile(
             ("KO", octets, "octets of k at a time"),
             ("K8", linear.k8(), "octets of k"),
             ("N4", linear.n4(), "vec4s of columns"),
+            ("WIDTH", linear.x.width, "columns of x"),
         ],
-        slots: linear.result("acc[c * R + r]", "acc[(C4 + c) * R + r]"),
+        slots,
         interface: linear.interface(2)?,
         launch: tile.launch(&linear.shape()),
         flops: linear.flops(),
@@ -263,16 +253,12 @@ pub(crate) fn split_dot(operation: &Operation, split: SplitDot, target: &Target)
     let linear = Linear::of(operation)?;
     let SplitDot { rows, shares } = split;
     let mut slots = linear.result("acc[r]", "acc[R + r]");
-    if let Some(normalized) = linear.normalized(["m0", "k8 * 2u + h", "let xr", "p == 0u"]) {
-        let Normalized { x, scale } = normalized;
-        slots = linear.result("acc[r] * scale", "acc[R + r] * scale");
-        slots.extend([
-            ("statistics", "var squares = 0.0;".to_owned()),
-            ("x", x),
-            ("share", "parts[P * R * T + index] = vec4<f32>(squares);".to_owned()),
-            ("shares", "squares += parts[P * R * T + index + other].x;".to_owned()),
-            ("scale", scale),
-        ]);
+    let afterwards = linear.scales_afterwards(rows);
+    if let Some(norm) = linear.norm {
+        if afterwards {
+            slots = linear.result("acc[r] * scale", "acc[R + r] * scale");
+        }
+        slots.extend(norm.split_slots(afterwards)?);
     }
     Draft {
         name: linear.name(&format!("split{shares}_{rows}")),
@@ -282,7 +268,7 @@ pub(crate) fn split_dot(operation: &Operation, split: SplitDot, target: &Target)
             ("T", INVOCATIONS, "invocations"),
             ("R", rows, "rows"),
             ("P", linear.weights(), "weights"),
-            ("NORMS", u32::from(linear.norm.is_some()), "norms of x"),
+            ("NORMS", u32::from(afterwards), "norms of x whose scale follows"),
             ("K8", linear.k8(), "octets of k"),
             ("N4", linear.n4(), "vec4s of columns"),
             ("WIDTH", linear.x.width, "columns of x"),
@@ -306,11 +292,12 @@ pub(crate) fn broadcast_tile(
     let lanes = target.subgroup_size.ok_or_else(|| KernelError::Algorithm("with subgroups".to_owned()))?;
     let BroadcastTile { rows, columns4, fours, steps } = tile;
     let mut slots = linear.result("acc[c * R + r]", "acc[(C4 + c) * R + r]");
-    if let Some(normalized) = linear.normalized(["m0", "k * H + item % (H * U)", "xs[i]", "item < H * U"]) {
-        let Normalized { x, scale } = normalized;
-        let sum = "//# unroll\nfor (var o = 1u; o < S; o *= 2) {\n    squares += subgroupShuffleXor(squares, o);\n}\n";
-        slots = linear.result("acc[c * R + r] * scale", "acc[(C4 + c) * R + r] * scale");
-        slots.extend([("statistics", "var squares = 0.0;".to_owned()), ("x", x), ("scale", sum.to_owned() + &scale)]);
+    if let Some(norm) = linear.norm {
+        let afterwards = linear.scales_afterwards(rows);
+        if afterwards {
+            slots = linear.result("acc[c * R + r] * scale", "acc[(C4 + c) * R + r] * scale");
+        }
+        slots.extend(norm.broadcast_slots(afterwards)?);
     }
     Draft {
         name: linear.name(&format!("broadcast{lanes}_{rows}x{}", columns4 * 4)),

@@ -7,8 +7,8 @@ use super::compose::{Choice, Composed, Draft, RowRange, Slot};
 use super::cost::rowwise::RowShape;
 use super::interface::{Interface, check_view};
 use super::linear::operands_bytes;
+use super::prologue::reciprocal;
 use super::spec::{Norm, Operand, Operation, Pool, Rows, Term, View};
-use super::term::literal;
 use crate::target::Target;
 
 /// Invocations of a workgroup that works on columns one by one.
@@ -62,13 +62,12 @@ pub(crate) fn normalize(operation: &Operation, by: NormalizeBy, target: &Target)
     interface.epilogue("input", input)?;
     interface.epilogue("epilogue", term)?;
     interface.result(view, rows)?;
-    let eps = literal(*eps)?;
-    let (kind, scale) = match norm {
-        Norm::Layer => ("layer", format!("let scale = 1.0 / sqrt(squares / f32(WIDTH) + {eps});")),
-        Norm::Rms => ("rms", format!("let scale = 1.0 / sqrt(squares / f32(WIDTH) + {eps});")),
-        Norm::L2 => ("l2", format!("let scale = 1.0 / max(sqrt(squares), {eps});")),
+    let kind = match norm {
+        Norm::Layer => "layer",
+        Norm::Rms => "rms",
+        Norm::L2 => "l2",
     };
-    let mut slots = vec![("scale", scale)];
+    let mut slots = vec![("scale", format!("let scale = {};", reciprocal(norm, "squares", *eps)?))];
     if norm != Norm::Layer {
         slots.push(("mean", String::new()));
     }

@@ -150,6 +150,28 @@ pub enum Norm {
     L2,
 }
 
+/// A norm of the rows that a kernel reads.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RowNorm {
+    /// Which statistics.
+    pub norm: Norm,
+    /// Epsilon.
+    pub eps: f32,
+    /// What is made of the normalised value, over [`Term::Acc`] and the prologue's operands.
+    pub term: Term,
+}
+
+/// What a linear does to each row of x before it contracts it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Prologue {
+    /// One norm, or a second one of what the first makes.
+    pub norms: Vec<RowNorm>,
+    /// The tensors of the terms; their columns are those of x.
+    pub operands: Vec<Operand>,
+    /// The rows after the first norm are a result too, as a whole matrix.
+    pub carried: bool,
+}
+
 /// How rows of one sequence become one row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Pool {
@@ -228,6 +250,19 @@ pub struct Attention {
     pub max_context: u32,
 }
 
+/// Columns of one matrix that attention makes ready itself: what [`Operation::Heads`] does, for one row at a time.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Fresh {
+    /// Queries.
+    pub q: HeadPart,
+    /// Keys, which go to a cache too.
+    pub k: HeadPart,
+    /// Values, which go to another cache.
+    pub v: HeadPart,
+    /// Elements of the vector in which all frequencies and gains stand one behind the other.
+    pub vector: u32,
+}
+
 /// The context of a row in chunks, each attended to by workgroups of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Split {
@@ -266,13 +301,25 @@ pub enum Operation {
         /// What a row is.
         rows: Rows,
     },
-    /// [`Operation::Linear`] of `x / sqrt(mean(x²) + eps) · gain`, the gain a vector; for rows so few that each can afford
-    /// to be normalised by every workgroup that reads it.
+    /// [`Operation::Linear`] of rows that every workgroup which reads them normalises first.
     NormedLinear {
-        /// Epsilon.
-        eps: f32,
+        /// What is done to the rows.
+        prologue: Prologue,
         /// The linear.
         linear: Box<Operation>,
+    },
+    /// For each head h, `out[m, h·n + i] = Σ_k x[m, h·K + k] · w[h·n + i, k]`.
+    PerHead {
+        /// The activations, `[rows, heads · K]`.
+        x: View,
+        /// Heads.
+        heads: u32,
+        /// Columns of a head of the result.
+        n: u32,
+        /// How the weight is stored.
+        format: Format,
+        /// What a row is.
+        rows: Rows,
     },
     /// For each head, `softmax_j(term(q_i · k_j)) v_j` over the keys of the row's own sequence.
     Attention(Attention),
@@ -324,6 +371,9 @@ pub enum Operation {
     CachedAttention {
         /// What is attended to: k and v are columns of a cache's rows, `max_context` is the longest context.
         attention: Attention,
+        /// The kernel makes the step's rows ready itself and appends them to the caches. The attention's q is only as
+        /// wide as what it makes; its k and v are whole caches.
+        fresh: Option<Fresh>,
         /// The result is the parts of each chunk, for [`Operation::CombineAttention`]: for each row, chunk and head
         /// [`Split::part4`] vec4s.
         split: Option<Split>,
@@ -393,6 +443,7 @@ impl Operation {
     fn rows(&self) -> Rows {
         match self {
             Operation::Linear { rows, .. }
+            | Operation::PerHead { rows, .. }
             | Operation::Normalize { rows, .. }
             | Operation::Map { rows, .. }
             | Operation::CandidateChunks { rows, .. }

@@ -8,15 +8,36 @@ use super::{Call, Input, Layout, LowerError, Lowering, Source, Value, WeightUse}
 use crate::formats::Format;
 use crate::graph::{ArgDecl, Fact, Graph, Op, WeightDecl};
 use crate::kernels::Slot;
-use crate::kernels::spec::{Binary, Index, Norm, Operand, Operation, Pool, Term, Unary, View};
+use crate::kernels::spec::{Binary, Index, Norm, Operand, Operation, Pool, RowNorm, Term, Unary, View};
+
+/// Which terms are being written.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum Side {
+    /// What is done to the result.
+    Epilogue,
+    /// What is done to the input.
+    Prologue,
+}
+
+impl Side {
+    /// The binding of an operand, and its name.
+    fn binding(self, at: usize) -> (Slot, String) {
+        match self {
+            Side::Epilogue => (Slot::Operand(at), format!("e{at}")),
+            Side::Prologue => (Slot::Prologue(at), format!("p{at}")),
+        }
+    }
+}
 
 pub(super) struct CallBuilder<'l> {
     lowering: &'l Lowering<'l>,
     pub(super) meaning: Graph,
     operands: Vec<Operand>,
+    prologue: Vec<Operand>,
+    side: Side,
     inputs: Vec<(Slot, Input)>,
     /// Operands by the node that they stand for, with their node in the meaning.
-    known: FxHashMap<Id, (usize, Id)>,
+    known: FxHashMap<(Side, Id), (usize, Id)>,
 }
 
 type Built<T> = Result<T, LowerError>;
@@ -27,6 +48,8 @@ impl<'l> CallBuilder<'l> {
             lowering,
             meaning: Graph::default(),
             operands: Vec::new(),
+            prologue: Vec::new(),
+            side: Side::Epilogue,
             inputs: Vec::new(),
             known: FxHashMap::default(),
         }
@@ -105,6 +128,11 @@ impl<'l> CallBuilder<'l> {
             [rows, width] => {
                 (self.lowering.size("a weight's rows", rows)?, self.lowering.size("a weight's width", width)?)
             }
+            // Of each head, one below the other.
+            [heads, rows, width] => (
+                self.lowering.size("a weight's rows", rows * heads.as_constant().unwrap_or(0))?,
+                self.lowering.size("a weight's width", width)?,
+            ),
             _ => return Err(self.lowering.error(id, "a weight matrix was expected")),
         };
         let format = Format::of(t.dtype).ok_or_else(|| self.lowering.error(id, "a weight is a float"))?;
@@ -170,20 +198,62 @@ impl<'l> CallBuilder<'l> {
         if self.lowering.inlined[usize::from(id)] {
             return self.expression(id);
         }
-        if let Some(&(at, meaning)) = self.known.get(&id) {
+        if let Some(&(at, meaning)) = self.known.get(&(self.side, id)) {
             return Ok((Term::Operand(at), meaning));
         }
-        let at = self.operands.len();
-        let slot = Slot::Operand(at);
+        let (at, slot, name) = self.next();
         let (operand, meaning) = if node.fact.is_constant() {
-            (Operand::Vector, self.weight_vector(slot, &format!("e{at}"), id)?)
+            (Operand::Vector, self.weight_vector(slot, &name, id)?)
         } else {
             let (view, meaning) = self.activation(slot, id)?;
             (Operand::Matrix(view), meaning)
         };
-        self.operands.push(operand);
-        self.known.insert(id, (at, meaning));
+        self.list().push(operand);
+        self.known.insert((self.side, id), (at, meaning));
         Ok((Term::Operand(at), meaning))
+    }
+
+    fn list(&mut self) -> &mut Vec<Operand> {
+        match self.side {
+            Side::Epilogue => &mut self.operands,
+            Side::Prologue => &mut self.prologue,
+        }
+    }
+
+    /// The next operand: its index, its slot and its name.
+    fn next(&mut self) -> (usize, Slot, String) {
+        let at = self.list().len();
+        let (slot, name) = self.side.binding(at);
+        (at, slot, name)
+    }
+
+    /// The norms of a prologue, the tensors that they read, and the prologue in the meaning.
+    pub(super) fn prologue(&mut self, id: Id) -> Built<(Vec<RowNorm>, Vec<Operand>, Id)> {
+        self.side = Side::Prologue;
+        let mut norms = Vec::new();
+        let meaning = self.norms(id, &mut norms)?;
+        self.side = Side::Epilogue;
+        Ok((norms, std::mem::take(&mut self.prologue), meaning))
+    }
+
+    fn norms(&mut self, id: Id, norms: &mut Vec<RowNorm>) -> Built<Id> {
+        let (norm, eps, term) = match self.lowering.body.node(id).op {
+            Op::Rms([eps, term]) => (Norm::Rms, eps, term),
+            Op::Layer([eps, term]) => (Norm::Layer, eps, term),
+            Op::Then([first, second]) => {
+                let (first, second) = (self.norms(first, norms)?, self.norms(second, norms)?);
+                return Ok(self.meaning.add(Op::Then([first, second]))?);
+            }
+            _ => return Err(self.lowering.error(id, "a prologue was expected")),
+        };
+        let eps = self.lowering.real(eps)?;
+        let (term, mt) = self.term(term)?;
+        norms.push(RowNorm { norm, eps, term });
+        let me = self.meaning.real(eps)?;
+        Ok(self.meaning.add(match norm {
+            Norm::Layer => Op::Layer([me, mt]),
+            Norm::Rms | Norm::L2 => Op::Rms([me, mt]),
+        })?)
     }
 
     /// The node's own expression, its operands read or inlined.
@@ -218,10 +288,10 @@ impl<'l> CallBuilder<'l> {
             Op::Positions => (Index::Positions, self.meaning.positions()?),
             _ => return Err(self.lowering.error(id, "rows are gathered by ids or positions")),
         };
-        let at = self.operands.len();
-        let (format, table_meaning) = self.weight_matrix(Slot::Operand(at), &format!("e{at}"), table)?;
+        let (at, slot, name) = self.next();
+        let (format, table_meaning) = self.weight_matrix(slot, &name, table)?;
         let rows = self.lowering.size("a table's rows", self.lowering.tensor(table)?.shape[0])?;
-        self.operands.push(Operand::Gather { format, first: 0, rows, index });
+        self.list().push(Operand::Gather { format, first: 0, rows, index });
         Ok((Term::Operand(at), self.meaning.gather(table_meaning, index_meaning)?))
     }
 

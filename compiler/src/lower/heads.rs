@@ -30,18 +30,47 @@ pub(super) fn takes_up(body: &Graph, user: Id, id: Id) -> bool {
 }
 
 /// The chain that ends in a node.
-#[derive(Clone, Copy)]
-struct Chain {
-    end: Id,
-    append: Option<Id>,
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Chain {
+    pub(super) end: Id,
+    pub(super) append: Option<Id>,
     rope: Option<Id>,
     norm: Option<Id>,
-    start: Id,
+    pub(super) start: Id,
 }
 
 impl Chain {
+    /// As far back as nodes are taken up.
+    pub(super) fn of(body: &Graph, inlined: &[bool], end: Id) -> Chain {
+        let mut chain = Chain { end, append: None, rope: None, norm: None, start: end };
+        let takes = |chain: &Chain, x: Id| chain.start == end || inlined[usize::from(x)];
+        if let Op::Append([_, x]) = body.node(chain.start).op {
+            (chain.append, chain.start) = (Some(end), x);
+        }
+        if let Op::Rope([x, ..]) = body.node(chain.start).op
+            && takes(&chain, chain.start)
+        {
+            (chain.rope, chain.start) = (Some(chain.start), x);
+        }
+        if let Op::HeadNorm([x, ..]) = body.node(chain.start).op
+            && takes(&chain, chain.start)
+        {
+            (chain.norm, chain.start) = (Some(chain.start), x);
+        }
+        chain
+    }
+
+    /// The number of heads, as the graph has it, of each of its steps that has one.
+    pub(super) fn heads(&self, body: &Graph) -> Vec<Id> {
+        let count = |id: &Id| match body.node(*id).op {
+            Op::HeadNorm([_, heads, ..]) | Op::Rope([_, _, _, heads, ..]) => Some(heads),
+            _ => None,
+        };
+        self.norm.iter().chain(&self.rope).filter_map(count).collect()
+    }
+
     /// The vectors that its steps read.
-    fn vectors(&self, body: &Graph) -> Vec<Id> {
+    pub(super) fn vectors(&self, body: &Graph) -> Vec<Id> {
         let read = |id: &Id| match body.node(*id).op {
             Op::HeadNorm([.., gain]) => Some(gain),
             Op::Rope([_, _, frequencies, ..]) => Some(frequencies),
@@ -53,22 +82,7 @@ impl Chain {
 
 impl Lowering<'_> {
     fn chain(&self, end: Id) -> Chain {
-        let mut chain = Chain { end, append: None, rope: None, norm: None, start: end };
-        let takes = |chain: &Chain, x: Id| chain.start == end || self.inlined[usize::from(x)];
-        if let Op::Append([_, x]) = self.body.node(chain.start).op {
-            (chain.append, chain.start) = (Some(end), x);
-        }
-        if let Op::Rope([x, ..]) = self.body.node(chain.start).op
-            && takes(&chain, chain.start)
-        {
-            (chain.rope, chain.start) = (Some(chain.start), x);
-        }
-        if let Op::HeadNorm([x, ..]) = self.body.node(chain.start).op
-            && takes(&chain, chain.start)
-        {
-            (chain.norm, chain.start) = (Some(chain.start), x);
-        }
-        chain
+        Chain::of(self.body, &self.inlined, end)
     }
 
     /// Lowers the chain that ends in `id`, and with it those that read the same matrix, as far as buffers suffice. Only
@@ -99,16 +113,21 @@ impl Lowering<'_> {
         let mut values = Vec::new();
         for chain in chains {
             let width = self.width(chain.end)?;
-            let place = match chain.append.map(|a| &self.body.node(a).op) {
-                Some(Op::Append([cache, _])) => self.cache(*cache)?,
-                _ => Place::Step,
-            };
+            let place = self.place(&chain)?;
             let value = self.value(Value { width, rows: Rows::Tokens, place });
             self.known.insert(chain.end, value);
             values.push(value);
         }
         self.calls.push(Call { values, ..best });
         Ok(())
+    }
+
+    /// Where the rows of a chain's end lie.
+    pub(super) fn place(&self, chain: &Chain) -> Result<Place, LowerError> {
+        match chain.append.map(|a| &self.body.node(a).op) {
+            Some(Op::Append([cache, _])) => self.cache(*cache),
+            _ => Ok(Place::Step),
+        }
     }
 
     fn cache(&self, id: Id) -> Result<Place, LowerError> {
@@ -128,7 +147,7 @@ impl Lowering<'_> {
             let name = if chains.len() == 1 { "out".to_owned() } else { format!("out{i}") };
             b.builder.meaning.add_output(name, meaning);
         }
-        let vector = b.vectors.length;
+        let vector = b.length();
         Ok(b.builder.finish_with(|_| Operation::Heads { parts, vector }))
     }
 }
@@ -165,8 +184,8 @@ impl Vectors {
 }
 
 /// Parts of one call.
-struct Parts<'l> {
-    builder: CallBuilder<'l>,
+pub(super) struct Parts<'l> {
+    pub(super) builder: CallBuilder<'l>,
     vectors: Vectors,
     /// The vectors in the meaning.
     vector: Option<Id>,
@@ -175,7 +194,7 @@ struct Parts<'l> {
 }
 
 impl<'l> Parts<'l> {
-    fn new(lowering: &'l Lowering<'_>, chains: &[Chain]) -> Result<Parts<'l>, LowerError> {
+    pub(super) fn new(lowering: &'l Lowering<'_>, chains: &[Chain]) -> Result<Parts<'l>, LowerError> {
         let vectors = Vectors::of(lowering, chains)?;
         let mut builder = CallBuilder::new(lowering);
         let ids: Vec<Id> = vectors.all.iter().map(|(id, ..)| *id).collect();
@@ -184,6 +203,11 @@ impl<'l> Parts<'l> {
             false => Some(builder.vectors(Slot::Vectors, "vector", ids, vectors.length)?),
         };
         Ok(Parts { builder, vectors, vector, x: None })
+    }
+
+    /// Elements of all vectors.
+    pub(super) fn length(&self) -> u32 {
+        self.vectors.length
     }
 
     /// Where a vector begins, and its node in the meaning.
@@ -198,7 +222,8 @@ impl<'l> Parts<'l> {
         }
     }
 
-    fn part(&mut self, lowering: &Lowering<'_>, chain: &Chain) -> Result<(HeadPart, Id), LowerError> {
+    /// What a chain comes to, and its node in the meaning. The heads are those of its steps, if any.
+    pub(super) fn part(&mut self, lowering: &Lowering<'_>, chain: &Chain) -> Result<(HeadPart, Id), LowerError> {
         let (x, mut meaning) = self.builder.window(Slot::X, chain.start, &mut self.x)?;
         let mut heads = None;
         let mut norm = None;

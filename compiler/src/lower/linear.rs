@@ -1,75 +1,101 @@
-//! Contractions, with the norm before them where there is one row alone.
-//!
-//! A norm in front costs a dispatch, and where a step has one row that is more than to sum up the row in every workgroup
-//! that reads it anyway.
+//! Contractions, with the norm before them where extraction chose that.
 
-use egg::{Id, Language};
+use egg::Id;
 
 use super::call::CallBuilder;
-use super::{Call, LowerError, Lowering, Value};
-use crate::graph::{Fact, Graph, Op};
-use crate::kernels::spec::{Operation, View};
-use crate::kernels::{RowRange, Slot};
+use super::{Call, LowerError, Lowering, Value, windows};
+use crate::formats::Format;
+use crate::graph::{Fact, Op};
+use crate::kernels::Slot;
+use crate::kernels::spec::{Operand, Operation, Prologue, Term, View};
 
-/// For each node: it is a norm with a gain, and all that read it are contractions, which take it up.
-pub(super) fn taken_norms(body: &Graph, rows: RowRange) -> Vec<bool> {
-    let live = body.live();
-    body.ids()
-        .map(|id| {
-            let users = || body.ids().filter(|&u| live[usize::from(u)] && body.node(u).op.children().contains(&id));
-            let takes = |user: Id| match body.node(user).op {
-                Op::Linear([x, _, term]) | Op::LinearPair([x, _, _, term]) => x == id && term != id,
-                _ => false,
-            };
-            let is_output = body.outputs().iter().any(|o| o.id == id);
-            rows.max == Some(1) && !is_output && gained_norm(body, id).is_some() && users().all(takes)
-        })
-        .collect()
+/// The name of the rows that a kernel leaves beside its product.
+pub(super) const CARRIED: &str = "carried";
+
+/// A contraction whose term is not known yet.
+struct Contraction {
+    x: View,
+    format: Format,
+    paired: bool,
+    value: Value,
 }
 
-/// What is normalised, epsilon and gain, if a node is a norm with a gain of something that lies in memory.
-fn gained_norm(body: &Graph, id: Id) -> Option<[Id; 3]> {
-    let Op::RmsNorm([x, eps, term]) = body.node(id).op else { return None };
-    let Op::Mul([acc, gain]) = body.node(term).op else { return None };
-    let is_vector = matches!(&body.node(gain).fact, Fact::Tensor(t) if t.constant && t.shape.len() == 1);
-    let made = body.node(x).op.is_pointwise() || matches!(body.node(x).op, Op::Gather(_));
-    let plain = matches!(body.node(acc).op, Op::Acc) && is_vector && !made && !body.node(x).fact.is_constant();
-    plain.then_some([x, eps, gain])
+impl Contraction {
+    fn with(self, term: Term, operands: Vec<Operand>) -> Operation {
+        let Contraction { x, format, paired, value: Value { width, rows, .. } } = self;
+        Operation::Linear { x, n: width, format, paired, term, operands, out: View::whole(width), rows }
+    }
+}
+
+/// Binds a contraction's weights.
+fn weights(b: &mut CallBuilder<'_>, w: Id, w2: Option<Id>) -> Result<(Format, Id, Option<Id>), LowerError> {
+    let (format, mw) = b.weight_matrix(Slot::W, "w", w)?;
+    let mw2 = w2.map(|w2| b.weight_matrix(Slot::W2, "w2", w2)).transpose()?.map(|(_, meaning)| meaning);
+    Ok((format, mw, mw2))
 }
 
 impl Lowering<'_> {
     /// The contraction of `x` with one weight, or with two.
     pub(super) fn linear(&self, x: Id, w: Id, w2: Option<Id>, term: Id, value: Value) -> Result<Call, LowerError> {
-        let Value { width, rows, .. } = value;
         let mut b = CallBuilder::new(self);
-        let norm = gained_norm(self.body, x).filter(|_| self.normed[usize::from(x)]);
-        let (view, mut mx) = b.activation(Slot::X, norm.map_or(x, |[x, ..]| x))?;
-        let (format, mw) = b.weight_matrix(Slot::W, "w", w)?;
-        let mw2 = w2.map(|w2| b.weight_matrix(Slot::W2, "w2", w2)).transpose()?.map(|(_, meaning)| meaning);
-        let mut epsilon = None;
-        if let Some([_, eps, gain]) = norm {
-            let eps = self.real(eps)?;
-            let mg = b.weight_vector(Slot::Vector(0), "gain", gain)?;
-            let acc = b.meaning.add(Op::Acc)?;
-            let (me, scaled) = (b.meaning.real(eps)?, b.meaning.times(acc, mg)?);
-            mx = b.meaning.add(Op::RmsNorm([mx, me, scaled]))?;
-            epsilon = Some(eps);
-        }
+        let (view, mx) = b.activation(Slot::X, x)?;
+        let (format, mw, mw2) = weights(&mut b, w, w2)?;
         let (term, mt) = b.term(term)?;
         let meaning = b.meaning.add(match mw2 {
             Some(mw2) => Op::LinearPair([mx, mw, mw2, mt]),
             None => Op::Linear([mx, mw, mt]),
         })?;
-        let (n, out, paired) = (width, View::whole(width), mw2.is_some());
-        Ok(b.finish(
-            |operands| {
-                let linear = Operation::Linear { x: view, n, format, paired, term, operands, out, rows };
-                match epsilon {
-                    Some(eps) => Operation::NormedLinear { eps, linear: Box::new(linear) },
-                    None => linear,
-                }
-            },
-            meaning,
-        ))
+        let contraction = Contraction { x: view, format, paired: mw2.is_some(), value };
+        Ok(b.finish(|operands| contraction.with(term, operands), meaning))
+    }
+
+    /// The contraction of rows that are normalised first, and, if they are read, the rows after the first norm.
+    pub(super) fn normed_linear(&mut self, pair: Id) -> Result<(), LowerError> {
+        let (x, prologue, w, w2, term) = match self.body.node(pair).op {
+            Op::NormedLinear([x, prologue, w, term]) => (x, prologue, w, None, term),
+            Op::NormedLinearPair([x, prologue, w, w2, term]) => (x, prologue, w, Some(w2), term),
+            _ => return Err(self.error(pair, "it has one result")),
+        };
+        let Fact::Pair(product, _) = &self.body.node(pair).fact else {
+            return Err(self.error(pair, "it has one result"));
+        };
+        let rows = self.matrix(x)?;
+        let value = Value { width: self.size("a width", product.shape[1])?, ..rows };
+        let live = self.body.live();
+        let part = |op: Op| self.body.ids().find(|&id| live[usize::from(id)] && self.body.node(id).op == op);
+        let (first, second) = (part(Op::First([pair])), part(Op::Second([pair])));
+
+        let mut b = CallBuilder::new(self);
+        let (view, mx) = b.activation(Slot::X, x)?;
+        let (format, mw, mw2) = weights(&mut b, w, w2)?;
+        let (norms, operands, mp) = b.prologue(prologue)?;
+        let (term, mt) = b.term(term)?;
+        let both = b.meaning.add(match mw2 {
+            Some(mw2) => Op::NormedLinearPair([mx, mp, mw, mw2, mt]),
+            None => Op::NormedLinear([mx, mp, mw, mt]),
+        })?;
+        let out = b.meaning.add(Op::First([both]))?;
+        b.meaning.add_output("out", out);
+        if second.is_some() {
+            let carried = b.meaning.add(Op::Second([both]))?;
+            b.meaning.add_output(CARRIED, carried);
+        }
+        let prologue = Prologue { norms, operands, carried: second.is_some() };
+        let contraction = Contraction { x: view, format, paired: mw2.is_some(), value };
+        let call = b.finish_with(|operands| {
+            let linear = Box::new(contraction.with(term, operands));
+            Operation::NormedLinear { prologue, linear }
+        });
+
+        let out = self.value(value);
+        self.known.extend(first.map(|id| (id, out)));
+        let mut values = vec![out];
+        if let Some(id) = second {
+            values.push(self.value(rows));
+            self.known.insert(id, values[1]);
+        }
+        let calls = windows::split(call, self.bounds.binding_bytes)?;
+        self.calls.extend(calls.into_iter().map(|call| Call { values: values.clone(), ..call }));
+        Ok(())
     }
 }

@@ -7,6 +7,7 @@ mod attention;
 mod call;
 mod heads;
 mod linear;
+mod per_head;
 mod windows;
 
 use egg::{Id, Language};
@@ -68,7 +69,7 @@ pub struct Call {
     pub operation: Operation,
     /// What its inputs are; tables, result and step are known by their slots.
     pub inputs: Vec<(Slot, Input)>,
-    /// The values that it writes, or parts of: of [`Slot::Out`], or of each [`Slot::Part`].
+    /// The values that it writes, or parts of: of [`Slot::Out`], which is the first, or of each [`Slot::Part`].
     pub values: Vec<usize>,
     /// What it computes, as a graph: arguments in the order of its activations, weights named like the bindings.
     pub meaning: Graph,
@@ -165,11 +166,12 @@ pub fn lower(body: &Graph, bounds: Bounds) -> Result<LoweredBody, LowerError> {
         body,
         bounds,
         inlined: inlined(body),
-        normed: linear::taken_norms(body, bounds.rows),
+        fresh: FxHashMap::default(),
         calls: Vec::new(),
         values: Vec::new(),
         known: FxHashMap::default(),
     };
+    lowering.fresh = attention::fresh(body, &lowering.inlined, bounds);
     let live = body.live();
     for id in body.ids() {
         if live[usize::from(id)] && lowering.needs_call(id) && !lowering.known.contains_key(&id) {
@@ -222,8 +224,8 @@ struct Lowering<'b> {
     body: &'b Graph,
     bounds: Bounds,
     inlined: Vec<bool>,
-    /// For each node: it is a norm that all contractions that read it do themselves.
-    normed: Vec<bool>,
+    /// The attentions that make q, k and v ready themselves.
+    fresh: FxHashMap<Id, [heads::Chain; 3]>,
     calls: Vec<Call>,
     values: Vec<Value>,
     known: FxHashMap<Id, usize>,
@@ -233,7 +235,7 @@ impl Lowering<'_> {
     fn needs_call(&self, id: Id) -> bool {
         let node = self.body.node(id);
         let Some(t) = node.fact.tensor() else { return false };
-        let free = t.constant || self.inlined[usize::from(id)] || self.normed[usize::from(id)];
+        let free = t.constant || self.inlined[usize::from(id)] || self.is_fresh(id);
         !free && !matches!(node.op, Op::Arg(_) | Op::Ids | Op::Positions | Op::BandMask(_) | Op::Slice(_))
     }
 
@@ -269,6 +271,7 @@ impl Lowering<'_> {
         let rows = match rows {
             d if d == Dim::TOKENS => Rows::Tokens,
             d if d == Dim::SEQUENCES => Rows::Sequences,
+            d if d == Dim::CONTEXT => return Err(self.error(id, "no kernel computes it for the rows of a cache")),
             _ => return Err(self.error(id, "its rows are neither tokens nor sequences")),
         };
         Ok(Value::of_step(self.size("a width", width)?, rows))
@@ -345,6 +348,7 @@ impl Lowering<'_> {
                 return self.cached_attention(id);
             }
             Op::Candidates([x, n]) => return self.candidates(id, x, n),
+            Op::First([pair]) | Op::Second([pair]) => return self.normed_linear(pair),
             _ => {}
         }
         let value = self.matrix(id)?;
@@ -355,6 +359,7 @@ impl Lowering<'_> {
         let call = match op {
             Op::Linear([x, w, term]) => self.linear(x, w, None, term, value)?,
             Op::LinearPair([x, w, w2, term]) => self.linear(x, w, Some(w2), term, value)?,
+            Op::HeadLinear(operands) => self.head_linear(id, operands, value)?,
             Op::Attention([q, k, v, heads, kv_heads, term]) => {
                 let (h, g) = (self.int(heads)?, self.int(kv_heads)?);
                 let (q, mq) = b.activation(Slot::Q, q)?;
@@ -411,6 +416,13 @@ impl Lowering<'_> {
             | Op::RepeatHeads(_)
             | Op::Softmax(_)
             | Op::BandMask(_)
+            | Op::NormedLinear(_)
+            | Op::NormedLinearPair(_)
+            | Op::Rms(_)
+            | Op::Layer(_)
+            | Op::Then(_)
+            | Op::First(_)
+            | Op::Second(_)
             | Op::Scores(_) => {
                 return Err(self.error(id, "no kernel computes it"));
             }

@@ -3,10 +3,11 @@
 use egg::{Id, Language};
 use warpweft_plan::PAD;
 
+use super::linear::CARRIED;
 use super::{Call, Input, LowerError, WeightUse};
 use crate::graph::{ArgId, Fact, FactError, Graph, Op};
-use crate::kernels::Slot;
 use crate::kernels::spec::{Operand, Operation, View};
+use crate::kernels::{Slot, matrices};
 use crate::pack::ROW_PAD;
 
 /// First rows of windows are multiples of this: vec4 columns of the result, and 256-byte offsets of vectors.
@@ -42,6 +43,18 @@ pub(super) fn split(call: Call, binding_bytes: u64) -> Result<Vec<Call>, LowerEr
                 calls = calls.iter().flat_map(windows).collect::<Result<_, _>>()?;
             }
             Ok(calls)
+        }
+        Operation::PerHead { x, heads, n, format, .. } => {
+            let row_bytes = padded(x.width / heads) * u64::from(format.bytes());
+            let all = u64::from(heads * n);
+            match window(all, row_bytes, binding_bytes)? {
+                rows if rows == all => Ok(vec![call]),
+                rows => Err(LowerError::Size {
+                    what: "rows of a weight of heads, of which none can be left out,".into(),
+                    size: all as i64,
+                    limit: rows as i64,
+                }),
+            }
         }
         Operation::NormedLinear { .. }
         | Operation::Attention(_)
@@ -89,26 +102,32 @@ fn linear_window(call: &Call, first: u64, rows: u64) -> Result<Call, LowerError>
             }
         }
     }
+    let mut args = 1;
+    if let Operation::NormedLinear { prologue, .. } = &mut call.operation {
+        prologue.carried &= first == 0;
+        args += matrices(prologue);
+    }
     for (slot, input) in &mut call.inputs {
         if let (Input::Weight(weight), Slot::W | Slot::W2 | Slot::Operand(_)) = (input, *slot) {
             *weight = WeightUse { first, rows, ..*weight };
         }
     }
-    call.meaning = columns(&call.meaning, first, rows)?;
+    call.meaning = columns(&call.meaning, args, first, rows)?;
     Ok(call)
 }
 
 /// The meaning of a contraction's columns `first .. first + rows`: only these rows of the weights, only these columns of
-/// what the term reads. The output's name says where they stand in the result.
-fn columns(meaning: &Graph, first: u64, rows: u64) -> Result<Graph, FactError> {
+/// what the term reads. The first `args` arguments are not its: they belong to the input. The output's name says where the
+/// columns stand in the result.
+fn columns(meaning: &Graph, args: usize, first: u64, rows: u64) -> Result<Graph, FactError> {
     let mut declarations = meaning.declarations().clone();
     let whole = declarations.weights.first().map_or(0, |w| w.shape[0]);
-    // A gain belongs to the columns of the input.
-    for weight in declarations.weights.iter_mut().filter(|w| w.name != "gain") {
+    // What a prologue reads belongs to the columns of the input.
+    for weight in declarations.weights.iter_mut().filter(|w| !w.name.starts_with('p')) {
         weight.shape[0] = rows;
     }
-    // The contraction's input is the first argument; the others are read by the term, as a whole or through a window.
-    let read_by_term = |id: Id| matches!(meaning.node(id).op, Op::Arg(ArgId(1..)));
+    // The term reads its arguments as a whole or through a window.
+    let read_by_term = |id: Id| matches!(meaning.node(id).op, Op::Arg(ArgId(at)) if at as usize >= args);
     let windowed = |id: Id| meaning.nodes().iter().any(|n| matches!(n.op, Op::Slice([x, ..]) if x == id));
     let mut graph = Graph::with_declarations(declarations);
     let mut copies: Vec<Id> = Vec::new();
@@ -125,7 +144,11 @@ fn columns(meaning: &Graph, first: u64, rows: u64) -> Result<Graph, FactError> {
         copies.push(copy?);
     }
     for output in meaning.outputs() {
-        graph.add_output(format!("{}+{first}/{whole}", output.name), copies[usize::from(output.id)]);
+        match output.name == CARRIED {
+            false => graph.add_output(format!("{}+{first}/{whole}", output.name), copies[usize::from(output.id)]),
+            true if first == 0 => graph.add_output(CARRIED, copies[usize::from(output.id)]),
+            true => {}
+        }
     }
     Ok(graph)
 }

@@ -157,12 +157,15 @@ impl Plan {
 fn plan(graph: &Graph, id: Id) -> Option<Plan> {
     let int = |id: Id| match graph.node(id).fact {
         Fact::Int(i) => u64::try_from(i).ok(),
-        Fact::Tensor(_) | Fact::Term(_) | Fact::Real(_) | Fact::Size(_) | Fact::Cache(_) => None,
+        Fact::Tensor(_) | Fact::Term(_) | Fact::Prologue(_) | Fact::Pair(..) => None,
+        Fact::Real(_) | Fact::Size(_) | Fact::Cache(_) => None,
     };
     let shape = &graph.node(id).fact.tensor()?.shape;
     // A vector is one row of a matrix, so joining or cutting vectors is no matter of rows.
     let is_matrix = shape.len() == 2;
-    let rows = if is_matrix { u64::try_from(shape[0].as_constant()?).ok()? } else { 1 };
+    // Matrices of heads stand one below the other.
+    let sizes = shape.iter().rev().skip(1).map(|d| u64::try_from(d.as_constant()?).ok());
+    let rows = sizes.product::<Option<u64>>()?;
     match &graph.node(id).op {
         Op::Weight(w) => {
             let decl = &graph.declarations().weights[w.0 as usize];

@@ -241,7 +241,8 @@ impl Writer<'_> {
     fn int(&self, id: Id) -> Option<i64> {
         match self.graph.node(id).fact {
             Fact::Int(n) => Some(n),
-            Fact::Tensor(_) | Fact::Term(_) | Fact::Real(_) | Fact::Size(_) | Fact::Cache(_) => None,
+            Fact::Tensor(_) | Fact::Term(_) | Fact::Prologue(_) | Fact::Pair(..) => None,
+            Fact::Real(_) | Fact::Size(_) | Fact::Cache(_) => None,
         }
     }
 }

@@ -46,7 +46,7 @@ pub(super) fn groups(body: &Graph, lowered: &LoweredBody) -> Vec<Group> {
     for at in 0..lowered.calls.len() {
         let values = finished(&lowered.calls, at, &of_value);
         // Of several windows, one alone may write what they have beside the result.
-        let group = values.first().and_then(|value| known.get(value).copied()).unwrap_or_else(|| {
+        let group = values.iter().find_map(|value| known.get(value).copied()).unwrap_or_else(|| {
             groups.push(Group { calls: Vec::new(), results: Vec::new(), nodes: Vec::new() });
             groups.len() - 1
         });
@@ -63,17 +63,16 @@ pub(super) fn groups(body: &Graph, lowered: &LoweredBody) -> Vec<Group> {
     groups
 }
 
-/// The values that a call writes; where they are intermediate ones, those that are made of them.
+/// The values that a call writes; for an intermediate one, those that are made of it.
 fn finished(calls: &[Call], at: usize, of_value: &FxHashMap<usize, Id>) -> Vec<usize> {
-    let values = &calls[at].values;
-    if values.iter().any(|v| of_value.contains_key(v)) {
-        return values.clone();
-    }
-    let reads = |call: &Call| {
-        call.inputs.iter().any(|(_, input)| matches!(input, Input::Activation(Source::Value(v)) if values.contains(v)))
+    let reads = |call: &Call, value: usize| {
+        call.inputs.iter().any(|(_, input)| matches!(input, Input::Activation(Source::Value(v)) if *v == value))
     };
-    let user = (at + 1..calls.len()).find(|&user| reads(&calls[user]));
-    user.map_or_else(|| values.clone(), |user| finished(calls, user, of_value))
+    let made = |value: usize| match (at + 1..calls.len()).find(|&user| reads(&calls[user], value)) {
+        Some(user) if !of_value.contains_key(&value) => finished(calls, user, of_value),
+        Some(_) | None => vec![value],
+    };
+    calls[at].values.iter().flat_map(|&value| made(value)).collect()
 }
 
 fn computed(body: &Graph, lowered: &LoweredBody, results: &[Id]) -> Vec<Id> {

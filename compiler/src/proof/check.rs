@@ -175,7 +175,11 @@ fn applied(meaning: &Graph, operands: &Graph, inputs: Values, what: &str) -> Res
         let expected = format!("{:?}", operands.declarations().caches);
         return Err(ProofFault::Shape { what: format!("the caches of {what}"), found, expected });
     }
-    evaluate(meaning, &applied).map_err(|e| ProofFault::Evaluation(format!("{what}: {e}")))
+    let found = evaluate(meaning, &applied).map_err(|e| ProofFault::Evaluation(format!("{what}: {e}")))?;
+    // The first value of a call is its `out`, or there are several, all called that.
+    let mut named: Vec<_> = meaning.outputs().iter().zip(found).collect();
+    named.sort_by_key(|(output, _)| !output.name.starts_with("out"));
+    Ok(named.into_iter().map(|(_, found)| found).collect())
 }
 
 /// The outputs of a proof and what a kernel's results have in their places: columns of one matrix begin at multiples of

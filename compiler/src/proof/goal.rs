@@ -41,9 +41,10 @@ pub(super) struct Chosen<'a> {
 
 /// What is to be proved of a group; `None` if the formula has none of its results. Where `whole` is set, the terms reach
 /// down to the body's own arguments, else to what the formula has of what the calls read.
-pub(super) fn goal(chosen: Chosen<'_>, group: &Group, whole: bool) -> Result<Option<Goal>, FactError> {
+pub(super) fn goal<'a>(chosen: Chosen<'a>, group: &'a Group, whole: bool) -> Result<Option<Goal>, FactError> {
     let mut builder = Builder {
         chosen,
+        own: &group.results,
         whole,
         values: chosen.lowered.results.iter().map(|(&node, &value)| (value, node)).collect(),
         graph: Graph::default(),
@@ -92,6 +93,8 @@ pub(super) fn goal(chosen: Chosen<'_>, group: &Group, whole: bool) -> Result<Opt
 
 struct Builder<'a> {
     chosen: Chosen<'a>,
+    /// What the group computes: never read, even if it lies in memory.
+    own: &'a [Id],
     whole: bool,
     /// The node of each value.
     values: FxHashMap<usize, Id>,
@@ -161,6 +164,7 @@ impl Builder<'_> {
         for child in op.children_mut() {
             let at = *child;
             let in_memory = is_read(body, lowered, at) && !matches!(body.node(at).op, Op::Slice(_));
+            let in_memory = in_memory && !self.own.contains(&at);
             *child = if in_memory { self.read(at)? } else { self.compute(at)? };
         }
         let done = match op {

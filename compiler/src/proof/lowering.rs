@@ -84,6 +84,7 @@ pub(super) fn steps(body: &Graph, lowered: &LoweredBody, group: &Group) -> Vec<L
         Some(Operation::Candidates { .. }) => steps.push(SPLIT_CANDIDATES),
         Some(
             Operation::Linear { .. }
+            | Operation::PerHead { .. }
             | Operation::NormedLinear { .. }
             | Operation::Attention { .. }
             | Operation::Normalize { .. }
@@ -95,6 +96,7 @@ pub(super) fn steps(body: &Graph, lowered: &LoweredBody, group: &Group) -> Vec<L
         ) if operations.len() > 1 => steps.push(SPLIT_WEIGHT),
         Some(
             Operation::Linear { .. }
+            | Operation::PerHead { .. }
             | Operation::NormedLinear { .. }
             | Operation::Attention { .. }
             | Operation::Normalize { .. }

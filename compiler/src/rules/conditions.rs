@@ -40,6 +40,8 @@ pub enum Condition {
         /// The weight, `[n, k]`.
         weight: Var,
     },
+    /// A weight `[n, k]` with more rows than columns: what it makes is wider than what it reads.
+    Widens(Var),
     /// A tensor of f32: what a product with f32 can replace without taking more bytes.
     Wide(Var),
     /// A scalar.
@@ -85,6 +87,10 @@ impl Condition {
             Condition::ColumnScale { scale, weight } => tensor(scale).zip(tensor(weight)).is_some_and(|(s, w)| {
                 s.constant && w.constant && w.shape.len() == 2 && s.shape.as_slice() == &w.shape[1..]
             }),
+            Condition::Widens(w) => tensor(w).is_some_and(|t| match t.shape.as_slice() {
+                [n, k] => n.as_constant() > k.as_constant(),
+                _ => false,
+            }),
             Condition::Wide(w) => tensor(w).is_some_and(|t| t.dtype == DType::F32),
             Condition::Scalar(s) => matches!(fact(s), Some(Fact::Real(_))),
             Condition::Product(a, b, c) => match (fact(a), fact(b), fact(c)) {
@@ -104,7 +110,8 @@ fn reads_at_element(operand: &Fact, width: Dim) -> bool {
     match operand {
         Fact::Real(_) => true,
         Fact::Tensor(t) => per_column(t) || one_row(t, width) || per_element(t),
-        Fact::Term(_) | Fact::Int(_) | Fact::Size(_) | Fact::Cache(_) => false,
+        Fact::Term(_) | Fact::Prologue(_) | Fact::Pair(..) => false,
+        Fact::Int(_) | Fact::Size(_) | Fact::Cache(_) => false,
     }
 }
 

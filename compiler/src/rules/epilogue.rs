@@ -10,6 +10,11 @@ struct Kernel {
     name: &'static str,
     operands: &'static str,
     result: Shape,
+    /// Operators of one operand that it takes up.
+    unary: &'static [&'static str],
+    /// Operators of two, where its own value comes first, and where it comes second.
+    binary: &'static [&'static str],
+    mirrored: &'static [&'static str],
 }
 
 /// How a kernel tells which operands its term may read.
@@ -22,23 +27,47 @@ enum Shape {
     Scores,
 }
 
-const KERNELS: [Kernel; 6] = [
-    Kernel { name: "linear", operands: "?x ?w", result: Shape::Contraction },
-    Kernel { name: "linear-pair", operands: "?x ?w ?v", result: Shape::Contraction },
-    Kernel { name: "layer-norm", operands: "?x ?eps", result: Shape::LikeX },
-    Kernel { name: "rms-norm", operands: "?x ?eps", result: Shape::LikeX },
-    Kernel { name: "l2-norm", operands: "?x ?eps", result: Shape::LikeX },
-    Kernel { name: "scores", operands: "?q ?k ?h ?g", result: Shape::Scores },
+/// What models have after each kernel, and no more: a rule that no model needs is a pattern that every body is searched for.
+const KERNELS: [Kernel; 4] = [
+    Kernel {
+        name: "linear",
+        operands: "?x ?w",
+        result: Shape::Contraction,
+        unary: &["gelu", "gelu-tanh", "silu", "relu", "tanh", "sigmoid"],
+        binary: &["add", "mul", "div"],
+        mirrored: &["add", "mul"],
+    },
+    Kernel {
+        name: "layer-norm",
+        operands: "?x ?eps",
+        result: Shape::LikeX,
+        unary: &[],
+        binary: &["add", "mul"],
+        mirrored: &["add", "mul"],
+    },
+    Kernel {
+        name: "rms-norm",
+        operands: "?x ?eps",
+        result: Shape::LikeX,
+        unary: &[],
+        binary: &["add", "mul"],
+        mirrored: &["add", "mul"],
+    },
+    Kernel {
+        name: "scores",
+        operands: "?q ?k ?h ?g",
+        result: Shape::Scores,
+        unary: &["tanh"],
+        binary: &["add", "mul", "div"],
+        mirrored: &["add", "mul"],
+    },
 ];
-
-const UNARY: [&str; 6] = ["gelu", "gelu-tanh", "silu", "relu", "tanh", "sigmoid"];
-const BINARY: [&str; 4] = ["add", "sub", "mul", "div"];
 
 pub(super) fn rules() -> Table {
     let mut rules = Vec::new();
     for kernel in &KERNELS {
         let Kernel { name, operands, .. } = kernel;
-        for f in UNARY {
+        for f in kernel.unary {
             rules.push(fuse(
                 format!("{name}-{f}"),
                 &format!("({f} ({name} {operands} ?e))"),
@@ -46,19 +75,20 @@ pub(super) fn rules() -> Table {
                 vec![],
             )?);
         }
-        for f in BINARY {
-            let condition = || vec![kernel.condition()];
+        for f in kernel.binary {
             rules.push(fuse(
                 format!("{name}-{f}"),
                 &format!("({f} ({name} {operands} ?e) ?r)"),
                 &format!("({name} {operands} ({f} ?e ?r))"),
-                condition(),
+                vec![kernel.condition()],
             )?);
+        }
+        for f in kernel.mirrored {
             rules.push(fuse(
                 format!("{name}-{f}-mirrored"),
                 &format!("({f} ?r ({name} {operands} ?e))"),
                 &format!("({name} {operands} ({f} ?r ?e))"),
-                condition(),
+                vec![kernel.condition()],
             )?);
         }
     }

@@ -8,8 +8,10 @@ mod analysis;
 mod attention;
 mod conditions;
 mod epilogue;
+mod latent;
 mod linear;
 mod merge;
+mod norm;
 mod saturate;
 mod scale;
 mod set;
@@ -37,17 +39,20 @@ pub enum Stage {
     Fuse,
     /// Kernels that share an input become one.
     Merge,
+    /// Kernels take up the norms before them.
+    Prologue,
 }
 
 impl Stage {
     /// All stages, in order.
-    pub const ALL: [Stage; 2] = [Stage::Fuse, Stage::Merge];
+    pub const ALL: [Stage; 3] = [Stage::Fuse, Stage::Merge, Stage::Prologue];
 
     /// For reports.
     pub fn name(self) -> &'static str {
         match self {
             Stage::Fuse => "fuse",
             Stage::Merge => "merge",
+            Stage::Prologue => "prologue",
         }
     }
 }
@@ -111,7 +116,8 @@ fn line(
 /// # Errors
 /// When a line does not parse; a bug.
 pub fn table() -> Table {
-    let themes = [linear::rules(), epilogue::rules(), attention::rules(), scale::rules()];
+    let themes =
+        [linear::rules(), epilogue::rules(), attention::rules(), scale::rules(), latent::rules(), norm::rules()];
     let mut rules = Vec::new();
     for theme in themes {
         rules.extend(theme?);

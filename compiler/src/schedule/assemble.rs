@@ -9,6 +9,7 @@ use super::slots::{Life, alive, assign};
 use super::windows::{Use, Windows};
 use super::{ComposedBody, Shared};
 use crate::graph::{CacheId, FactError, Graph};
+use crate::kernels::spec::Operation;
 use crate::kernels::{RowRange, Slot};
 use crate::lower::{Call, Input, Place, Source, Value};
 use crate::roll::{Region, Rolled};
@@ -70,8 +71,11 @@ impl Flat<'_> {
 
     /// The caches that it touches, given which value is a cache.
     fn caches(&self, cache: impl Fn(Key) -> Option<CacheId>) -> Use<'_> {
-        let reads = self.reads.iter().copied().filter_map(&cache).collect();
-        Use { operation: &self.call.operation, reads, writes: self.writes().filter_map(&cache).collect() }
+        let operation = &self.call.operation;
+        // What appends before it attends reads the caches that it writes.
+        let appends = matches!(operation, Operation::CachedAttention { fresh: Some(_), .. });
+        let reads = self.reads.iter().copied().chain(self.writes().filter(|_| appends));
+        Use { operation, reads: reads.filter_map(&cache).collect(), writes: self.writes().filter_map(&cache).collect() }
     }
 }
 
@@ -152,7 +156,7 @@ pub fn assemble(
                 | Slot::K
                 | Slot::V
                 | Slot::Operand(_)
-                | Slot::Vector(_)
+                | Slot::Prologue(_)
                 | Slot::Vectors => {
                     let input = step.call.inputs.iter().find(|(s, _)| s == slot).map(|(_, input)| input);
                     match input.ok_or_else(|| ScheduleError::Missing(format!("{slot:?} of {}", composed.name)))? {

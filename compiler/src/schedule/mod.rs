@@ -148,7 +148,9 @@ impl Shared {
         expression.add_output("value", value);
         let t = body.tensor(weight.node)?;
         let shape = match weight.layout {
-            Layout::Matrix => [elements(t.shape.first()), elements(t.shape.last())],
+            Layout::Matrix => {
+                [t.shape.iter().rev().skip(1).map(|d| elements(Some(d))).product(), elements(t.shape.last())]
+            }
             Layout::Vector => [1, elements(t.shape.last())],
         };
         let problem = || FactError { op: "weight".into(), problem: format!("{} is no float", t.dtype) };
@@ -224,7 +226,7 @@ fn describe(graph: &Graph, id: Id) -> String {
     match (&node.op, &node.fact) {
         (Op::Weight(w), _) => graph.declarations().weights[w.0 as usize].name.clone(),
         (op, Fact::Int(_) | Fact::Real(_) | Fact::Size(_) | Fact::Cache(_)) => op.name(),
-        (op, Fact::Tensor(_) | Fact::Term(_)) => {
+        (op, Fact::Tensor(_) | Fact::Term(_) | Fact::Prologue(_) | Fact::Pair(..)) => {
             let parts: Vec<_> = egg::Language::children(op).iter().map(|c| describe(graph, *c)).collect();
             format!("({} {})", op.name(), parts.join(" "))
         }

@@ -60,7 +60,7 @@ mod tests {
         let mask = Box::new(Term::BandMask { before, after: Some(0) });
         let term = Term::Binary(Binary::Add, Box::new(Term::Acc), mask);
         let attention = Attention { q: view, k: view, v: view, heads: 1, kv_heads: 1, term, max_context: 64 };
-        Operation::CachedAttention { attention, split: None }
+        Operation::CachedAttention { attention, fresh: None, split: None }
     }
 
     #[test]

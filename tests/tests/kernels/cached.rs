@@ -10,30 +10,30 @@ use warpweft_tests::gpu;
 use crate::data::{Batch, Data, UNTOUCHED, bytes};
 use crate::{all_kernels, check, everywhere, kernels};
 
-struct Case {
-    dim: u32,
-    heads: u32,
-    kv_heads: u32,
+pub(crate) struct Case {
+    pub(crate) dim: u32,
+    pub(crate) heads: u32,
+    pub(crate) kv_heads: u32,
     /// Cached and new rows of each sequence.
-    sequences: Vec<(u32, u32)>,
-    before: Option<u32>,
-    max_context: u32,
-    every_tile: bool,
+    pub(crate) sequences: Vec<(u32, u32)>,
+    pub(crate) before: Option<u32>,
+    pub(crate) max_context: u32,
+    pub(crate) every_tile: bool,
 }
 
 impl Case {
-    fn new(dim: u32, sequences: &[(u32, u32)]) -> Case {
+    pub(crate) fn new(dim: u32, sequences: &[(u32, u32)]) -> Case {
         let sequences = sequences.to_vec();
         Case { dim, heads: 4, kv_heads: 2, sequences, before: None, max_context: 300, every_tile: false }
     }
 
-    fn term(&self) -> Term {
+    pub(crate) fn term(&self) -> Term {
         let binary = |operator, a, b| Term::Binary(operator, Box::new(a), Box::new(b));
         let scaled = binary(Binary::Mul, Term::Acc, Term::Constant(1.0 / (self.dim as f32).sqrt()));
         binary(Binary::Add, scaled, Term::BandMask { before: self.before, after: Some(0) })
     }
 
-    fn data(&self) -> Data {
+    pub(crate) fn data(&self) -> Data {
         let mut data = Data::new(Batch::cached(&self.sequences), u64::from(self.dim));
         let (tokens, pool) = (data.batch.tokens(), data.batch.pool_rows());
         data.matrix(Slot::Q, self.q(), tokens, 2.0);
@@ -44,16 +44,16 @@ impl Case {
     }
 
     /// A window of a matrix that holds more.
-    fn q(&self) -> View {
+    pub(crate) fn q(&self) -> View {
         let width = self.heads * self.dim;
         View { width, stride: (width + 12).next_multiple_of(8), offset: 4 }
     }
 
-    fn cache(&self) -> View {
+    pub(crate) fn cache(&self) -> View {
         View::whole(self.kv_heads * self.dim)
     }
 
-    fn expected(&self, data: &Data) -> Vec<(f64, f64)> {
+    pub(crate) fn expected(&self, data: &Data) -> Vec<(f64, f64)> {
         let (d, group) = (self.dim as usize, (self.heads / self.kv_heads) as usize);
         let term = self.term();
         let mut expected = Vec::new();
@@ -87,7 +87,7 @@ impl Case {
         let (q, k, v) = (self.q(), self.cache(), self.cache());
         let (heads, kv_heads, term, max_context) = (self.heads, self.kv_heads, self.term(), self.max_context);
         let attention = Attention { q, k, v, heads, kv_heads, term, max_context };
-        Operation::CachedAttention { attention, split }
+        Operation::CachedAttention { attention, fresh: None, split }
     }
 
     fn run(self) {
@@ -111,24 +111,41 @@ impl Case {
 
     /// The chunks, then all of them together.
     fn in_chunks(&self, device: &Device, target: &Target, split: Split, data: &Data, expected: &[(f64, f64)]) {
-        let out = View::whole(self.heads * self.dim);
         let rows = RowRange { min: 1, max: Some(1) };
         let operation = self.operation(Some(split));
-        let combine = Operation::CombineAttention { heads: self.heads, value_dim: self.dim, term: self.term(), split };
-        let room = data.batch.tokens() as u32 * split.count * self.heads * Split::part4(self.dim) * 4;
+        let room = self.room(split, data);
         for choice in candidates(&operation, target, rows).unwrap() {
             let kernel = compose(&operation, choice, target).unwrap();
             let parts = gpu::run(device, &kernel, data.sizes(), |slot| match slot {
-                Slot::Out => bytes(&vec![UNTOUCHED; room as usize], f32::to_le_bytes),
+                Slot::Out => bytes(&vec![UNTOUCHED; room], f32::to_le_bytes),
                 slot => data.bytes(slot),
             });
-            let mut data = self.data();
-            data.exactly(Slot::X, crate::floats(&parts));
-            for kernel in kernels(&combine, target) {
-                check(device, &kernel, &data, (out, data.batch.tokens()), |m, n| {
-                    Some(expected[m * out.width as usize + n])
-                });
-            }
+            self.together(device, target, split, &parts, expected);
+        }
+    }
+
+    /// Elements that the chunks of all rows leave behind.
+    pub(crate) fn room(&self, split: Split, data: &Data) -> usize {
+        data.batch.tokens() * (split.count * self.heads * Split::part4(self.dim) * 4) as usize
+    }
+
+    /// Chunks that are there become the result.
+    pub(crate) fn together(
+        &self,
+        device: &Device,
+        target: &Target,
+        split: Split,
+        parts: &[u8],
+        expected: &[(f64, f64)],
+    ) {
+        let out = View::whole(self.heads * self.dim);
+        let combine = Operation::CombineAttention { heads: self.heads, value_dim: self.dim, term: self.term(), split };
+        let mut data = self.data();
+        data.exactly(Slot::X, crate::floats(parts));
+        for kernel in kernels(&combine, target) {
+            check(device, &kernel, &data, (out, data.batch.tokens()), |m, n| {
+                Some(expected[m * out.width as usize + n])
+            });
         }
     }
 }

@@ -177,8 +177,20 @@ impl Data {
 
     /// The tensors of a term.
     pub(crate) fn operands(&mut self, operands: &[Operand], width: usize, rows: usize, scale: f32) {
+        self.operands_of(Slot::Operand, operands, width, rows, scale);
+    }
+
+    /// The tensors of the terms of one side of a kernel.
+    pub(crate) fn operands_of(
+        &mut self,
+        slot: fn(usize) -> Slot,
+        operands: &[Operand],
+        width: usize,
+        rows: usize,
+        scale: f32,
+    ) {
         for (i, operand) in operands.iter().enumerate() {
-            let slot = Slot::Operand(i);
+            let slot = slot(i);
             match *operand {
                 Operand::Vector => {
                     let mut values = self.random.numbers(width, scale);
@@ -222,19 +234,32 @@ impl Data {
         term: &Term,
         operands: &[Operand],
         width: usize,
+        at: (usize, usize),
+        acc: [f64; 2],
+    ) -> f64 {
+        self.term_of(Slot::Operand, term, operands, width, at, acc)
+    }
+
+    /// The value of a term of one side of a kernel.
+    pub(crate) fn term_of(
+        &self,
+        slot: fn(usize) -> Slot,
+        term: &Term,
+        operands: &[Operand],
+        width: usize,
         (m, n): (usize, usize),
         acc: [f64; 2],
     ) -> f64 {
-        let eval = |t: &Term| self.term(t, operands, width, (m, n), acc);
+        let eval = |t: &Term| self.term_of(slot, t, operands, width, (m, n), acc);
         match term {
             Term::Acc => acc[0],
             Term::Acc2 => acc[1],
             Term::Constant(c) => f64::from(*c),
             Term::Operand(i) => match operands[*i] {
-                Operand::Vector => f64::from(self.matrices[&Slot::Operand(*i)][n]),
-                Operand::Matrix(view) => self.at(Slot::Operand(*i), view, m, n),
+                Operand::Vector => f64::from(self.matrices[&slot(*i)][n]),
+                Operand::Matrix(view) => self.at(slot(*i), view, m, n),
                 Operand::Gather { .. } => {
-                    self.weight_at(Slot::Operand(*i), width, self.gathered(&operands[*i], m).unwrap_or(0), n)
+                    self.weight_at(slot(*i), width, self.gathered(&operands[*i], m).unwrap_or(0), n)
                 }
             },
             Term::Unary(function, a) => unary(*function, eval(a)),

@@ -7,10 +7,10 @@ use warpweft_tests::gpu;
 use crate::data::{Batch, Data, UNTOUCHED, bytes, floats};
 use crate::{everywhere, kernels};
 
-const EPS: f32 = 1e-6;
+pub(crate) const EPS: f32 = 1e-6;
 
 /// A part's columns as they should be in row m.
-fn expected(part: &HeadPart, data: &Data, m: usize) -> Vec<f64> {
+pub(crate) fn expected(part: &HeadPart, data: &Data, m: usize) -> Vec<f64> {
     let dim = (part.x.width / part.heads) as usize;
     let mut row: Vec<f64> = (0..part.x.width as usize).map(|n| data.at(Slot::X, part.x, m, n)).collect();
     let vector = |first: u32, i: usize| f64::from(data.matrices[&Slot::Vectors][first as usize + i]);
@@ -80,7 +80,7 @@ fn run(parts: Vec<HeadPart>, vectors: Vec<Vec<f32>>) {
     });
 }
 
-fn frequencies(count: u32) -> Vec<f32> {
+pub(crate) fn frequencies(count: u32) -> Vec<f32> {
     (0..count).map(|i| 10f32.powi(i as i32 % 4) / 50.0).collect()
 }
 

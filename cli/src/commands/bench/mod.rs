@@ -160,7 +160,7 @@ fn kernel_table(kernels: &[KernelTime]) -> String {
 }
 
 /// `sequences` times `tokens` ids that differ from each other but not from process to process.
-pub(super) fn random_ids(sequences: u32, tokens: u32, vocab_size: u32) -> Vec<Vec<u32>> {
+pub(crate) fn random_ids(sequences: u32, tokens: u32, vocab_size: u32) -> Vec<Vec<u32>> {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     let mut next = || {
         state ^= state << 13;

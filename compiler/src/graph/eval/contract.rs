@@ -30,6 +30,17 @@ pub(super) fn linear(x: &Tensor, w: &Tensor) -> Tensor {
     Tensor::filled(vec![rows, n], |i| dot(&x.data[i / n * k..][..k], &w.data[i % n * k..][..k]) as f32)
 }
 
+/// `x [rows, heads · k]`, of each head its own rows of `w [heads · n, k]`
+pub(super) fn head_linear(x: &Tensor, w: &Tensor, heads: usize) -> Tensor {
+    let ([_, rows, width], k) = (x.batches(), w.last());
+    let columns = w.data.len() / k;
+    let n = columns / heads;
+    Tensor::filled(vec![rows, columns], |at| {
+        let (i, j) = (at / columns, at % columns);
+        dot(&x.data[i * width + j / n * k..][..k], &w.data[j * k..][..k]) as f32
+    })
+}
+
 /// For each head the raw scores `q · k`: `[heads, queries, keys]`.
 pub(super) fn scores(q: &Tensor, k: &Tensor, heads: usize, kv_heads: usize) -> Tensor {
     let ([_, queries, qw], [_, keys, kw]) = (q.batches(), k.batches());

@@ -319,10 +319,33 @@ impl<'g> Evaluator<'g> {
             Op::FirstRow([x]) => reduce::first_row(self.get(*x)?),
             Op::MaxPool([x]) => reduce::max_pool(self.get(*x)?),
             Op::Linear([x, w, term]) => self.term(*term, &contract::linear(self.get(*x)?, self.get(*w)?), None)?,
+            Op::HeadLinear([x, w, heads]) => contract::head_linear(self.get(*x)?, self.get(*w)?, self.int(*heads)),
             Op::LinearPair([x, a, b, term]) => {
                 let (x, a, b) = (self.get(*x)?, self.get(*a)?, self.get(*b)?);
                 self.term(*term, &contract::linear(x, a), Some(&contract::linear(x, b)))?
             }
+            Op::First([pair]) => match &self.graph.node(*pair).op {
+                Op::NormedLinear([x, prologue, w, term]) => {
+                    let x = self.prologue(*prologue, self.get(*x)?)?;
+                    self.term(*term, &contract::linear(&x, self.get(*w)?), None)?
+                }
+                Op::NormedLinearPair([x, prologue, a, b, term]) => {
+                    let x = self.prologue(*prologue, self.get(*x)?)?;
+                    let (a, b) = (contract::linear(&x, self.get(*a)?), contract::linear(&x, self.get(*b)?));
+                    self.term(*term, &a, Some(&b))?
+                }
+                other => return Err(EvalError::Value(format!("{other} has one result"))),
+            },
+            Op::Second([pair]) => match &self.graph.node(*pair).op {
+                Op::NormedLinear([x, prologue, ..]) | Op::NormedLinearPair([x, prologue, ..]) => {
+                    let mut first = *prologue;
+                    if let Op::Then([of_two, _]) = self.graph.node(first).op {
+                        first = of_two;
+                    }
+                    self.prologue(first, self.get(*x)?)?
+                }
+                other => return Err(EvalError::Value(format!("{other} has one result"))),
+            },
             Op::Scores([q, k, heads, kv_heads, term]) => {
                 let raw = contract::scores(self.get(*q)?, self.get(*k)?, self.int(*heads), self.int(*kv_heads));
                 self.term(*term, &raw, None)?
@@ -334,11 +357,31 @@ impl<'g> Evaluator<'g> {
                 let v = reorder::repeat_heads(&reorder::split_heads(self.get(*v)?, kv_heads), heads / kv_heads);
                 reorder::merge_heads(&contract::matmul(&weights, &v))
             }
-            Op::Int(_) | Op::Real(_) | Op::Size(_) | Op::Cache(_) | Op::Acc | Op::Acc2 => {
+            Op::Int(_)
+            | Op::Real(_)
+            | Op::Size(_)
+            | Op::Cache(_)
+            | Op::Acc
+            | Op::Acc2
+            | Op::NormedLinear(_)
+            | Op::NormedLinearPair(_)
+            | Op::Rms(_)
+            | Op::Layer(_)
+            | Op::Then(_) => {
                 return Err(EvalError::Value(format!("{} has no value of its own", node.op)));
             }
         };
         Ok(value)
+    }
+
+    /// The rows of `x` after a prologue.
+    fn prologue(&self, prologue: Id, x: &Tensor) -> Result<Tensor, EvalError> {
+        match self.graph.node(prologue).op {
+            Op::Rms([eps, term]) => self.term(term, &reduce::rms_norm(x, self.real(eps)), None),
+            Op::Layer([eps, term]) => self.term(term, &reduce::layer_norm(x, self.real(eps)), None),
+            Op::Then([first, second]) => self.prologue(second, &self.prologue(first, x)?),
+            ref other => Err(EvalError::Value(format!("{other} is no prologue"))),
+        }
     }
 
     fn band_mask(&self, before: Id, after: Id, keys: Id) -> Result<Tensor, EvalError> {

@@ -34,6 +34,9 @@ const NONE: f32 = -3.0e38;
 @group(0) @binding(7) var<uniform> step: vec4<u32>;
 //# end
 
+//# slot near
+//# end
+
 //# slot functions
 fn load_q(m: u32, head: u32, d4: u32) -> vec4<f32> {
     return q[m * 4u * D4 + head * D4 + d4];
@@ -85,6 +88,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(subgroup_invocation_id
     let last = after - 1u;
     let begin = first_key(m0);
     let end = end_key(last);
+    //# end
+    //# slot ready
     //# end
     var first: array<u32, R>;
     var count: array<u32, R>;
@@ -194,6 +199,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(subgroup_invocation_id
             }
         }
     }
+    //# slot fresh
+    //# end
     //# unroll
     for (var r = 0u; r < R; r++) {
         let m = m0 + r / HEADS;

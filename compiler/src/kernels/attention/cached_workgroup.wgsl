@@ -41,6 +41,9 @@ var<workgroup> top: array<f32, R>;
 var<workgroup> total: array<f32, R>;
 var<workgroup> factor: array<f32, R>;
 
+//# slot near
+//# end
+
 //# slot functions
 fn load_q(m: u32, head: u32, d4: u32) -> vec4<f32> {
     return q[m * 4u * D4 + head * D4 + d4];
@@ -92,6 +95,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let last = after - 1u;
     let begin = first_key(m0);
     let end = end_key(last);
+    //# end
+    //# slot ready
     //# end
     let column = index % B;
     let row0 = index / B;
@@ -171,6 +176,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             }
         }
     }
+    //# slot fresh
+    //# end
     //# unroll
     for (var a = 0u; a < A; a++) {
         let item = a * T + index;

@@ -4,7 +4,7 @@ use warpweft_plan::{Cost, Dim, Groups, Keys, Work};
 
 use super::{Launch, constant, padded};
 use crate::kernels::attention::{AttentionTile, WORKGROUP_TILE};
-use crate::kernels::cached::{CachedTile, CachedWorkgroup, INVOCATIONS};
+use crate::kernels::cached::{CachedTile, CachedWorkgroup, INVOCATIONS, READY};
 use crate::kernels::compose::{Algorithm, Choice, RowRange};
 use crate::kernels::spec::{Rows, Split};
 use crate::target::Target;
@@ -26,6 +26,8 @@ pub(crate) struct AttentionShape {
     pub(crate) windowed: bool,
     /// Keys and values are those of a cache.
     pub(crate) cached: bool,
+    /// Rows of q, k and v are made ready, k and v put into the cache.
+    pub(crate) fresh: bool,
     /// How the context of a cache is cut.
     pub(crate) split: Option<Split>,
 }
@@ -39,7 +41,9 @@ impl AttentionShape {
             (true, true, Some(most)) => Dim::constant(most.into()),
             (true, ..) => Dim::CONTEXT,
         };
-        Dim::TOKENS * bytes(self.heads) + keys * bytes(self.kv_heads)
+        // Read as they are, and written to the caches.
+        let fresh = if self.fresh { 2 * bytes(self.kv_heads) } else { 0 };
+        Dim::TOKENS * (bytes(self.heads) + fresh) + keys * bytes(self.kv_heads)
     }
 
     /// Columns that a row of a head is multiplied with for each key.
@@ -84,7 +88,8 @@ impl AttentionShape {
         let (rates, sizes, bytes) = (&target.rates, rows.cached_sizes(), self.bytes());
         let mut choices = Vec::new();
         let mut take = |algorithm, launch: Launch| choices.push(launch.choice(algorithm, rates, bytes, sizes));
-        let tiles: &[u32] = if self.split.is_some() || rows.max == Some(1) { &[1] } else { &[1, 2, 4, 8, 16] };
+        let one = self.split.is_some() || self.fresh || rows.max == Some(1);
+        let tiles: &[u32] = if one { &[1] } else { &[1, 2, 4, 8, 16] };
         for &rows in tiles {
             for heads in together(self.heads / self.kv_heads.max(1)) {
                 if let Some(lanes) = target.subgroup_size.filter(|_| rows * heads <= 8) {
@@ -108,10 +113,17 @@ impl AttentionShape {
         [Groups { dim: Dim::TOKENS, per: rows }, constant(self.heads / heads), depth]
     }
 
-    /// The same, but of as many workgroups as rows of a tile, one alone has something to do.
-    fn cached_cost(&self, key: Work, block: u32, rows: u32) -> Cost {
+    /// The same, but of as many workgroups as rows of a tile, one alone has something to do. Each tile of `heads` heads
+    /// makes its rows ready by itself, shared by `invocations`.
+    fn cached_cost(&self, key: Work, block: u32, rows: u32, [heads, invocations]: [u32; 2]) -> Cost {
         let key = if self.split.is_some() { key } else { key.times(1.0 / f64::from(rows)) };
-        self.cost(key, block)
+        let cost = self.cost(key, block);
+        if !self.fresh {
+            return cost;
+        }
+        let columns = heads * self.head_dim + self.head_dim + self.value_dim;
+        let fmas = READY * f64::from(columns) / f64::from(invocations);
+        Cost { once: cost.once.and(Work { fmas, ..Work::default() }), ..cost }
     }
 }
 
@@ -154,7 +166,7 @@ impl CachedTile {
         Launch {
             invocations: lanes,
             grid: attention.cached_grid(self.rows, self.heads),
-            cost: attention.cached_cost(key, 4 * self.keys4 * lanes, self.rows),
+            cost: attention.cached_cost(key, 4 * self.keys4 * lanes, self.rows, [self.heads, lanes]),
         }
     }
 }
@@ -167,7 +179,7 @@ impl CachedWorkgroup {
         Launch {
             invocations: INVOCATIONS,
             grid: attention.cached_grid(self.rows, self.heads),
-            cost: attention.cached_cost(key, 32, self.rows),
+            cost: attention.cached_cost(key, 32, self.rows, [self.heads, INVOCATIONS]),
         }
     }
 }

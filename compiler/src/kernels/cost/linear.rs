@@ -4,6 +4,7 @@ use warpweft_plan::{Cost, Dim, Groups, PAD, Work};
 
 use super::Launch;
 use crate::formats::Format;
+use crate::kernels::NormCost;
 use crate::kernels::compose::{Algorithm, Choice, RowRange};
 use crate::kernels::linear::{ALONG_COLUMNS, BroadcastTile, INVOCATIONS, SplitDot, WorkgroupTile};
 use crate::kernels::spec::Rows;
@@ -24,12 +25,22 @@ pub(crate) struct LinearShape {
     pub(crate) format: Format,
     /// Weights of the same shape: two where they are paired.
     pub(crate) weights: u32,
-    /// x is normalized.
-    pub(crate) normed: bool,
+    /// What is done to x first.
+    pub(crate) norm: Option<NormShape>,
     /// Bytes that the epilogue reads for each row, and for all.
     pub(crate) operands: [i64; 2],
     /// What a row is.
     pub(crate) rows: Rows,
+}
+
+/// Norms in front of a contraction as far as its time is concerned.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct NormShape {
+    pub(crate) cost: NormCost,
+    /// The scale of one row can follow its contraction.
+    pub(crate) afterwards: bool,
+    /// Bytes that the norms read or leave behind for each row, and for all.
+    pub(crate) operands: [i64; 2],
 }
 
 impl LinearShape {
@@ -44,7 +55,8 @@ impl LinearShape {
     /// Bytes to move at the least.
     pub(crate) fn bytes(&self) -> Dim {
         let weight = i64::from(self.weights * self.format.bytes()) * i64::from(self.n) * i64::from(self.k);
-        let [row, once] = self.operands;
+        let [more, all] = self.norm.map_or([0, 0], |norm| norm.operands);
+        let [row, once] = [self.operands[0] + more, self.operands[1] + all];
         Dim::constant(weight + once) + self.rows.dim() * (4 * (i64::from(self.k) + i64::from(self.n)) + row)
     }
 
@@ -60,6 +72,20 @@ impl LinearShape {
         Work { loads: columns4 * (rows * (1.0 + row) + once), ..Work::default() }
     }
 
+    /// What normalizing four values of x takes.
+    fn reading(&self) -> Work {
+        self.norm.map_or(Work::default(), |norm| norm.cost.reading)
+    }
+
+    /// What one of `invocations` does that together find the statistics of a tile's rows first.
+    fn statistics(&self, rows: u32, invocations: u32) -> Work {
+        let fours = f64::from(rows) * f64::from((2 * self.k8()).div_ceil(invocations));
+        match self.norm {
+            Some(norm) if !(norm.afterwards && rows == 1) => norm.cost.statistics.times(fours),
+            Some(_) | None => Work::default(),
+        }
+    }
+
     fn cost(&self, once: Work) -> Cost {
         Cost { dtype: self.format.dtype(), ..Cost::of(once) }
     }
@@ -69,10 +95,8 @@ impl LinearShape {
         let (rates, sizes, bytes) = (&target.rates, rows.sizes(self.rows), self.bytes());
         let mut choices = Vec::new();
         let mut take = |algorithm, launch: Launch| choices.push(launch.choice(algorithm, rates, bytes, sizes));
-        // A tile of one row sees all of it.
-        let most_rows = if self.normed { 1 } else { u32::MAX };
         if let Some(lanes) = target.subgroup_size {
-            for rows in [1, 2, 4, 8, 16, 32].into_iter().filter(|r| *r <= most_rows) {
+            for rows in [1, 2, 4, 8, 16, 32] {
                 // With one row, more columns of a lane would share nothing but its share of x.
                 for columns4 in 1..=rows.min(2) {
                     let fours = if 32 * rows * columns4 * self.weights < LARGE_BODY { 2 } else { 1 };
@@ -82,12 +106,12 @@ impl LinearShape {
                 }
             }
         }
-        for rows in [1, 2, 4, 8].into_iter().filter(|_| !self.normed) {
+        for rows in [1, 2, 4, 8] {
             let octets = if self.k8().is_multiple_of(2) { 2 } else { 1 };
             let tile = WorkgroupTile { rows, octets };
             take(Algorithm::LinearWorkgroup(tile), tile.launch(self));
         }
-        for rows in [1, 2, 4].into_iter().filter(|r| *r <= most_rows) {
+        for rows in [1, 2, 4] {
             let split = SplitDot { rows, shares: if self.k8() >= 32 { 16 } else { 8 } };
             take(Algorithm::LinearSplit(split), split.launch(self));
         }
@@ -115,16 +139,15 @@ impl BroadcastTile {
         let vec4s_of_w = (f64::from(linear.format.bytes() * self.fours) / 4.0).max(0.7);
         let of_x = f64::from(self.loads(lanes));
         let spill = (rows * columns / f64::from(registers)).max(1.0).powf(1.5);
-        // The squares of x, and its gain.
-        let norm = if linear.normed { of_x } else { 0.0 };
         let iteration = Work {
-            fmas: 4.0 * fours * rows * columns * spill + 12.0 * norm,
-            loads: of_x + norm,
+            fmas: 4.0 * fours * rows * columns * spill,
+            loads: of_x,
             scattered: vec4s_of_w * columns * f64::from(self.steps),
             shared: 0.0,
             broadcasts: 4.0 * fours * rows,
         };
-        let once = iteration.times(f64::from(linear.k8()) * 2.0 / fours);
+        let iteration = iteration.and(linear.reading().times(of_x));
+        let once = iteration.times(f64::from(linear.k8()) * 2.0 / fours).and(linear.statistics(self.rows, lanes));
         Launch {
             invocations: lanes,
             grid: linear.grid(self.columns4 * lanes, self.rows),
@@ -145,7 +168,9 @@ impl WorkgroupTile {
             shared: 2.0 * (rows + columns),
             ..Work::default()
         };
-        let once = octet.times(f64::from(linear.k8())).and(linear.epilogue(rows, 1.0));
+        let octet = octet.and(linear.reading().times(2.0 * rows / 8.0 * 1.5));
+        let statistics = linear.statistics(8 * self.rows, INVOCATIONS);
+        let once = octet.times(f64::from(linear.k8())).and(statistics).and(linear.epilogue(rows, 1.0));
         let along_rows = INVOCATIONS / ALONG_COLUMNS;
         Launch {
             invocations: INVOCATIONS,
@@ -160,20 +185,55 @@ impl SplitDot {
         let columns = f64::from(4 * linear.weights);
         let rows = f64::from(self.rows);
         let bytes = f64::from(linear.format.bytes()) / 2.0;
-        let norm = if linear.normed { 2.0 * rows } else { 0.0 };
-        let octet = Work {
-            fmas: 8.0 * rows * columns + 12.0 * norm,
-            loads: columns * bytes + 2.0 * rows + norm,
-            ..Work::default()
-        };
+        let octet = Work { fmas: 8.0 * rows * columns, loads: columns * bytes + 2.0 * rows, ..Work::default() };
         // The last of the work is adding up through workgroup memory.
         let shared = columns / 4.0 * rows * f64::from(self.shares);
         let sums = Work { shared, fmas: 4.0 * shared, ..Work::default() };
+        let octet = octet.and(linear.reading().times(2.0 * rows));
+        let sums = sums.and(linear.statistics(self.rows, INVOCATIONS));
         let once = octet.times(linear.k8().div_ceil(self.shares).into()).and(sums);
         Launch {
             invocations: INVOCATIONS,
             grid: linear.grid(INVOCATIONS / self.shares, self.rows),
             cost: linear.cost(once.and(linear.epilogue(rows, 1.0))),
         }
+    }
+}
+
+/// `per-head/dot.wgsl`: each head with its own rows of a weight, four columns for each invocation.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct PerHeadShape {
+    pub(crate) heads: u32,
+    /// Columns of a head of x.
+    pub(crate) k: u32,
+    /// Columns of a head of the result.
+    pub(crate) n: u32,
+    pub(crate) format: Format,
+    pub(crate) rows: Rows,
+}
+
+impl PerHeadShape {
+    pub(crate) fn bytes(&self) -> Dim {
+        let [heads, k, n] = [self.heads, self.k, self.n].map(i64::from);
+        Dim::constant(i64::from(self.format.bytes()) * heads * n * k) + self.rows.dim() * (4 * heads * (k + n))
+    }
+
+    pub(crate) fn launch(&self) -> Launch {
+        let columns4 = (self.heads * self.n).div_ceil(4);
+        // Four weights and one of x at a time; a load of 8 bytes saves little.
+        let four = Work {
+            fmas: 16.0,
+            loads: 1.0,
+            scattered: 4.0 * (f64::from(self.format.bytes()) / 4.0).max(0.7),
+            ..Work::default()
+        };
+        let stored = Work { loads: 1.0, ..Work::default() };
+        let once = four.times(f64::from(self.k.div_ceil(4))).and(stored);
+        let grid = [
+            Groups { dim: Dim::constant(columns4.into()), per: INVOCATIONS },
+            Groups { dim: self.rows.dim(), per: 1 },
+            Groups::ONE,
+        ];
+        Launch { invocations: INVOCATIONS, grid, cost: Cost { dtype: self.format.dtype(), ..Cost::of(once) } }
     }
 }

@@ -71,21 +71,25 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     //# end
     //# trips (K8 + KS - 1) / KS
     for (var k8 = share; k8 < K8; k8 += KS) {
+        var ws: array<Packed, P * 4u>;
         //# unroll
-        for (var p = 0u; p < P; p++) {
-            let w0 = load_w(p, n, k8);
-            let w1 = load_w(p, n + 1u, k8);
-            let w2 = load_w(p, n + 2u, k8);
-            let w3 = load_w(p, n + 3u, k8);
+        for (var i = 0u; i < P * 4u; i++) {
+            ws[i] = load_w(i / 4u, n + i % 4u, k8);
+        }
+        //# unroll
+        for (var r = 0u; r < R; r++) {
             //# unroll
-            for (var r = 0u; r < R; r++) {
+            for (var h = 0u; h < 2u; h++) {
+                //# slot x
+                let xr = load_x(min(m0 + r, last_row()), k8 * 2u + h);
+                //# end
                 //# unroll
-                for (var h = 0u; h < 2u; h++) {
-                    //# slot x
-                    let xr = load_x(min(m0 + r, last_row()), k8 * 2u + h);
-                    //# end
-                    acc[p * R + r] += vec4<f32>(
-                        dot(xr, unpack(w0, h)), dot(xr, unpack(w1, h)), dot(xr, unpack(w2, h)), dot(xr, unpack(w3, h)));
+                for (var p = 0u; p < P; p++) {
+                    let w0 = unpack(ws[p * 4u], h);
+                    let w1 = unpack(ws[p * 4u + 1u], h);
+                    let w2 = unpack(ws[p * 4u + 2u], h);
+                    let w3 = unpack(ws[p * 4u + 3u], h);
+                    acc[p * R + r] += vec4<f32>(dot(xr, w0), dot(xr, w1), dot(xr, w2), dot(xr, w3));
                 }
             }
         }

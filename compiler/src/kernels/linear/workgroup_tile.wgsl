@@ -27,6 +27,8 @@ const W_ITEMS: u32 = P * 4 * C4 * TX * KO;
 
 var<workgroup> xs: array<vec4<f32>, X_ITEMS>;
 var<workgroup> ws: array<vec4<f32>, W_ITEMS * 2>;
+//# slot memory
+//# end
 
 //# slot functions
 alias Packed = PackedF32;
@@ -71,6 +73,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let ty = index / TX;
     let m0 = group.y * (TY * R);
     let n0 = group.x * (TX * C4);
+    //# slot statistics
+    //# end
     var acc: array<vec4<f32>, P * C4 * R>;
     //# trips K8 / KO
     for (var k8 = 0u; k8 < K8; k8 += KO) {
@@ -78,7 +82,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         for (var i = 0u; i < X_ITEMS; i += T) {
             let item = i + index;
             if (item < X_ITEMS) {
+                //# slot x
                 xs[item] = load_x(min(m0 + item / (2u * KO), last_row()), k8 * 2u + item % (2u * KO));
+                //# end
             }
         }
         //# unroll

@@ -1,0 +1,61 @@
+//! A contraction of each head with its own rows of a weight: `out[m, h·n + i] = Σ_k x[m, h·K + k] · w[h·n + i, k]`.
+
+use warpweft_plan::{Access, PAD};
+
+use super::KernelError;
+use super::compose::{Composed, Draft, Slot};
+use super::cost::linear::PerHeadShape;
+use super::interface::Interface;
+use super::linear::INVOCATIONS;
+use super::spec::{Rows, View};
+use crate::formats::Format;
+use crate::target::Target;
+
+/// Sizes of a [`PerHead`](super::spec::Operation::PerHead).
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PerHead {
+    pub(crate) x: View,
+    pub(crate) heads: u32,
+    pub(crate) n: u32,
+    pub(crate) format: Format,
+    pub(crate) rows: Rows,
+}
+
+/// Writes `per-head/dot.wgsl`.
+pub(crate) fn dot(linear: PerHead, target: &Target) -> Result<Composed, KernelError> {
+    let PerHead { x, heads, n, format, rows } = linear;
+    let k = x.width / heads.max(1);
+    if heads == 0 || k * heads != x.width || !k.is_multiple_of(4) {
+        return Err(KernelError::Shape(format!("{heads} heads of {} columns are no multiple of four each", x.width)));
+    }
+    let width = heads * n;
+    let mut interface = Interface::default();
+    interface.view(Slot::X, "x", x)?;
+    interface.format(format);
+    let (kind, suffix) = (format.half(), format.name());
+    interface.bind(Slot::W, "w", Access::Read, &format!("array<{kind}>"));
+    let row = k.next_multiple_of(PAD as u32) / 4;
+    interface.function(format!(
+        "fn load_w(n: u32, k4: u32) -> vec4<f32> {{\n    return half_{suffix}(w[n * {row}u + k4]);\n}}\n"
+    ));
+    interface.result(View::whole(width), rows)?;
+    let columns4 = width.div_ceil(4);
+    let shape = PerHeadShape { heads, k, n, format, rows };
+    Draft {
+        name: format!("per_head_{}_{heads}x{k}x{n}", format.name()),
+        source: include_str!("per-head/dot.wgsl"),
+        constants: vec![
+            ("T", INVOCATIONS, "invocations"),
+            ("COLUMNS4", columns4, "vec4s of a row of out"),
+            ("ROWS_W", width, "rows of w"),
+            ("N", n, "columns of a head of out"),
+            ("K4", k / 4, "vec4s of a head of x"),
+        ],
+        slots: Vec::new(),
+        interface,
+        launch: shape.launch(),
+        flops: rows.dim() * (2 * i64::from(width) * i64::from(k)),
+        bytes: shape.bytes(),
+    }
+    .finish(target)
+}
