@@ -149,8 +149,8 @@ impl Ready<'_> {
                     Some(timer) => timer.pass(&mut encoder, first),
                     None => encoder.begin_compute_pass(&Default::default()),
                 };
-                for at in first..first + length {
-                    self.dispatch(&mut pass, &program.steps[at], &groups[at], sizes);
+                for (at, step) in program.steps.iter().enumerate().skip(first).take(length) {
+                    self.dispatch(&mut pass, step, &groups[at], sizes);
                     if let Some(timer) = timer {
                         timer.mark(&mut pass, at + 1);
                     }

@@ -209,8 +209,7 @@ impl Timer {
     /// When each step ran; `wall` is how many seconds passed for this process from submission to result.
     pub(crate) async fn read(self, device: &Device, wall: f64) -> Result<Vec<StepTime>, RuntimeError> {
         let period = f64::from(device.queue.get_timestamp_period()) * 1e-9;
-        let ticks: Vec<u64> =
-            device.read(&self.copy, self.copy.size(), |bytes| bytemuck::pod_collect_to_vec(bytes)).await?;
+        let ticks: Vec<u64> = device.read(&self.copy, self.copy.size(), bytemuck::pod_collect_to_vec).await?;
         let spans: Vec<[u64; 2]> = match self.inside {
             true => ticks.windows(2).map(|t| [t[0], t[1]]).collect(),
             false => ticks.as_chunks().0.to_vec(),
