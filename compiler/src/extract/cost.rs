@@ -43,6 +43,9 @@ pub struct CostModel<'w> {
 /// What a node that needs no dispatch costs, in dispatches.
 const FREE: f64 = 1e-6;
 
+/// How often a second copy of a weight is paid for as if it were read: memory is dearer than time.
+const SECOND_COPY: f64 = 16.0;
+
 impl CostModel<'_> {
     /// Seconds of this node of `class` alone, its operands being there; `None` if no kernel computes it.
     pub fn node(&self, egraph: &EGraph, class: Id, node: &Op) -> Option<f64> {
@@ -60,7 +63,7 @@ impl CostModel<'_> {
         let second_copy: f64 = tensors
             .iter()
             .filter(|(id, t)| t.constant && self.stored.is_some_and(|s| !s.contains(&egraph.find(*id))))
-            .map(|(_, t)| self.bytes(t))
+            .map(|(_, t)| SECOND_COPY * self.bytes(t))
             .sum();
         let operands: f64 = node.children().iter().filter_map(|&c| fact(c)).map(|f| self.operand_bytes(f)).sum();
         let size = |t: &TensorFact| self.elements(&t.shape);
