@@ -76,13 +76,15 @@ struct BodyFacts<'p> {
     proofs: Vec<ProofFacts>,
 }
 
+/// E-nodes, classes, and (rule, how often).
+type RoundFacts<'p> = (u64, u64, &'p [(usize, u64)]);
+
 #[derive(Debug, Serialize)]
 struct StageFacts<'p> {
     name: &'p str,
     nodes: u64,
     classes: u64,
-    /// E-nodes, classes, and (rule, how often) of each round.
-    rounds: Vec<(u64, u64, &'p [(usize, u64)])>,
+    rounds: Vec<RoundFacts<'p>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     limit: Option<&'static str>,
 }
