@@ -3,7 +3,7 @@
 use warpweft_plan::provenance::Class;
 
 use super::calls::Group;
-use crate::graph::{Graph, Op};
+use crate::graph::{Fact, Graph, Op};
 use crate::kernels::spec::{Norm, Operation, Prologue};
 use crate::lower::LoweredBody;
 
@@ -70,8 +70,12 @@ pub(super) fn steps(body: &Graph, lowered: &LoweredBody, group: &Group) -> Vec<L
     if group.results.len() > 1 {
         steps.push(SHARE_INPUT);
     }
-    // Windows and masks are not computed.
-    let computed = group.nodes.iter().filter(|id| !matches!(body.node(**id).op, Op::Slice(_) | Op::BandMask(_)));
+    // Windows and masks are not computed; a node of two results counts by its results.
+    let computed = group
+        .nodes
+        .iter()
+        .map(|id| body.node(*id))
+        .filter(|node| !matches!(node.op, Op::Slice(_) | Op::BandMask(_)) && !matches!(node.fact, Fact::Pair(..)));
     if computed.count() > group.results.len() {
         steps.push(INLINE);
     }
