@@ -426,7 +426,10 @@ mod tests {
                     v: part(heads + kv_heads, kv_heads, Destination::Cache),
                     vector: dim / 2 + dim,
                 };
-                operations.extend([None, Some(fresh)].map(|fresh| Operation::CachedAttention {
+                // One row's attention is in chunks wherever it can be.
+                let fresh = (cut == cached::split(&term, max_context)).then_some(fresh);
+                let ways = if fresh.is_some() { vec![None, fresh] } else { vec![None] };
+                operations.extend(ways.into_iter().map(|fresh| Operation::CachedAttention {
                     attention: attention.clone(),
                     fresh,
                     split: cut,
