@@ -33,7 +33,7 @@ pub(crate) fn rates(adapter: &Adapter) -> Option<Rates> {
     let measured = serde_json::from_str::<Measured>(&text)
         .inspect_err(|error| tracing::warn!(%error, "measured rates are left aside"))
         .ok()?;
-    let numbers = [measured.rates.bandwidth, measured.rates.dispatch, measured.rates.fmas.f32];
+    let numbers = [measured.rates.bandwidth, measured.rates.dispatch, measured.rates.fmas];
     (measured.adapter == adapter.name && numbers.iter().all(|n| n.is_finite() && *n > 0.0)).then_some(measured.rates)
 }
 

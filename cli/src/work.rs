@@ -37,15 +37,15 @@ pub(crate) struct Traffic {
 pub(crate) fn traffic(plan: &Plan, program: &Program, sessions: u64, context: u64) -> Traffic {
     let sizes = Sizes { tokens: sessions, context, sequences: sessions };
     let mut traffic = Traffic { dispatches: program.steps.len(), ..Traffic::default() };
+    let mut caches = BTreeSet::new();
     for step in &program.steps {
-        let accesses = plan.kernels.get(step.kernel).map_or(&[][..], |kernel| &kernel.bindings);
         let mut weights = 0;
-        for (buffer, binding) in step.buffers.iter().filter_map(|&i| plan.buffers.get(i)).zip(accesses) {
+        for (&index, buffer) in step.buffers.iter().filter_map(|i| Some((i, plan.buffers.get(*i)?))) {
+            let bytes = buffer.bytes.eval(sizes).unwrap_or(0);
             match buffer.role {
-                Role::Weight { .. } => weights += buffer.bytes.eval(sizes).unwrap_or(0),
-                Role::Cache { .. } if binding.access == Access::Read => {
-                    traffic.cache += sessions * buffer.bytes.eval(sizes).unwrap_or(0);
-                }
+                Role::Weight { .. } => weights += bytes,
+                // Whichever step appends to it, an attention reads it.
+                Role::Cache { .. } if caches.insert(index) => traffic.cache += sessions * bytes,
                 Role::Cache { .. } | Role::Scratch | Role::Input(_) | Role::Output => {}
             }
         }
@@ -80,8 +80,11 @@ impl<'p> Flops<'p> {
 
     /// The rows of a cache that one row of the step sees at the most; `None` if it reads no cache.
     fn seen(&self, step: &Step) -> Option<u64> {
-        let bindings = self.plan.kernels.get(step.kernel).map_or(&[][..], |kernel| &kernel.bindings);
-        let read = step.buffers.iter().zip(bindings).filter(|(_, binding)| binding.access == Access::Read);
+        let kernel = self.plan.kernels.get(step.kernel)?;
+        // An attention may append to its caches first, and so may one of chunks, which alone means nothing.
+        let attends = self.attention.get(step.kernel) == Some(&true) || kernel.meaning.is_empty();
+        let bound = step.buffers.iter().zip(&kernel.bindings);
+        let read = bound.filter(|(_, binding)| attends || binding.access == Access::Read);
         let seen = |buffer: &Buffer| match buffer.role {
             Role::Cache { window: Some(before) } => Some(u64::from(before) + 1),
             Role::Cache { window: None } => Some(u64::from(self.plan.model.max_positions).max(1)),

@@ -2,13 +2,13 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{DType, Sizes};
+use crate::Sizes;
 
 /// What one invocation does.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Work {
-    /// Fused multiply-adds, and other arithmetic that takes as long.
+    /// Fused multiply-adds, and other arithmetic that takes as long: unpacking weights, for instance.
     pub fmas: f64,
     /// Loads and stores of 16 bytes, neighbours beside each other.
     pub loads: f64,
@@ -70,11 +70,9 @@ impl Keys {
 }
 
 /// What one invocation of a kernel does in a step.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Cost {
-    /// The type of the weights that its multiply-adds meet; f32 if there are none.
-    pub dtype: DType,
     /// However long the sequence is.
     pub once: Work,
     /// For each of [`Cost::keys`].
@@ -83,12 +81,6 @@ pub struct Cost {
     /// The rows of its sequence that it walks.
     #[serde(default)]
     pub keys: Keys,
-}
-
-impl Default for Cost {
-    fn default() -> Cost {
-        Cost { dtype: DType::F32, once: Work::default(), key: Work::default(), keys: Keys::default() }
-    }
 }
 
 impl Cost {

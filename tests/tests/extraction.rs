@@ -1,4 +1,4 @@
-//! The compiler's extraction against an exhaustive one, and the e-graphs of whole models.
+//! The compiler's extraction against an integer linear program, and the e-graphs of whole models.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::collections::{BTreeMap, BTreeSet};

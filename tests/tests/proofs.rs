@@ -1,6 +1,6 @@
 //! Proofs: for each fixture every kernel has one or is part of one, its steps chain, and each holds when it is replayed;
 //! what was tampered with does not.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;

@@ -53,6 +53,9 @@ struct Contraction<'f> {
 /// What a node that needs no dispatch costs, in dispatches.
 const FREE: f64 = 1e-6;
 
+/// How often a second copy of a weight is paid for as if it were read: memory is dearer than time.
+const SECOND_COPY: f64 = 16.0;
+
 impl<'w> CostModel<'w> {
     /// The costs of a program for that range of rows. `whole` says that each program of the body computes all of its
     /// outputs, so that one kernel may make several; `stored` are the classes of weights that other programs of the body
@@ -197,7 +200,7 @@ impl<'w> CostModel<'w> {
             let elements: f64 = t.shape.iter().map(|d| d.as_constant().unwrap_or(0) as f64).product();
             elements * t.dtype.bytes() as f64
         };
-        weights.map(bytes).sum::<f64>() / self.target.rates.bandwidth
+        SECOND_COPY * weights.map(bytes).sum::<f64>() / self.target.rates.bandwidth
     }
 
     /// How many rows a result has: those of the step, its sequences, or where they are those of a cache, some hundred.

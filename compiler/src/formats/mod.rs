@@ -98,6 +98,15 @@ impl Format {
         }
     }
 
+    /// Operations that unpack four values in the shader, each as long as a multiply-add.
+    pub fn decode(self) -> f64 {
+        match self {
+            Format::F32 => 0.0,
+            Format::F16 => 4.0,
+            Format::Bf16 => 4.0,
+        }
+    }
+
     /// The shader's half: the type of eight packed values and the functions that unpack them.
     pub fn wgsl(self) -> &'static str {
         match self {

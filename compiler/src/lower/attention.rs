@@ -117,7 +117,7 @@ impl Lowering<'_> {
         let mut caches = Vec::new();
         for chain in chains.iter().flat_map(|chains| &chains[1..]) {
             let value = Value { width: self.width(chain.end)?, rows: Rows::Tokens, place: self.place(chain)? };
-            caches.push(self.value(value));
+            caches.push((chain.end, self.value(value)));
         }
         let Read { builder: mut b, views: [q, k, v], meanings: [mq, mk, mv], fresh } = match &chains {
             Some(chains) => self.make_ready(chains, [h, g])?,
@@ -153,9 +153,10 @@ impl Lowering<'_> {
     }
 
     /// The last call writes these too.
-    fn also(&mut self, values: &[usize]) {
+    fn also(&mut self, results: &[(Id, usize)]) {
+        self.known.extend(results.iter().copied());
         if let Some(call) = self.calls.last_mut() {
-            call.values.extend(values);
+            call.values.extend(results.iter().map(|(_, value)| value));
         }
     }
 }

@@ -3,7 +3,7 @@
 use egg::{Id, Language};
 use rustc_hash::FxHashMap;
 
-use crate::graph::{Graph, Op};
+use crate::graph::{Fact, Graph, Op};
 use crate::kernels::Slot;
 use crate::lower::{Call, Input, LoweredBody, Source};
 
@@ -84,7 +84,8 @@ fn computed(body: &Graph, lowered: &LoweredBody, results: &[Id]) -> Vec<Id> {
             continue;
         }
         let node = body.node(id);
-        if node.fact.tensor().is_some_and(|t| !t.constant) && !node.op.is_leaf() {
+        let computed = matches!(node.fact, Fact::Pair(..)) || node.fact.tensor().is_some_and(|t| !t.constant);
+        if computed && !node.op.is_leaf() {
             nodes.push(id);
         }
         // A copy of what lies in memory already computes nothing else.

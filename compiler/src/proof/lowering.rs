@@ -3,8 +3,8 @@
 use warpweft_plan::provenance::Class;
 
 use super::calls::Group;
-use crate::graph::{Graph, Op};
-use crate::kernels::spec::Operation;
+use crate::graph::{Fact, Graph, Op};
+use crate::kernels::spec::{Norm, Operation, Prologue};
 use crate::lower::LoweredBody;
 
 /// A step that lowering takes.
@@ -36,7 +36,7 @@ const SHARE_INPUT: LoweringStep = LoweringStep {
 const SCALE_AFTER: LoweringStep = LoweringStep {
     name: "scale-after",
     class: Class::Reassociates,
-    means: "the norm's scale is multiplied into the dot product instead of its elements",
+    means: "where a tile has one row, the norm's scale is multiplied into the dot product instead of its elements",
 };
 
 /// The chunks of a context are attended to apart and put together.
@@ -70,13 +70,20 @@ pub(super) fn steps(body: &Graph, lowered: &LoweredBody, group: &Group) -> Vec<L
     if group.results.len() > 1 {
         steps.push(SHARE_INPUT);
     }
-    // Windows and masks are not computed.
-    let computed = group.nodes.iter().filter(|id| !matches!(body.node(**id).op, Op::Slice(_) | Op::BandMask(_)));
+    // Windows and masks are not computed; a node of two results counts by its results.
+    let computed = group
+        .nodes
+        .iter()
+        .map(|id| body.node(*id))
+        .filter(|node| !matches!(node.op, Op::Slice(_) | Op::BandMask(_)) && !matches!(node.fact, Fact::Pair(..)));
     if computed.count() > group.results.len() {
         steps.push(INLINE);
     }
     let operations: Vec<&Operation> = group.calls.iter().map(|&at| &lowered.calls[at].operation).collect();
-    if operations.iter().any(|o| matches!(o, Operation::NormedLinear { .. })) {
+    let may_scale = |prologue: &Prologue| {
+        !prologue.carried && matches!(prologue.norms.as_slice(), [only] if only.norm == Norm::Rms)
+    };
+    if operations.iter().any(|o| matches!(o, Operation::NormedLinear { prologue, .. } if may_scale(prologue))) {
         steps.push(SCALE_AFTER);
     }
     match operations.last() {

@@ -59,32 +59,46 @@ pub(super) fn chain(goal: &mut Goal, rules: &RuleSet) -> Result<Vec<Link>, NoCha
         }
         chains.push(steps);
     }
-    Ok(together(&goal.start, chains))
+    Ok(together(&goal.start, &chains))
 }
 
 /// One term's steps: rule, direction, the term after.
 type Steps = Vec<(String, bool, Id)>;
 
-/// Chains of several terms as one. Siblings become one in all terms at once, so from there on the chains go in step where
-/// they can.
-fn together(start: &[Id], chains: Vec<Steps>) -> Vec<Link> {
+/// Chains of several terms as one. Siblings become one in all terms at once, so the terms that this happens to go in step
+/// from there on, as long as they can; before that, everything else is done.
+fn together(start: &[Id], chains: &[Steps]) -> Vec<Link> {
     let merge = |steps: &Steps| steps.iter().position(|(rule, ..)| rule == MERGE_NAME);
-    let apart: Option<Vec<usize>> = chains.iter().map(merge).collect();
-    let rest = |at: usize, from: usize| chains[at][from..].iter().map(|(rule, backward, _)| (rule, *backward));
-    let apart = apart.filter(|from| (1..chains.len()).all(|at| rest(at, from[at]).eq(rest(0, from[0]))));
-    let ends: Vec<usize> = apart.unwrap_or_else(|| chains.iter().map(Vec::len).collect());
+    let merging: Vec<usize> = (0..chains.len()).filter(|&at| merge(&chains[at]).is_some()).collect();
+    let mut done: Vec<usize> = chains.iter().map(|steps| merge(steps).unwrap_or(steps.len())).collect();
     let mut state = start.to_vec();
     let mut links = Vec::new();
+    let mut link = |state: &[Id], (rule, backward, _): &(String, bool, Id)| {
+        links.push(Link { rule: rule.clone(), backward: *backward, after: state.to_vec() });
+    };
     for (at, steps) in chains.iter().enumerate() {
-        for (rule, backward, after) in &steps[..ends[at]] {
-            state[at] = *after;
-            links.push(Link { rule: rule.clone(), backward: *backward, after: state.clone() });
+        for step in &steps[..done[at]] {
+            state[at] = step.2;
+            link(&state, step);
         }
     }
-    for step in 0..chains[0].len() - ends[0] {
-        let (rule, backward, _) = &chains[0][ends[0] + step];
-        state = chains.iter().zip(&ends).map(|(steps, end)| steps[end + step].2).collect();
-        links.push(Link { rule: rule.clone(), backward: *backward, after: state.clone() });
+    loop {
+        let mut next = merging.iter().map(|&at| chains[at].get(done[at]));
+        let Some(Some(first)) = next.next() else { break };
+        if !next.all(|step| step.is_some_and(|step| (&step.0, step.1) == (&first.0, first.1))) {
+            break;
+        }
+        for &at in &merging {
+            state[at] = chains[at][done[at]].2;
+            done[at] += 1;
+        }
+        link(&state, first);
+    }
+    for (at, steps) in chains.iter().enumerate() {
+        for step in &steps[done[at]..] {
+            state[at] = step.2;
+            link(&state, step);
+        }
     }
     links
 }

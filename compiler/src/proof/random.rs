@@ -50,7 +50,8 @@ fn elements_of(fact: &Fact) -> Result<Option<u64>, ProofFault> {
         Fact::Tensor(t) => size(&t.shape).map(Some),
         Fact::Cache(width) => size(&[Dim::CONTEXT, Dim::from(i64::from(*width))]).map(Some),
         Fact::Size(dim) => size(&[*dim]).map(|_| None),
-        Fact::Term(_) | Fact::Prologue(_) | Fact::Pair(..) | Fact::Int(_) | Fact::Real(_) => Ok(None),
+        Fact::Pair(a, b) => Ok(Some(size(&a.shape)?.saturating_add(size(&b.shape)?))),
+        Fact::Term(_) | Fact::Prologue(_) | Fact::Int(_) | Fact::Real(_) => Ok(None),
     }
 }
 

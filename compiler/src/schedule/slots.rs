@@ -48,11 +48,13 @@ pub(super) fn assign(lives: &[Life]) -> Slots {
 /// Assignments that are kept from value to value.
 const BEAM: usize = 16;
 
+/// Of each slot: its size, and the last stage of what is in it.
+type Occupied = Vec<(i64, usize)>;
+
 /// Values up to some one, assigned.
 #[derive(Clone)]
 struct Partial {
-    /// Of each slot: its size, and the last stage of what is in it.
-    slots: Vec<(i64, usize)>,
+    slots: Occupied,
     /// The last decision.
     at: Option<usize>,
 }
@@ -66,7 +68,7 @@ fn search(lives: &[Life], values: &[usize]) -> Vec<usize> {
     for &value in values {
         let life = &lives[value];
         let bytes = size(life.bytes);
-        let mut next: Vec<(i64, Vec<(i64, usize)>, Partial)> = Vec::new();
+        let mut next: Vec<(i64, Occupied, Partial)> = Vec::new();
         for partial in &beam {
             let free = (0..partial.slots.len()).filter(|&s| partial.slots[s].1 < life.first);
             for at in free.chain([partial.slots.len()]) {
@@ -76,7 +78,7 @@ fn search(lives: &[Life], values: &[usize]) -> Vec<usize> {
                     None => slots.push((bytes, life.last)),
                 }
                 // What is free is free, whenever it became so.
-                let mut same: Vec<_> =
+                let mut same: Occupied =
                     slots.iter().map(|&(n, last)| (n, if last < life.first { 0 } else { last + 1 })).collect();
                 same.sort_unstable();
                 let total = slots.iter().map(|(n, _)| n).sum();

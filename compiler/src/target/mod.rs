@@ -8,7 +8,7 @@ use serde::Deserialize;
 use warpweft_plan::Tier;
 
 pub(crate) use rates::groups;
-pub use rates::{Dispatch, Fmas, Rates};
+pub use rates::{Dispatch, Rates};
 
 /// A class of adapters.
 #[derive(Clone, Debug, PartialEq, Deserialize)]

@@ -2,7 +2,7 @@
 //! kernels and every report use.
 
 use serde::{Deserialize, Serialize};
-use warpweft_plan::{Cost, DType, Groups, Kernel, Plan, Sizes, Step};
+use warpweft_plan::{Cost, Groups, Kernel, Plan, Sizes, Step};
 
 /// How fast a typical adapter of a target is, or how fast one was measured to be.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
@@ -11,7 +11,7 @@ pub struct Rates {
     /// Bytes per second from memory.
     pub bandwidth: f64,
     /// Fused multiply-adds per second, over all lanes.
-    pub fmas: Fmas,
+    pub fmas: f64,
     /// Seconds of one dispatch beside what its workgroups do.
     pub dispatch: f64,
     /// Seconds for which a workgroup that does nothing keeps its place.
@@ -32,18 +32,6 @@ pub struct Rates {
     pub registers: u32,
 }
 
-/// Rates by the type of the weights that are multiplied: taking them apart counts. All arithmetic is that of f32.
-#[derive(Clone, Copy, Debug, PartialEq, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
-pub struct Fmas {
-    /// Weights of 32 bits, and everything that is not multiplied with weights.
-    pub f32: f64,
-    /// Weights of IEEE's 16 bits.
-    pub f16: f64,
-    /// Upper halves of 32 bits.
-    pub bf16: f64,
-}
-
 /// The part of a kernel's work that the memory or the lanes do while they wait for the other: what is faster hides behind
 /// what is slower, but for this share of it.
 const SEEN: f64 = 0.1;
@@ -60,15 +48,6 @@ pub struct Dispatch {
 }
 
 impl Rates {
-    /// Multiply-adds per second with weights of that type.
-    pub fn fmas(&self, dtype: DType) -> f64 {
-        match dtype {
-            DType::F32 | DType::U32 => self.fmas.f32,
-            DType::F16 => self.fmas.f16,
-            DType::BF16 => self.fmas.bf16,
-        }
-    }
-
     /// Seconds of one dispatch:
     ///
     /// ```text
@@ -87,7 +66,7 @@ impl Rates {
         let invocations = f64::from(dispatch.invocations.max(1));
         let places = (f64::from(self.lanes) / invocations).max(self.units.max(1).into()).floor();
         let waves = (dispatch.groups as f64 / places).ceil();
-        let lanes = waves * (self.launch + one * invocations * places / self.fmas(cost.dtype));
+        let lanes = waves * (self.launch + one * invocations * places / self.fmas);
         let memory = dispatch.bytes as f64 / self.bandwidth;
         self.dispatch + lanes.max(memory) + SEEN * lanes.min(memory)
     }
@@ -106,8 +85,8 @@ impl Rates {
     }
 
     /// The least time that the step can take, by its bytes and floating-point operations alone.
-    pub fn roofline(&self, dtype: DType, bytes: f64, flops: f64) -> f64 {
-        (bytes / self.bandwidth).max(flops / 2.0 / self.fmas(dtype))
+    pub fn roofline(&self, bytes: f64, flops: f64) -> f64 {
+        (bytes / self.bandwidth).max(flops / 2.0 / self.fmas)
     }
 }
 
@@ -125,7 +104,7 @@ mod tests {
     fn rates() -> Rates {
         Rates {
             bandwidth: 1e9,
-            fmas: Fmas { f32: 1e9, f16: 5e8, bf16: 5e8 },
+            fmas: 1e9,
             dispatch: 1e-6,
             launch: 0.0,
             lanes: 64,
@@ -151,8 +130,6 @@ mod tests {
         // Large workgroups have a unit each.
         assert!((seconds(&cost(100.0), 256, 1, 0) - 51200.0).abs() < 1e-3);
         assert!((seconds(&cost(100.0), 8, 8, 10_000) - 10640.0).abs() < 1e-3);
-        let half = Cost { dtype: DType::F16, ..cost(100.0) };
-        assert!((seconds(&half, 8, 8, 0) - 12800.0).abs() < 1e-3);
         let loads = Cost::of(Work { loads: 1.0, scattered: 1.0, shared: 1.0, broadcasts: 1.0, fmas: 0.0 });
         assert!((seconds(&loads, 64, 2, 0) - 36.0 * 128.0).abs() < 1e-3);
     }

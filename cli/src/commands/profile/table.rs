@@ -51,7 +51,7 @@ pub(super) fn rows(plan: &Plan, runs: &[&Run], rates: Option<&Rates>) -> Vec<Ker
             sum.flops += flops;
             sum.bytes += bytes;
             if let Some(rates) = rates {
-                sum.roof += rates.roofline(plan.kernels[step.kernel].cost.dtype, bytes, flops);
+                sum.roof += rates.roofline(bytes, flops);
                 sum.predicted += rates.step(plan, step, sizes);
             }
         }

@@ -10,12 +10,8 @@ use warpweft_compiler::graph::{Fact, Graph, Op};
 use warpweft_plan::provenance::Call;
 
 /// A graph's nodes by the numbers of their lines in its text form.
-pub(super) fn lines(graph: &Graph) -> Vec<Id> {
-    let has_line = |id: &Id| {
-        let node = graph.node(*id);
-        !node.op.is_leaf() && !matches!(node.fact, Fact::Term(_))
-    };
-    graph.ids().filter(has_line).collect()
+fn lines(graph: &Graph) -> Vec<Id> {
+    graph.ids().zip(graph.lines()).filter_map(|(id, line)| line.map(|_| id)).collect()
 }
 
 /// For each line of the formula, the call that it belongs to; `None` for what no call needs.
@@ -55,7 +51,7 @@ fn weights_of(graph: &Graph, id: Id) -> BTreeSet<u32> {
     weights(graph, id).into_iter().collect()
 }
 
-/// The weights that a node reads, directly or through what is made of weights alone or through a term.
+/// The weights that a node reads, directly or through what is made of weights alone or through a term or a prologue.
 fn weights(graph: &Graph, id: Id) -> Vec<u32> {
     let (mut found, mut seen) = (Vec::new(), BTreeSet::new());
     let mut todo: Vec<Id> = graph.node(id).op.children().to_vec();
@@ -63,7 +59,8 @@ fn weights(graph: &Graph, id: Id) -> Vec<u32> {
         let node = graph.node(id);
         if let Op::Weight(weight) = node.op {
             found.push(weight.0);
-        } else if (node.fact.is_constant() || matches!(node.fact, Fact::Term(_))) && seen.insert(id) {
+        } else if (node.fact.is_constant() || matches!(node.fact, Fact::Term(_) | Fact::Prologue(_))) && seen.insert(id)
+        {
             todo.extend(node.op.children());
         }
     }

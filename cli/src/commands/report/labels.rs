@@ -3,7 +3,7 @@
 //! The signs are those of `compile-model explain`: products of matrices `·`, of elements `⊙`, with a scalar `*`.
 
 use egg::{Id, Language};
-use warpweft_compiler::graph::{Fact, Graph, Op};
+use warpweft_compiler::graph::{Graph, Op};
 
 /// Longest text of one value; what is longer is cut, so that a graph that shares much does not grow without bound.
 const LONGEST: usize = 1500;
@@ -59,18 +59,15 @@ impl Formulas {
 
     /// The same, or with every value written out to its leaves.
     fn of(graph: &Graph, names: &Names, cut: bool) -> Formulas {
-        let mut formulas = Formulas { texts: Vec::new(), lines: Vec::new() };
-        let mut next = 0;
-        for node in graph.nodes() {
-            let has_line = !node.op.is_leaf() && !matches!(node.fact, Fact::Term(_));
-            let line = has_line.then_some(next);
-            next += u32::from(has_line);
-            let text = match line {
-                Some(n) if cut && !node.fact.is_constant() => Text::atom(format!("%{n}")),
-                Some(_) | None => formulas.text(&node.op, names),
+        let mut formulas = Formulas { texts: Vec::new(), lines: graph.lines() };
+        for (at, node) in graph.nodes().iter().enumerate() {
+            let text = match (&node.op, formulas.lines[at]) {
+                // A result of a node is called after the node.
+                (Op::First([pair]) | Op::Second([pair]), _) => Text::atom(formulas.get(*pair)),
+                (_, Some(n)) if cut && !node.fact.is_constant() => Text::atom(format!("%{n}")),
+                (_, Some(_) | None) => formulas.text(&node.op, names),
             };
             formulas.texts.push(clipped(text));
-            formulas.lines.push(line);
         }
         formulas
     }

@@ -3,7 +3,7 @@
 //! Everything stands once and is referred to by its place: kernels, buffers, texts of proofs. A model of sixteen layers for
 //! six targets is some ten thousand steps, so a step is a short list of numbers.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use serde::Serialize;
 use warpweft_compiler::graph::Graph;
@@ -76,13 +76,15 @@ struct BodyFacts<'p> {
     proofs: Vec<ProofFacts>,
 }
 
+/// E-nodes, classes, and (rule, how often).
+type RoundFacts<'p> = (u64, u64, &'p [(usize, u64)]);
+
 #[derive(Debug, Serialize)]
 struct StageFacts<'p> {
     name: &'p str,
     nodes: u64,
     classes: u64,
-    /// E-nodes, classes, and (rule, how often) of each round.
-    rounds: Vec<(u64, u64, &'p [(usize, u64)])>,
+    rounds: Vec<RoundFacts<'p>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     limit: Option<&'static str>,
 }
@@ -101,7 +103,7 @@ struct CallFacts {
     /// None where no program needs it.
     kernel: Option<usize>,
     /// Places in the extracted graph.
-    nodes: Vec<usize>,
+    nodes: BTreeSet<usize>,
     /// Places in the formula.
     formula: Vec<usize>,
     seconds: f64,
@@ -237,7 +239,7 @@ fn model(file: &PlanFile) -> Model<'_> {
 
 fn rates(target: &str) -> Option<RateFacts> {
     let rates = &Target::named(target)?.rates;
-    Some(RateFacts { bandwidth: rates.bandwidth, flops: 2.0 * rates.fmas.f32, dispatch: rates.dispatch })
+    Some(RateFacts { bandwidth: rates.bandwidth, flops: 2.0 * rates.fmas, dispatch: rates.dispatch })
 }
 
 fn meaning(rule: &Rule) -> &'static str {
@@ -333,10 +335,10 @@ fn variant(
     let extracted_graph = parsed(text(provenance, variant.extracted))?;
     let extracted = view(&extracted_graph, names);
     let owners = owners(graph, &extracted_graph, &variant.calls);
-    let place = |nodes: &[Node], line: u32| nodes.iter().position(|node| node.line == Some(line));
+    let place = |nodes: &[Node], line: u32| nodes.iter().position(|node| node.stands_for(line));
     let call = |(at, call): (usize, &Call)| CallFacts {
         kernel: call.kernel,
-        nodes: call.nodes.iter().filter_map(|&line| place(&extracted, line)).collect(),
+        nodes: call.nodes.iter().filter_map(|&line| place(&extracted, line)).collect::<BTreeSet<_>>(),
         formula: (0..).zip(&owners).filter(|(_, o)| **o == Some(at)).filter_map(|(n, _)| place(formula, n)).collect(),
         seconds: call.seconds,
         proof: call.proof,

@@ -23,7 +23,7 @@ pub(super) enum Kind {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(super) struct Node {
     pub(super) kind: Kind,
-    /// Its line in the graph's text form.
+    /// Its line in the graph's text form; those of its results are drawn with it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) line: Option<u32>,
     pub(super) op: String,
@@ -35,6 +35,16 @@ pub(super) struct Node {
     /// Places of its operands in the list of nodes.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) inputs: Vec<usize>,
+    /// Lines that name its results.
+    #[serde(skip)]
+    results: Vec<u32>,
+}
+
+impl Node {
+    /// Whether the node is drawn for a line of the text form.
+    pub(super) fn stands_for(&self, line: u32) -> bool {
+        self.line == Some(line) || self.results.contains(&line)
+    }
 }
 
 /// The picture of `graph`: operands stand before their users, outputs last.
@@ -45,6 +55,14 @@ pub(super) fn view(graph: &Graph, names: &Names) -> Vec<Node> {
     let live = graph.live();
     for id in graph.ids().filter(|&id| live[usize::from(id)]) {
         let node = graph.node(id);
+        // A result of a node is drawn as the node.
+        if let Op::First([pair]) | Op::Second([pair]) = node.op {
+            places[usize::from(id)] = places[usize::from(pair)];
+            if let Some(node) = places[usize::from(pair)].and_then(|place| nodes.get_mut(place)) {
+                node.results.extend(formulas.line(id));
+            }
+            continue;
+        }
         let kind = match node.op {
             Op::Arg(_) | Op::Ids => Kind::Input,
             _ if formulas.line(id).is_some() && !node.fact.is_constant() => Kind::Op,
@@ -55,9 +73,10 @@ pub(super) fn view(graph: &Graph, names: &Names) -> Vec<Node> {
         places[usize::from(id)] = Some(nodes.len());
         let (op, detail) = match kind {
             Kind::Input => (formulas.get(id).to_owned(), String::new()),
-            Kind::Op | Kind::Output => (node.op.name(), detail(graph, &node.op, &formulas)),
+            Kind::Op | Kind::Output => (node.op.name(), detail(&node.op, &places, &formulas)),
         };
-        nodes.push(Node { kind, line: formulas.line(id), op, detail, shape: shape(&node.fact), inputs });
+        let (line, shape) = (formulas.line(id), shape(&node.fact));
+        nodes.push(Node { kind, line, op, detail, shape, inputs, results: Vec::new() });
     }
     for output in graph.outputs() {
         let inputs = places[usize::from(output.id)].into_iter().collect();
@@ -69,6 +88,7 @@ pub(super) fn view(graph: &Graph, names: &Names) -> Vec<Node> {
             detail: String::new(),
             shape,
             inputs,
+            results: Vec::new(),
         });
     }
     nodes
@@ -83,14 +103,14 @@ fn operands(graph: &Graph, op: &Op, places: &[Option<usize>], found: &mut Vec<us
             if !found.contains(&place) {
                 found.push(place);
             }
-        } else if matches!(graph.node(id).fact, Fact::Term(_)) && !seen.contains(&id) {
+        } else if matches!(graph.node(id).fact, Fact::Term(_) | Fact::Prologue(_)) && !seen.contains(&id) {
             seen.push(id);
             todo.extend(graph.node(id).op.children().iter().rev());
         }
     }
 }
 
-fn detail(graph: &Graph, op: &Op, formulas: &Formulas) -> String {
+fn detail(op: &Op, places: &[Option<usize>], formulas: &Formulas) -> String {
     let get = |id: Id| formulas.get(id);
     let heads = |id: Id| format!("{} heads", get(id));
     match op {
@@ -114,10 +134,7 @@ fn detail(graph: &Graph, op: &Op, formulas: &Formulas) -> String {
         }
         _ => {}
     }
-    let is_edge = |id: &Id| {
-        let node = graph.node(*id);
-        node.fact.tensor().is_some_and(|t| !t.constant)
-    };
+    let is_edge = |id: &Id| places[usize::from(*id)].is_some();
     // A norm's small number says nothing in a picture.
     let is_norm = matches!(op, Op::LayerNorm(_) | Op::RmsNorm(_) | Op::L2Norm(_));
     let hidden = |at: usize| Some(at) == op.term_child() || (is_norm && at == 1);
@@ -128,7 +145,11 @@ fn detail(graph: &Graph, op: &Op, formulas: &Formulas) -> String {
 }
 
 fn shape(fact: &Fact) -> String {
-    fact.tensor().map_or(String::new(), |t| t.shape.iter().map(Dim::to_string).collect::<Vec<_>>().join(" × "))
+    let tensor = match fact {
+        Fact::Pair(first, _) => Some(first),
+        other => other.tensor(),
+    };
+    tensor.map_or(String::new(), |t| t.shape.iter().map(Dim::to_string).collect::<Vec<_>>().join(" × "))
 }
 
 /// Short names of weights: without what all names begin with, and of the rest the last parts, as many as distinguish them.

@@ -30,10 +30,8 @@ impl Sample {
 const PRIOR: f64 = 0.02;
 
 /// The rates that are fitted; the others are measured by themselves, or are sizes.
-const FITTED: [fn(&mut Rates) -> &mut f64; 7] = [
-    |r| &mut r.fmas.f32,
-    |r| &mut r.fmas.f16,
-    |r| &mut r.fmas.bf16,
+const FITTED: [fn(&mut Rates) -> &mut f64; 5] = [
+    |r| &mut r.fmas,
     |r| &mut r.load,
     |r| &mut r.scattered_load,
     |r| &mut r.workgroup_load,
@@ -51,9 +49,7 @@ pub(crate) fn fit(start: &Rates, samples: &[Sample]) -> Rates {
     let mut ratios: Vec<f64> = samples.iter().map(|s| s.seconds.max(1e-9) / s.predicted(start)).collect();
     ratios.sort_by(f64::total_cmp);
     let typical = ratios[ratios.len() / 2];
-    for fmas in [&mut rates.fmas.f32, &mut rates.fmas.f16, &mut rates.fmas.bf16] {
-        *fmas /= typical;
-    }
+    rates.fmas /= typical;
     let start = rates.clone();
     let mut error = loss(&rates, &start, samples);
     let mut step: f64 = 1.5;
@@ -134,7 +130,7 @@ pub(crate) fn quality(rates: &Rates, samples: &[Sample]) -> Quality {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use warpweft_compiler::target::Target;
-    use warpweft_plan::{DType, Work};
+    use warpweft_plan::Work;
 
     use super::*;
 
@@ -142,17 +138,17 @@ mod tests {
     fn samples(truth: &Rates) -> Vec<Sample> {
         let sizes = Sizes { tokens: 1, context: 1, sequences: 1 };
         let mut samples = Vec::new();
-        for (i, dtype) in [DType::F32, DType::F16, DType::BF16].into_iter().enumerate() {
+        for (i, decode) in [0.0, 1e4, 3e4].into_iter().enumerate() {
             for j in 0..6 {
                 let (a, b) = (f64::from(j) + 1.0, 7.0 - f64::from(j));
                 let once = Work {
-                    fmas: 4e4 * a,
+                    fmas: 4e4 * a + decode,
                     loads: 300.0 * b,
                     scattered: 100.0 * a * a,
                     broadcasts: 2e3 * b,
                     shared: 90.0,
                 };
-                let cost = Cost { dtype, ..Cost::of(once) };
+                let cost = Cost::of(once);
                 let dispatch = Dispatch { invocations: 8, groups: 500, bytes: 1000 };
                 let mut sample =
                     Sample { operation: format!("{i}"), kernel: format!("{j}"), seconds: 0.0, cost, dispatch, sizes };
@@ -167,8 +163,7 @@ mod tests {
     fn rates_are_found_again() {
         let start = &Target::named("subgroup8").unwrap().rates;
         let mut truth = start.clone();
-        truth.fmas.f32 *= 3.0;
-        truth.fmas.f16 *= 2.0;
+        truth.fmas *= 3.0;
         truth.load *= 2.0;
         truth.scattered_load /= 2.0;
         let samples = samples(&truth);

@@ -184,9 +184,7 @@ fn text(report: &Report<'_>, file: &Rates, adapter: &Adapter) -> String {
     let giga = |n: f64| units::significant(n / 1e9);
     for (name, before, after, what) in [
         ("bandwidth", giga(file.bandwidth), giga(rates.bandwidth), "GB/s"),
-        ("f32", giga(file.fmas.f32), giga(rates.fmas.f32), "G multiply-adds/s"),
-        ("f16", giga(file.fmas.f16), giga(rates.fmas.f16), "with weights of that type"),
-        ("bf16", giga(file.fmas.bf16), giga(rates.fmas.bf16), ""),
+        ("arithmetic", giga(file.fmas), giga(rates.fmas), "G multiply-adds/s"),
         ("dispatch", units::seconds(file.dispatch), units::seconds(rates.dispatch), ""),
         ("launch", units::seconds(file.launch), units::seconds(rates.launch), "of a workgroup"),
         ("load", units::significant(file.load), units::significant(rates.load), "in multiply-adds"),

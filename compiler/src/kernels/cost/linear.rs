@@ -86,8 +86,9 @@ impl LinearShape {
         }
     }
 
-    fn cost(&self, once: Work) -> Cost {
-        Cost { dtype: self.format.dtype(), ..Cost::of(once) }
+    /// What unpacking so many vec4s of weights takes.
+    fn decode(&self, vec4s: f64) -> Work {
+        Work { fmas: self.format.decode() * vec4s, ..Work::default() }
     }
 
     /// The ways to compute it.
@@ -146,12 +147,13 @@ impl BroadcastTile {
             shared: 0.0,
             broadcasts: 4.0 * fours * rows,
         };
-        let iteration = iteration.and(linear.reading().times(of_x));
+        let decode = linear.decode(fours * columns);
+        let iteration = iteration.and(decode).and(linear.reading().times(of_x));
         let once = iteration.times(f64::from(linear.k8()) * 2.0 / fours).and(linear.statistics(self.rows, lanes));
         Launch {
             invocations: lanes,
             grid: linear.grid(self.columns4 * lanes, self.rows),
-            cost: linear.cost(once.and(linear.epilogue(rows, self.columns4.into()))),
+            cost: Cost::of(once.and(linear.epilogue(rows, self.columns4.into()))),
         }
     }
 }
@@ -168,14 +170,16 @@ impl WorkgroupTile {
             shared: 2.0 * (rows + columns),
             ..Work::default()
         };
-        let octet = octet.and(linear.reading().times(2.0 * rows / 8.0 * 1.5));
+        // Unpacked once for all rows of the tile.
+        let decode = linear.decode(columns / 4.0);
+        let octet = octet.and(decode).and(linear.reading().times(2.0 * rows / 8.0 * 1.5));
         let statistics = linear.statistics(8 * self.rows, INVOCATIONS);
         let once = octet.times(f64::from(linear.k8())).and(statistics).and(linear.epilogue(rows, 1.0));
         let along_rows = INVOCATIONS / ALONG_COLUMNS;
         Launch {
             invocations: INVOCATIONS,
             grid: linear.grid(ALONG_COLUMNS, self.rows * along_rows),
-            cost: linear.cost(once),
+            cost: Cost::of(once),
         }
     }
 }
@@ -189,13 +193,13 @@ impl SplitDot {
         // The last of the work is adding up through workgroup memory.
         let shared = columns / 4.0 * rows * f64::from(self.shares);
         let sums = Work { shared, fmas: 4.0 * shared, ..Work::default() };
-        let octet = octet.and(linear.reading().times(2.0 * rows));
+        let octet = octet.and(linear.decode(2.0 * columns)).and(linear.reading().times(2.0 * rows));
         let sums = sums.and(linear.statistics(self.rows, INVOCATIONS));
         let once = octet.times(linear.k8().div_ceil(self.shares).into()).and(sums);
         Launch {
             invocations: INVOCATIONS,
             grid: linear.grid(INVOCATIONS / self.shares, self.rows),
-            cost: linear.cost(once.and(linear.epilogue(rows, 1.0))),
+            cost: Cost::of(once.and(linear.epilogue(rows, 1.0))),
         }
     }
 }
@@ -222,7 +226,7 @@ impl PerHeadShape {
         let columns4 = (self.heads * self.n).div_ceil(4);
         // Four weights and one of x at a time; a load of 8 bytes saves little.
         let four = Work {
-            fmas: 16.0,
+            fmas: 16.0 + 4.0 * self.format.decode(),
             loads: 1.0,
             scattered: 4.0 * (f64::from(self.format.bytes()) / 4.0).max(0.7),
             ..Work::default()
@@ -234,6 +238,6 @@ impl PerHeadShape {
             Groups { dim: self.rows.dim(), per: 1 },
             Groups::ONE,
         ];
-        Launch { invocations: INVOCATIONS, grid, cost: Cost { dtype: self.format.dtype(), ..Cost::of(once) } }
+        Launch { invocations: INVOCATIONS, grid, cost: Cost::of(once) }
     }
 }
