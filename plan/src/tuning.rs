@@ -48,11 +48,13 @@ impl Plan {
     /// Gives all programs the kernels that were found fastest on a family of adapters; tells how many programs that changes.
     pub fn tune(&mut self, family: &str) -> usize {
         let mut changed = 0;
-        for program in &mut self.programs {
-            if let Some(tuning) = program.tuning(family) {
-                program.steps = tuning.apply(&program.steps);
-                changed += 1;
+        for (at, program) in self.programs.iter_mut().enumerate() {
+            let Some(tuning) = program.tuning(family) else { continue };
+            program.steps = tuning.apply(&program.steps);
+            if let Some(provenance) = &mut self.provenance {
+                provenance.follow(at, program);
             }
+            changed += 1;
         }
         changed
     }

@@ -16,6 +16,7 @@ use super::normed;
 use crate::formats::Format;
 use crate::graph::{Fact, Op, Shape, TensorFact};
 use crate::kernels::RowRange;
+use crate::kernels::cached;
 use crate::kernels::cost::attention::AttentionShape;
 use crate::kernels::cost::linear::{LinearShape, NormShape, PerHeadShape};
 use crate::kernels::cost::rowwise::RowShape;
@@ -53,7 +54,7 @@ struct Contraction<'f> {
 /// What a node that needs no dispatch costs, in dispatches.
 const FREE: f64 = 1e-6;
 
-/// How often a second copy of a weight is paid for as if it were read: memory is dearer than time.
+/// How often a second copy of a weight is paid for as if a dispatch read it: memory is dearer than time.
 const SECOND_COPY: f64 = 16.0;
 
 impl<'w> CostModel<'w> {
@@ -168,17 +169,20 @@ impl<'w> CostModel<'w> {
                 let (heads, kv_heads) = (int(heads)?, int(kv_heads)?);
                 let columns = |t: &TensorFact, heads: u32| Some(u32::try_from(width(t)?).ok()? / heads.max(1));
                 let cached = k.shape.first() == Some(&Dim::CONTEXT);
+                let sizes = self.rows.cached_sizes();
+                // One row's context is cut into chunks, whose results are put together.
+                let split = (cached && self.rows.max == Some(1)).then(|| cached::chunks(sizes.context));
                 let shape = AttentionShape {
                     heads,
                     kv_heads,
                     head_dim: columns(q, heads)?,
                     value_dim: columns(v, kv_heads)?,
                     // What a term masks is not among its facts.
-                    keys: Keys { causal: cached, most: None },
+                    keys: Keys { causal: cached, most: split.map(|split| split.keys) },
                     windowed: false,
                     cached,
                     fresh: false,
-                    split: None,
+                    split,
                 };
                 match cached {
                     true => cheapest(&shape.cached_candidates(self.target, self.rows))?,
@@ -196,11 +200,12 @@ impl<'w> CostModel<'w> {
         let Some(stored) = self.stored else { return 0.0 };
         let new = node.children().iter().filter(|c| !stored.contains(&egraph.find(**c)));
         let weights = new.filter_map(|c| egraph[*c].data.as_ref().ok()?.tensor().filter(|t| t.constant));
-        let bytes = |t: &TensorFact| {
+        let seconds = |t: &TensorFact| {
             let elements: f64 = t.shape.iter().map(|d| d.as_constant().unwrap_or(0) as f64).product();
-            elements * t.dtype.bytes() as f64
+            let rates = &self.target.rates;
+            rates.dispatch + elements * t.dtype.bytes() as f64 / rates.bandwidth
         };
-        SECOND_COPY * weights.map(bytes).sum::<f64>() / self.target.rates.bandwidth
+        SECOND_COPY * weights.map(seconds).sum::<f64>()
     }
 
     /// How many rows a result has: those of the step, its sequences, or where they are those of a cache, some hundred.
@@ -223,6 +228,10 @@ impl<'w> CostModel<'w> {
 
     fn linear(&self, contraction: &Contraction<'_>) -> Option<f64> {
         let Contraction { result, x, w, weights, term, norm } = *contraction;
+        // Rows of a cache are spread over its pages, which attention alone finds.
+        if result.shape.first() == Some(&Dim::CONTEXT) {
+            return None;
+        }
         let shape = LinearShape {
             k: u32::try_from(width(x)?).ok()?,
             n: u32::try_from(width(result)?).ok()?,

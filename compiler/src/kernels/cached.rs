@@ -57,10 +57,16 @@ pub fn split(term: &Term, max_context: u32) -> Option<Split> {
     if seen <= SHORT {
         return None;
     }
-    let keys = max_context.div_ceil(MOST_CHUNKS).next_multiple_of(CHUNK);
+    let all = chunks(max_context.into());
     // A window does not begin where a chunk does.
-    let count = max_context.div_ceil(keys).min(seen.div_ceil(keys) + 1);
-    Some(Split { keys, count })
+    Some(Split { count: all.count.min(seen.div_ceil(all.keys) + 1), ..all })
+}
+
+/// How one row's attention to all of a context is cut.
+pub(crate) fn chunks(context: u64) -> Split {
+    let context = u32::try_from(context).unwrap_or(u32::MAX);
+    let keys = context.div_ceil(MOST_CHUNKS).next_multiple_of(CHUNK);
+    Split { keys, count: context.div_ceil(keys) }
 }
 
 impl Operation {

@@ -1,10 +1,11 @@
 //! What is measured on an adapter: how fast it starts work, moves bytes, and runs alternatives of known operations.
 
+use std::mem::discriminant;
 use std::time::Instant;
 
 use warpweft_compiler::formats::Format;
 use warpweft_compiler::kernels::spec::{Attention, Binary, Norm, Operation, Rows, Term, View};
-use warpweft_compiler::kernels::{Composed, RowRange, Slot, candidates, compose};
+use warpweft_compiler::kernels::{Choice, Composed, RowRange, Slot, candidates, compose};
 use warpweft_compiler::target::{Dispatch, Rates, Target};
 use warpweft_plan::{Access, Binding, Groups, Kernel, ROW_BLOCK, Sizes};
 use warpweft_runtime::{Device, RuntimeError, block_on};
@@ -24,6 +25,8 @@ const WIDTH: u32 = 1024;
 const RESULT: [u32; 2] = [256, 4096];
 /// Alternatives of an operation, at the most, and how much slower than the best they may be predicted to be.
 const ALTERNATIVES: (usize, f64) = (5, 4.0);
+/// The same for the first of each other algorithm: rates of what no close alternative does are measured too.
+const OTHERS: f64 = 32.0;
 
 /// Of an invocation that does nothing.
 const NOTHING: &str = "@group(0) @binding(0) var<storage, read_write> out: array<u32>;
@@ -131,9 +134,7 @@ pub(super) fn samples(
     for (done, probe) in (0..).zip(probes) {
         let rows = RowRange { min: probe.rows, max: Some(probe.rows) };
         let choices = candidates(&probe.operation, target, rows).map_err(|e| CliError::Failed(e.to_string()))?;
-        let best = choices.first().map_or(0.0, |choice| choice.seconds);
-        let close = choices.iter().filter(|choice| choice.seconds <= best * ALTERNATIVES.1).take(ALTERNATIVES.0);
-        for &choice in close {
+        for choice in shown(&choices) {
             interrupt::check()?;
             if Instant::now() >= deadline {
                 return Ok(samples);
@@ -146,6 +147,22 @@ pub(super) fn samples(
         bar.set(done + 1, total, Unit::Items);
     }
     Ok(samples)
+}
+
+/// The closest alternatives, and the first of each other algorithm.
+fn shown(choices: &[Choice]) -> Vec<Choice> {
+    let best = choices.first().map_or(0.0, |choice| choice.seconds);
+    let mut algorithms = Vec::new();
+    let mut shown = Vec::new();
+    for &choice in choices {
+        let algorithm = discriminant(&choice.algorithm);
+        let close = choice.seconds <= best * ALTERNATIVES.1 && shown.len() < ALTERNATIVES.0;
+        if close || (choice.seconds <= best * OTHERS && !algorithms.contains(&algorithm)) {
+            algorithms.push(algorithm);
+            shown.push(choice);
+        }
+    }
+    shown
 }
 
 /// The time of a kernel over buffers with these contents.
