@@ -12,7 +12,7 @@ use rustc_hash::FxHashSet;
 use warpweft_plan::{Dim, Sizes};
 
 use super::normed;
-use crate::graph::{Fact, Op, TensorFact};
+use crate::graph::{Element, Fact, Op, TensorFact};
 use crate::rules::EGraph;
 
 /// A target's rates at a number of rows.
@@ -55,7 +55,7 @@ impl CostModel<'_> {
             Fact::Tensor(t) if !t.constant => t,
             Fact::Pair(product, _) => product,
             Fact::Tensor(_) | Fact::Term(_) | Fact::Prologue(_) => return free,
-            Fact::Int(_) | Fact::Real(_) | Fact::Size(_) | Fact::Cache(_) => return free,
+            Fact::Int(_) | Fact::Real(_) | Fact::Size(_) | Fact::Cache(_) | Fact::Format(_) => return free,
         };
         let tensors: Vec<(Id, &TensorFact)> =
             node.children().iter().filter_map(|&c| Some((c, fact(c)?.tensor()?))).collect();
@@ -108,7 +108,8 @@ impl CostModel<'_> {
                 2.0 * size(result) * self.value(keys)
             }
             Op::Int(_) | Op::Real(_) | Op::Weight(_) | Op::Fill(_) | Op::Acc | Op::Acc2 | Op::Size(_) => return free,
-            Op::Rms(_) | Op::Layer(_) | Op::Then(_) => return free,
+            Op::Rms(_) | Op::Layer(_) | Op::Then(_) | Op::Format(_) => return free,
+            Op::Quantize(_) | Op::Dequantize(_) => return free,
             Op::MatMul(_) | Op::Transpose(_) | Op::Concat(_) | Op::SplitHeads(_) | Op::MergeHeads(_) => return None,
             Op::RepeatHeads(_) | Op::Softmax(_) | Op::Scores(_) => return None,
         };
@@ -120,12 +121,25 @@ impl CostModel<'_> {
         match fact {
             Fact::Term(t) => t.operands.iter().map(|shape| 4.0 * self.elements(shape)).sum(),
             Fact::Prologue(p) => p.operands.iter().map(|shape| 4.0 * self.elements(shape)).sum(),
-            Fact::Pair(..) | Fact::Tensor(_) | Fact::Int(_) | Fact::Real(_) | Fact::Size(_) | Fact::Cache(_) => 0.0,
+            Fact::Pair(..)
+            | Fact::Tensor(_)
+            | Fact::Int(_)
+            | Fact::Real(_)
+            | Fact::Size(_)
+            | Fact::Cache(_)
+            | Fact::Format(_) => 0.0,
         }
     }
 
     fn bytes(&self, t: &TensorFact) -> f64 {
-        t.dtype.bytes() as f64 * self.elements(&t.shape)
+        match t.dtype {
+            Element::Plain(dtype) => dtype.bytes() as f64 * self.elements(&t.shape),
+            Element::Quantized(_) => {
+                let (width, rows) =
+                    t.shape.split_last().map_or((0.0, 0.0), |(w, r)| (self.value(*w), self.elements(r)));
+                rows * t.dtype.row_bytes(width as u64) as f64
+            }
+        }
     }
 
     fn elements(&self, shape: &[Dim]) -> f64 {
