@@ -1,6 +1,7 @@
 //! The command line.
 
 use clap::{Args, Parser, Subcommand};
+use warpweft_compiler::lossy::{Quantization, Scheme};
 use warpweft_compiler::rules::{RewriteError, RuleSet};
 use warpweft_runtime::AdapterChoice;
 
@@ -75,12 +76,26 @@ pub(crate) struct RunOptions {
     pub(crate) rules: RuleOptions,
 }
 
-/// Which rules a checkpoint is compiled with.
+/// How a checkpoint is compiled.
 #[derive(Clone, Debug, Default, Args)]
 pub(crate) struct RuleOptions {
     /// A rewrite rule to leave out when a checkpoint is compiled, to see what it is worth; can be given more than once.
     #[arg(long, value_name = "RULE", value_parser = rule, display_order = 92)]
     pub(crate) without: Vec<String>,
+
+    /// Round all large weights of a checkpoint to a quantized format: int8, int8-g32, int4 (groups of 32 with zero points),
+    /// int4-g64, int4-g128, int4-g32-sym, fp8 (scales of blocks of 128), mxfp4, nf4-g64 and the like. Norms, biases, small
+    /// weights and what comes quantized stay as they are; embedding and head become int8 with formats of four bits, and
+    /// are kept with fp8.
+    #[arg(long, value_name = "FORMAT", display_order = 93)]
+    pub(crate) quantize: Option<Scheme>,
+}
+
+impl RuleOptions {
+    /// Which weights are rounded.
+    pub(crate) fn quantization(&self) -> Quantization {
+        self.quantize.map_or(Quantization::None, Quantization::All)
+    }
 }
 
 fn rule(name: &str) -> Result<String, RewriteError> {

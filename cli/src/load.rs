@@ -85,6 +85,7 @@ pub(crate) fn bench_plan(
     let options = CompileOptions {
         targets: vec![tuned::target(adapter)?],
         without: rules.without.clone(),
+        quantize: rules.quantization(),
         ..CompileOptions::default()
     };
     if !console.json {
@@ -119,12 +120,18 @@ pub(crate) fn open_plan(path: &Path) -> Result<PlanFile, CliError> {
     Ok(PlanFile::open(path)?)
 }
 
-/// Opens a plan file, in which no rule can be left out any more.
+/// Opens a plan file, in which no rule can be left out and no weight rounded any more.
 fn made_plan(path: &Path, rules: &RuleOptions) -> Result<PlanFile, CliError> {
     if let (Some(rule), true) = (rules.without.first(), path.exists()) {
         let path = path.display();
         return Err(CliError::Usage(format!(
             "--without {rule} is for checkpoints; {path} is compiled already: give it to compile-model build"
+        )));
+    }
+    if let (Some(scheme), true) = (rules.quantize, path.exists()) {
+        let path = path.display();
+        return Err(CliError::Usage(format!(
+            "--quantize {scheme} is for checkpoints; {path} is compiled already: give it to compile-model build"
         )));
     }
     open_plan(path)
@@ -153,13 +160,15 @@ fn compiled(
     let mut without = rules.without.clone();
     without.sort();
     without.dedup();
-    let slot = Slot::of(folder, &format!("{target:?} {} without {}", weights.name(), without.join(" ")))?;
+    let rounded = rules.quantize.map_or_else(|| weights.name().to_owned(), |scheme| scheme.to_string());
+    let slot = Slot::of(folder, &format!("{target:?} {rounded} without {}", without.join(" ")))?;
     if let Some(slot) = &slot
         && let Some(plan) = cached(&slot.path(), console)
     {
         return Ok(plan);
     }
-    let options = CompileOptions { targets: vec![target], weights, without, ..CompileOptions::default() };
+    let quantize = rules.quantization();
+    let options = CompileOptions { targets: vec![target], weights, without, quantize, ..CompileOptions::default() };
     if !console.json {
         console.note(&format!("compiling {} for {}", folder.display(), target.name));
     }

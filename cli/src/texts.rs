@@ -52,7 +52,7 @@ impl Inputs {
 }
 
 /// The lines of a text; a line break at the end does not begin another one.
-fn lines(text: &str) -> impl Iterator<Item = String> {
+pub(crate) fn lines(text: &str) -> impl Iterator<Item = String> {
     text.strip_prefix('\u{feff}').unwrap_or(text).lines().map(str::to_owned)
 }
 

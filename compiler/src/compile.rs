@@ -1,5 +1,6 @@
 //! The compiler: one function that reads as the list of its phases.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::Instant;
 
@@ -8,9 +9,11 @@ use warpweft_plan::provenance::Origins;
 use warpweft_plan::{Model, OutputKind, Plan, Provenance};
 
 use crate::extract::{CostModel, ExtractError, Extracted, extract};
+use crate::formats::Format;
 use crate::graph::verify::{Form, VerifyError, verify};
 use crate::graph::{FactError, Graph};
 use crate::kernels::{self, KernelError, RowRange};
+use crate::lossy::{Quantization, Rounding, round_weights};
 use crate::lower::{Bounds, LowerError, lower};
 use crate::pack::{Packing, WeightChoice, choose_formats};
 use crate::phases::{Phase, PhaseReport};
@@ -31,6 +34,8 @@ pub struct Options {
     pub targets: Vec<&'static Target>,
     /// The format of weights.
     pub weights: WeightChoice,
+    /// Which weights are rounded to quantized formats.
+    pub quantize: Quantization,
     /// The phase whose result is wanted as text.
     pub dump: Option<Phase>,
     /// Names of rules that are left out.
@@ -42,6 +47,7 @@ impl Default for Options {
         Options {
             targets: Target::all().iter().collect(),
             weights: WeightChoice::Keep,
+            quantize: Quantization::None,
             dump: None,
             without: Vec::new(),
         }
@@ -127,7 +133,11 @@ pub fn compile(
     check(graph, Form::Imported, Phase::Import)?;
     log.end(Phase::Import, 0, vec![format!("{} nodes", graph.nodes().len())], || graph.to_string());
 
+    let (rounded, roundings) = round_weights(graph, &options.quantize)?;
+    log.end(Phase::Lossy, 0, rounding_notes(&roundings), || rounded.to_string());
+
     // Node for node the same graph; recipes read the checkpoint's own types from the first.
+    let graph = &rounded;
     let chosen = choose_formats(graph, options.weights)?;
     let rolled = roll(&chosen)?;
     let notes = vec![format!("{} regions, {} distinct", rolled.regions.len(), rolled.bodies.len())];
@@ -295,6 +305,12 @@ impl Log<'_> {
         }
         self.started = Instant::now();
     }
+}
+
+fn rounding_notes(roundings: &[Rounding]) -> Vec<String> {
+    let mut formats: BTreeMap<Format, usize> = BTreeMap::new();
+    roundings.iter().for_each(|rounding| *formats.entry(rounding.format).or_default() += 1);
+    formats.into_iter().map(|(format, n)| format!("{n} weights rounded to {format}")).collect()
 }
 
 fn rewrite_notes(saturated: &[Saturated]) -> Vec<String> {

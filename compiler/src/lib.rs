@@ -5,6 +5,7 @@ pub mod extract;
 pub mod formats;
 pub mod graph;
 pub mod kernels;
+pub mod lossy;
 pub mod lower;
 pub mod pack;
 pub mod phases;

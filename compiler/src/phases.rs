@@ -9,6 +9,8 @@ use std::time::Duration;
 pub enum Phase {
     /// The model's graph as its family wrote it.
     Import,
+    /// Weights rounded to quantized formats.
+    Lossy,
     /// Weight formats chosen, layers rolled into distinct bodies.
     Canonical,
     /// Each body saturated.
@@ -25,8 +27,9 @@ pub enum Phase {
 
 impl Phase {
     /// All phases, in order.
-    pub const ALL: [Phase; 7] = [
+    pub const ALL: [Phase; 8] = [
         Phase::Import,
+        Phase::Lossy,
         Phase::Canonical,
         Phase::Rewritten,
         Phase::Extracted,
@@ -39,6 +42,7 @@ impl Phase {
     pub fn name(self) -> &'static str {
         match self {
             Phase::Import => "import",
+            Phase::Lossy => "lossy",
             Phase::Canonical => "canonical",
             Phase::Rewritten => "rewritten",
             Phase::Extracted => "extracted",

@@ -234,8 +234,9 @@ impl Cutter<'_> {
             let Fact::Tensor(t) = &node.fact else {
                 return Err(FactError { op: node.op.name(), problem: "a term crosses layers".into() }.into());
             };
+            let crosses = || FactError { op: node.op.name(), problem: format!("{} crosses layers", t.dtype) };
             region.args.push(id);
-            Op::Arg(body.declare_arg(ArgDecl { shape: t.shape.clone(), dtype: t.dtype }))
+            Op::Arg(body.declare_arg(ArgDecl { shape: t.shape.clone(), dtype: t.dtype.plain().ok_or_else(crosses)? }))
         } else if let Op::Weight(w) = node.op {
             let decl = &self.graph.declarations().weights[w.0 as usize];
             let name = format!("w{}", region.weights.len());

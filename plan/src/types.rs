@@ -54,12 +54,21 @@ pub struct Tensor {
     pub dtype: DType,
     /// Physical shape, padding included, row-major.
     pub shape: Vec<u64>,
+    /// The quantized format whose codes and scales the words of a row are, for people and reports; nothing else looks into
+    /// them. `None` where the elements are what the type says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub format: Option<String>,
 }
 
 impl Tensor {
     /// Size in bytes; `None` on overflow.
     pub fn bytes(&self) -> Option<u64> {
         self.shape.iter().try_fold(self.dtype.bytes(), |a, &n| a.checked_mul(n))
+    }
+
+    /// What its elements are, for people: its format if it is quantized, else its type.
+    pub fn kind(&self) -> &str {
+        self.format.as_deref().unwrap_or(self.dtype.name())
     }
 }
 

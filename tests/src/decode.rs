@@ -1,6 +1,6 @@
 //! Decoders through the CPU reference evaluator, with caches that are carried from step to step.
 
-use warpweft_compiler::graph::eval::{SourceInputs, Tensor, Values, decode, evaluate};
+use warpweft_compiler::graph::eval::{SourceInputs, Tensor, Values, evaluate};
 use warpweft_compiler::graph::{Graph, Op};
 use warpweft_compiler::weights::WeightSource;
 use warpweft_models::Imported;
@@ -23,9 +23,10 @@ impl Decoder {
             graph.add_output(format!("cache {i}"), *id);
         }
         let weights = graph.declarations().weights.iter().map(|decl| {
-            let shape = decl.shape.iter().map(|&n| n as usize).collect();
+            let shape: Vec<usize> = decl.shape.iter().map(|&n| n as usize).collect();
             let bytes = model.weights.read(&decl.name).unwrap();
-            Tensor::new(shape, decode(&bytes, decl.dtype)).unwrap()
+            let values = decl.dtype.decode(&bytes, shape.last().copied().unwrap_or(1));
+            Tensor::new(shape, values).unwrap()
         });
         let values = Values { weights: weights.collect(), ..Values::default() };
         Decoder { graph, values }

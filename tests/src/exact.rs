@@ -70,7 +70,7 @@ impl Choices {
         let runs = |id: Id| match egraph[id].data.as_ref().ok() {
             Some(Fact::Tensor(t)) => !t.constant,
             Some(Fact::Term(_) | Fact::Prologue(_) | Fact::Pair(..)) => true,
-            Some(Fact::Int(_) | Fact::Real(_) | Fact::Size(_) | Fact::Cache(_)) | None => false,
+            Some(Fact::Int(_) | Fact::Real(_) | Fact::Size(_) | Fact::Cache(_) | Fact::Format(_)) | None => false,
         };
         let mut classes: Vec<Id> = egraph.classes().map(|c| c.id).filter(|&id| runs(id)).collect();
         classes.sort_unstable();

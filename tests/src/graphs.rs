@@ -6,7 +6,7 @@ use std::path::Path;
 use warpweft_compiler::ROW_RANGES;
 use warpweft_compiler::extract::{CostModel, extract};
 use warpweft_compiler::graph::eval::{Tensor, Values};
-use warpweft_compiler::graph::{Graph, Shape};
+use warpweft_compiler::graph::{Element, Graph, Shape};
 use warpweft_compiler::rules::{Limits, RuleSet, Saturated, saturate};
 use warpweft_compiler::target::Target;
 use warpweft_plan::{DType, Dim, Sizes};
@@ -67,11 +67,11 @@ const CACHED: usize = 3;
 pub fn random_values(graph: &Graph, tokens: usize, magnitudes: Magnitudes, random: &mut Random) -> Values {
     let cached = if graph.declarations().caches.is_empty() { 0 } else { CACHED };
     let sizes = Sizes { tokens: tokens as u64, context: (cached + tokens) as u64, sequences: 1 };
-    let mut tensor = |shape: &Shape, dtype: DType| {
+    let mut tensor = |shape: &Shape, dtype: Element| {
         let shape: Vec<usize> = shape.iter().map(|d| d.eval(sizes).unwrap() as usize).collect();
         let element = |_| match dtype {
-            DType::U32 => random.below(2) as f32,
-            DType::F32 | DType::F16 | DType::BF16 => random.element(magnitudes),
+            Element::Plain(DType::U32) => random.below(2) as f32,
+            Element::Plain(DType::F32 | DType::F16 | DType::BF16) | Element::Quantized(_) => random.element(magnitudes),
         };
         let data = (0..shape.iter().product()).map(element).collect();
         Tensor { shape, data }
@@ -79,9 +79,9 @@ pub fn random_values(graph: &Graph, tokens: usize, magnitudes: Magnitudes, rando
     let declarations = graph.declarations();
     let constant = |shape: &[u64]| shape.iter().map(|&n| Dim::constant(n as i64)).collect::<Shape>();
     let weights = declarations.weights.iter().map(|w| tensor(&constant(&w.shape), w.dtype)).collect();
-    let args = declarations.args.iter().map(|a| tensor(&a.shape, a.dtype)).collect();
+    let args = declarations.args.iter().map(|a| tensor(&a.shape, a.dtype.into())).collect();
     let cache = |width: u32| vec![Dim::constant(CACHED as i64), i64::from(width).into()];
-    let caches = declarations.caches.iter().map(|c| tensor(&cache(c.width), DType::F32));
+    let caches = declarations.caches.iter().map(|c| tensor(&cache(c.width), Element::F32));
     Values { weights, args, caches: caches.collect(), ids: (0..tokens as u32).map(|i| i * 7 % 13).collect() }
 }
 

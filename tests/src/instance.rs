@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use egg::{ENodeOrVar, Language, PatternAst, Subst, Var};
+use warpweft_compiler::formats::{Format, Group};
 use warpweft_compiler::graph::{ArgDecl, Graph, Id, Op, Real, Shape, SizeLeaf};
 use warpweft_compiler::rules::{EGraph, Facts, Rule};
 use warpweft_plan::{DType, Dim};
@@ -26,6 +27,12 @@ enum Want {
     Activation(Dim, i64),
     /// `[n, k]`, made of weights alone.
     Weight(i64, i64),
+    /// The same, quantized.
+    Quantized(i64, i64),
+    /// What a contraction reads: either.
+    Contracted(i64, i64),
+    /// Which rows are gathered.
+    Index,
     /// `[heads, rows, width]`.
     Heads(i64, i64),
     /// The same, transposed.
@@ -124,6 +131,11 @@ impl Instantiation<'_> {
                 self.result(operands[0])
             }
             Some(Op::Scores(_)) => Want::Scores(self.heads),
+            Some(Op::Slice([x, ..])) if matches!(self.op(x), Some(Op::Dequantize(_))) => {
+                Want::Weight(1 + self.random.below(7) as i64, self.inner)
+            }
+            Some(Op::HeadLinear(_)) => Want::Activation(self.rows, self.heads * (1 + self.random.below(4) as i64)),
+            Some(Op::Gather(_)) => Want::Activation(Dim::TOKENS, self.inner),
             _ => Want::Activation(self.rows, 1 + self.random.below(7) as i64),
         }
     }
@@ -166,6 +178,11 @@ impl Instantiation<'_> {
             (Op::MatMul(_), Want::Heads(h, width)) => vec![Want::Scores(*h), Want::Heads(*h, *width)],
             (Op::Transpose(_), Want::Weight(n, k)) => vec![Want::Weight(*k, *n)],
             (Op::Transpose(_), Want::HeadsTransposed(h, width)) => vec![Want::Heads(*h, *width)],
+            (Op::Dequantize(_), Want::Weight(n, k)) => vec![Want::Quantized(*n, *k)],
+            (Op::Gather(_), Want::Activation(_, n)) => vec![Want::Weight(14, *n), Want::Index],
+            (Op::HeadLinear(_), Want::Activation(rows, n)) => {
+                vec![Want::Activation(*rows, h * k), Want::Weight(*n, k), Want::Int(h)]
+            }
             (Op::SplitHeads(_), Want::Heads(h, width)) => vec![Want::Activation(rows, h * width), Want::Int(*h)],
             (Op::RepeatHeads(_), Want::Heads(h, width)) => vec![Want::Heads(g, *width), Want::Int(h / g)],
             (Op::MergeHeads(_), _) => vec![Want::Heads(h, d)],
@@ -175,10 +192,11 @@ impl Instantiation<'_> {
                 vec![Want::Activation(rows, h * d), Want::Activation(rows, g * d), Want::Int(h), Want::Int(g), term]
             }
             (Op::Linear(_), Want::Activation(rows, n)) => {
-                vec![Want::Activation(*rows, k), Want::Weight(*n, k), Want::Term(shape, false)]
+                vec![Want::Activation(*rows, k), Want::Contracted(*n, k), Want::Term(shape, false)]
             }
             (Op::LinearPair(_), Want::Activation(rows, n)) => {
-                vec![Want::Activation(*rows, k), Want::Weight(*n, k), Want::Weight(*n, k), Want::Term(shape, true)]
+                let weight = Want::Contracted(*n, k);
+                vec![Want::Activation(*rows, k), weight.clone(), weight, Want::Term(shape, true)]
             }
             (Op::First(_), Want::Activation(rows, n)) => vec![Want::Normed(*rows, k, *n)],
             (Op::Second(_), Want::Activation(rows, width)) => {
@@ -186,9 +204,9 @@ impl Instantiation<'_> {
             }
             (Op::NormedLinear(_) | Op::NormedLinearPair(_), Want::Normed(rows, k, n)) => {
                 let (x, result) = (vec![*rows, (*k).into()], vec![*rows, (*n).into()]);
-                let mut wants = vec![Want::Activation(*rows, *k), Want::Prologue(x), Want::Weight(*n, *k)];
+                let mut wants = vec![Want::Activation(*rows, *k), Want::Prologue(x), Want::Contracted(*n, *k)];
                 let paired = matches!(op, Op::NormedLinearPair(_));
-                wants.extend(paired.then_some(Want::Weight(*n, *k)));
+                wants.extend(paired.then_some(Want::Contracted(*n, *k)));
                 wants.push(Want::Term(result, paired));
                 wants
             }
@@ -200,6 +218,10 @@ impl Instantiation<'_> {
             (Op::Slice(_), Want::Activation(rows, n)) => {
                 let (before, after) = (self.random.below(5) as i64, self.random.below(5) as i64);
                 vec![Want::Activation(*rows, before + n + after), Want::Int(1), Want::Int(before), Want::Int(*n)]
+            }
+            (Op::Slice(_), Want::Weight(n, k)) => {
+                let (before, after) = (self.random.below(5) as i64, self.random.below(5) as i64);
+                vec![Want::Weight(before + n + after, *k), Want::Int(0), Want::Int(before), Want::Int(*n)]
             }
             (op, want) if op.is_pointwise() => self.pointwise_wants(op, want, shape),
             (op, want) => panic!("no recipe for {op} that gives {want:?}: add one"),
@@ -219,13 +241,13 @@ impl Instantiation<'_> {
     fn shape(&self, want: &Want) -> Shape {
         match want {
             Want::Activation(rows, n) => vec![*rows, (*n).into()],
-            Want::Weight(n, k) => vec![(*n).into(), (*k).into()],
+            Want::Weight(n, k) | Want::Quantized(n, k) | Want::Contracted(n, k) => vec![(*n).into(), (*k).into()],
             Want::Heads(h, width) => vec![(*h).into(), self.rows, (*width).into()],
             Want::HeadsTransposed(h, width) => vec![(*h).into(), (*width).into(), self.rows],
             Want::Scores(h) => vec![(*h).into(), self.rows, self.rows],
             Want::Normed(rows, _, n) => vec![*rows, (*n).into()],
             Want::Operand(shape) | Want::Term(shape, _) | Want::Prologue(shape) => shape.clone(),
-            Want::Int(_) | Want::Real => Shape::new(),
+            Want::Int(_) | Want::Real | Want::Index => Shape::new(),
         }
     }
 
@@ -240,6 +262,10 @@ impl Instantiation<'_> {
             Want::Int(value) => self.add(Op::Int(*value)),
             Want::Real => self.real(&[1e-12, 1e-5, 0.5]),
             Want::Weight(n, k) => self.weight(&[*n, *k]),
+            Want::Quantized(n, k) => self.quantized(*n, *k),
+            Want::Contracted(n, k) if self.random.below(4) == 0 => self.quantized(*n, *k),
+            Want::Contracted(n, k) => self.weight(&[*n, *k]),
+            Want::Index => self.add(Op::Ids),
             Want::Activation(..) | Want::Heads(..) | Want::HeadsTransposed(..) | Want::Scores(_) => {
                 self.activation(self.shape(want))
             }
@@ -309,6 +335,13 @@ impl Instantiation<'_> {
         let name = format!("w{}", self.graph.declarations().weights.len());
         let shape: Vec<u64> = shape.iter().map(|&n| n as u64).collect();
         self.graph.weight(name, dtype, &shape).unwrap()
+    }
+
+    fn quantized(&mut self, n: i64, k: i64) -> Id {
+        // Two weights of a rule are to be of one format often enough.
+        let format = self.random.of(&[Format::Int8(Group::Row), Format::Mxfp4]);
+        let name = format!("w{}", self.graph.declarations().weights.len());
+        self.graph.weight(name, format, &[n as u64, k as u64]).unwrap()
     }
 
     fn activation(&mut self, shape: Shape) -> Id {

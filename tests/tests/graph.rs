@@ -7,9 +7,10 @@ use std::collections::BTreeMap;
 use egg::Language;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
+use warpweft_compiler::formats::{Format, Group};
 use warpweft_compiler::graph::eval::{Tensor, Values, evaluate};
 use warpweft_compiler::graph::verify::{Form, VerifyError, verify};
-use warpweft_compiler::graph::{ArgDecl, CacheDecl, Fact, Graph, Id, Op, Real, SizeLeaf, WeightDecl};
+use warpweft_compiler::graph::{ArgDecl, CacheDecl, Element, Fact, Graph, Id, Op, Real, SizeLeaf, WeightDecl};
 use warpweft_models::import;
 use warpweft_plan::{DType, Dim};
 use warpweft_tests::{Magnitudes, Random, cost_models, fixture, graphs, program, random_values};
@@ -26,6 +27,10 @@ fn built(names: &[String], choices: &[[u8; 6]]) -> Graph {
         let rank = 1 + usize::from(choice[0] % 3);
         let shape = choice[1..=rank].iter().map(|&c| size(c) as u64).collect();
         let dtype = DTYPES[usize::from(choice[4] % 3)];
+        let dtype = match choice[4] % 5 {
+            4 => Element::from(Format::QUANTIZED[usize::from(choice[3]) % Format::QUANTIZED.len()]),
+            _ => dtype.into(),
+        };
         let weight = graph.declare_weight(WeightDecl { name: name.clone(), dtype, shape });
         graph.add(Op::Weight(weight)).unwrap();
         let rows =
@@ -38,6 +43,9 @@ fn built(names: &[String], choices: &[[u8; 6]]) -> Graph {
     }
     for leaf in [-1, 0, 1, 2, 3].map(Op::Int) {
         graph.add(leaf).unwrap();
+    }
+    for format in [Format::Int8(Group::Row), Format::Int4 { group: Group::Of(32), zeros: true }, Format::F32] {
+        graph.add(Op::Format(format)).unwrap();
     }
     for leaf in [Op::Acc, Op::Acc2, Op::Real(Real::new(0.5)), Op::Size(SizeLeaf(Dim::TOKENS))] {
         graph.add(leaf).unwrap();
@@ -113,7 +121,7 @@ impl Operands<'_> {
     fn operator(&self) -> Option<Op> {
         let number = |slot: usize| f32::from(self.choice[slot]);
         let exponent = i32::from(self.choice[2] % 60) - 30;
-        Some(match self.choice[0] % 48 {
+        Some(match self.choice[0] % 50 {
             0 => Op::Int(i64::from(self.choice[1]) % 9 - 2),
             1 => Op::Real(Real::new((number(1) - 100.0) * 10f32.powi(exponent))),
             2 => Op::Ids,
@@ -177,6 +185,8 @@ impl Operands<'_> {
             45 => Op::Then([self.prologue(1)?, self.prologue(2)?]),
             46 => Op::First([self.of(1, |f| matches!(f, Fact::Pair(..)))?]),
             47 => Op::Second([self.of(1, |f| matches!(f, Fact::Pair(..)))?]),
+            48 => Op::Quantize([self.of(1, |f| matches!(f, Fact::Format(_)))?, self.tensor(2)?]),
+            49 => Op::Dequantize([self.tensor(1)?]),
             33 | 34 => Op::Linear([self.ranked(1)?, self.ranked(2)?, self.term(3)?]),
             35 => Op::LinearPair([self.ranked(1)?, self.ranked(2)?, self.ranked(2)?, self.term(3)?]),
             _ => Op::Scores([self.ranked(1)?, self.ranked(2)?, self.int(3)?, self.int(4)?, self.term(5)?]),
@@ -406,7 +416,7 @@ fn other_declarations_are_checked() {
     let text = "weight @0 \"w\" f32[4, 8]\narg $0 f32[tokens, 8]\n%0 = (linear $0 @0 acc)\noutput y %0\n";
     let graph = graph(text);
     let mut declarations = graph.declarations().clone();
-    declarations.weights[0].dtype = DType::F16;
+    declarations.weights[0].dtype = DType::F16.into();
     let other = graph.redeclared(declarations.clone()).unwrap();
     assert_eq!(verify(&other, Form::Extracted), Ok(()));
     declarations.weights[0].shape = vec![4, 7];

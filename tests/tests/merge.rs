@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use egg::Language;
+use warpweft_compiler::formats::{Format, Group};
 use warpweft_compiler::graph::eval::{Tensor, Values, evaluate};
-use warpweft_compiler::graph::{ArgDecl, Graph, Id, Op};
+use warpweft_compiler::graph::{ArgDecl, Element, Graph, Id, Op};
 use warpweft_compiler::rules::{EGraph, Facts, merge_siblings};
 use warpweft_plan::{DType, Dim};
 use warpweft_tests::{Magnitudes, Random, random_values};
@@ -68,7 +69,10 @@ fn layer(random: &mut Random) -> Graph {
         })
         .collect();
     let acc = graph.add(Op::Acc).unwrap();
-    let dtypes = random.of(&[&[DType::F32][..], &[DType::BF16], &[DType::F16, DType::F16, DType::F32]]);
+    let [wide, brain, half] = [DType::F32, DType::BF16, DType::F16].map(Element::from);
+    let [bytes, fours] = [Format::Int8(Group::Row), Format::Mxfp4].map(Element::from);
+    let mixes = [vec![wide], vec![brain], vec![half, half, wide], vec![bytes, bytes, fours], vec![fours, brain]];
+    let dtypes = &mixes[random.below(mixes.len())];
     for part in 0..2 + random.below(5) {
         let x = random.of(&inputs);
         let columns = 1 + random.below(13) as u64;
@@ -98,13 +102,19 @@ fn layer(random: &mut Random) -> Graph {
 }
 
 /// A weight and a bias.
-fn operands(graph: &mut Graph, random: &mut Random, name: &str, [columns, inner]: [u64; 2], dtype: DType) -> (Id, Id) {
+fn operands(
+    graph: &mut Graph,
+    random: &mut Random,
+    name: &str,
+    [columns, inner]: [u64; 2],
+    dtype: Element,
+) -> (Id, Id) {
     let stored = |graph: &mut Graph, rows| {
         let weight = graph.weight(format!("w{name}"), dtype, &[rows, inner]).unwrap();
         (weight, graph.weight(format!("b{name}"), DType::F32, &[rows]).unwrap())
     };
     match random.below(4) {
-        0 => {
+        0 if !dtype.is_quantized() => {
             let weight = graph.weight(format!("w{name}"), dtype, &[inner, columns]).unwrap();
             (graph.transpose(weight).unwrap(), stored(graph, columns).1)
         }

@@ -7,6 +7,7 @@ use std::path::Path;
 use proptest::prelude::*;
 use safetensors::tensor::Dtype;
 use serde_json::{Value, json};
+use warpweft_compiler::graph::Element;
 use warpweft_compiler::weights::WeightSource;
 use warpweft_models::{Imported, families, import};
 use warpweft_plan::{DType, OutputKind};
@@ -37,9 +38,14 @@ fn every_fixture_is_imported() {
         assert!(model.assets.tokenizer().is_some());
         for weight in &model.graph.declarations().weights {
             let value = model.weights.get(&weight.name).unwrap();
-            assert_eq!((value.dtype, value.shape), (weight.dtype, weight.shape.as_slice()), "{}", weight.name);
+            assert_eq!(
+                (Element::from(value.dtype), value.shape),
+                (weight.dtype, weight.shape.as_slice()),
+                "{}",
+                weight.name
+            );
             let elements: u64 = weight.shape.iter().product();
-            assert_eq!(value.bytes.len() as u64, elements * weight.dtype.bytes());
+            assert_eq!(value.bytes.len() as u64, elements * value.dtype.bytes());
             model.weights.release(&weight.name);
         }
         assert!(model.graph.nodes().iter().filter_map(|n| n.layer).all(|layer| layer < layers));

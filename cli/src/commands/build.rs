@@ -29,6 +29,7 @@ use crate::{tuned, units};
 Examples:
   compile-model build all-MiniLM-L6-v2 -o minilm.weft
   compile-model build all-MiniLM-L6-v2 -o minilm-f16.weft --weights f16
+  compile-model build Qwen3-0.6B -o qwen3-int4.weft --quantize int4
   compile-model build all-MiniLM-L6-v2 -o minilm.weft --targets webgpu,subgroup32
   compile-model build all-MiniLM-L6-v2 -o minilm.weft --tuned
   compile-model build all-MiniLM-L6-v2 --dump rewritten > rewritten.txt
@@ -101,7 +102,13 @@ pub(crate) fn run(args: &Build, console: &mut Console<'_>) -> Result<(), CliErro
     if let Some(path) = &args.output {
         check_writable(path)?;
     }
-    let options = Options { targets, weights: args.weights, dump: args.dump, without: args.rules.without.clone() };
+    let options = Options {
+        targets,
+        weights: args.weights,
+        quantize: args.rules.quantization(),
+        dump: args.dump,
+        without: args.rules.without.clone(),
+    };
     let folder = hub::resolve(&args.folder, console)?;
     let mut bar = console.bar("compile");
     let mut done = 0;

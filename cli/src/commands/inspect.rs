@@ -47,7 +47,7 @@ struct Report<'p> {
     model: &'p Model,
     file_bytes: u64,
     weight_bytes: u64,
-    weight_types: Vec<&'static str>,
+    weight_types: Vec<&'p str>,
     texts: Vec<&'p str>,
     programs: Vec<ProgramReport<'p>>,
 }
@@ -95,7 +95,7 @@ pub(crate) fn run(args: &Inspect, console: &mut Console<'_>) -> Result<(), CliEr
 fn report(file: &PlanFile) -> Report<'_> {
     let plan = file.plan();
     let flops = work::Flops::new(plan);
-    let mut weight_types: Vec<&str> = plan.tensors.iter().map(|tensor| tensor.dtype.name()).collect();
+    let mut weight_types: Vec<&str> = plan.tensors.iter().map(|tensor| tensor.kind()).collect();
     weight_types.sort_unstable();
     weight_types.dedup();
     let program = |program: &'_ Program| {

@@ -395,7 +395,7 @@ fn weight(decl: &WeightDecl, random: &mut Random) -> (Vec<u8>, Tensor) {
     // So that sums over a row are about 1.
     let scale = if shape.len() == 2 { 2.0 / (width as f32).sqrt() } else { 1.0 };
     let values: Vec<f32> = (0..rows * width).map(|_| random.number() * scale).collect();
-    let format = Format::of(decl.dtype).unwrap_or(Format::F32);
+    let format = decl.dtype.format().unwrap_or(Format::F32);
     // Numbers of this size fit in every format.
     let mut bytes = format.pack(&values, width).unwrap_or_default();
     let stored = format.unpack(&bytes, width);

@@ -88,7 +88,7 @@ impl<'w> CostModel<'w> {
             Fact::Tensor(t) if !t.constant => t,
             Fact::Pair(product, _) => product,
             Fact::Tensor(_) | Fact::Term(_) | Fact::Prologue(_) => return free,
-            Fact::Int(_) | Fact::Real(_) | Fact::Size(_) | Fact::Cache(_) => return free,
+            Fact::Int(_) | Fact::Real(_) | Fact::Size(_) | Fact::Cache(_) | Fact::Format(_) => return free,
         };
         let tensor = |id: &Id| fact(*id).and_then(Fact::tensor);
         let int = |id: &Id| match fact(*id) {
@@ -110,8 +110,8 @@ impl<'w> CostModel<'w> {
             }
             // Only the rows that are asked for are read.
             Op::Gather([table, _]) => {
-                let width = i64::try_from(tensor(table)?.dtype.bytes()).ok()? * width(result)?;
-                self.rowwise(result, [width, 0], |shape| Some(shape.map()))?
+                let bytes = row_bytes(tensor(table)?)?;
+                self.rowwise(result, [bytes, 0], |shape| Some(shape.map()))?
             }
             Op::LayerNorm(_) | Op::RmsNorm(_) | Op::L2Norm(_) => {
                 let shape = row_shape(result, operands(egraph, node, result))?;
@@ -158,7 +158,7 @@ impl<'w> CostModel<'w> {
                     heads,
                     k: columns(tensor(x)?)?,
                     n: columns(result)?,
-                    format: Format::of(tensor(w)?.dtype)?,
+                    format: tensor(w)?.dtype.format()?,
                     rows: rows_of(result)?,
                 };
                 let sizes = self.range(result).sizes(shape.rows);
@@ -189,6 +189,7 @@ impl<'w> CostModel<'w> {
                     false => cheapest(&shape.candidates(self.target, self.rows))?,
                 }
             }
+            Op::Format(_) | Op::Quantize(_) | Op::Dequantize(_) => return free,
             Op::MatMul(_) | Op::Transpose(_) | Op::Concat(_) | Op::SplitHeads(_) | Op::MergeHeads(_) => return None,
             Op::RepeatHeads(_) | Op::Softmax(_) | Op::Scores(_) => return None,
         };
@@ -201,9 +202,9 @@ impl<'w> CostModel<'w> {
         let new = node.children().iter().filter(|c| !stored.contains(&egraph.find(**c)));
         let weights = new.filter_map(|c| egraph[*c].data.as_ref().ok()?.tensor().filter(|t| t.constant));
         let seconds = |t: &TensorFact| {
-            let elements: f64 = t.shape.iter().map(|d| d.as_constant().unwrap_or(0) as f64).product();
-            let rates = &self.target.rates;
-            rates.dispatch + elements * t.dtype.bytes() as f64 / rates.bandwidth
+            let rows = t.shape.iter().rev().skip(1).map(|d| d.as_constant().unwrap_or(0) as f64).product::<f64>();
+            let bytes = rows * row_bytes(t).unwrap_or(0) as f64;
+            self.target.rates.dispatch + bytes / self.target.rates.bandwidth
         };
         SECOND_COPY * weights.map(seconds).sum::<f64>()
     }
@@ -235,7 +236,7 @@ impl<'w> CostModel<'w> {
         let shape = LinearShape {
             k: u32::try_from(width(x)?).ok()?,
             n: u32::try_from(width(result)?).ok()?,
-            format: Format::of(w.dtype)?,
+            format: w.dtype.format()?,
             weights,
             norm,
             operands: term_operands(term, width(result)?),
@@ -249,8 +250,8 @@ impl<'w> CostModel<'w> {
         let rows = self.range(result);
         let seconds = cheapest(&shape.candidates(self.target, rows))?;
         // A weight above the limit of a binding becomes windows, a dispatch each.
-        let bytes = i64::from(shape.format.bytes()) * i64::from(shape.k) * i64::from(shape.n);
-        let windows = (bytes as u64).div_ceil(self.target.limits.binding_bytes).max(1);
+        let bytes = shape.format.row_bytes(shape.k as usize) as u64 * u64::from(shape.n);
+        let windows = bytes.div_ceil(self.target.limits.binding_bytes).max(1);
         let seconds = seconds + (windows - 1) as f64 * self.target.rates.dispatch;
         if norm.is_none() {
             self.known.borrow_mut().insert(key, seconds);
@@ -286,6 +287,11 @@ fn width(t: &TensorFact) -> Option<i64> {
     t.shape.last()?.as_constant()
 }
 
+/// Bytes of a row of a weight.
+fn row_bytes(t: &TensorFact) -> Option<i64> {
+    i64::try_from(t.dtype.row_bytes(u64::try_from(width(t)?).ok()?)).ok()
+}
+
 /// Bytes that a node reads for each row of its result, and for all.
 fn operands(egraph: &EGraph, node: &Op, result: &TensorFact) -> [i64; 2] {
     let width = width(result).unwrap_or(0);
@@ -297,7 +303,7 @@ fn operands(egraph: &EGraph, node: &Op, result: &TensorFact) -> [i64; 2] {
             [row + more, once + all]
         }
         Fact::Prologue(_) | Fact::Pair(..) => [row, once],
-        Fact::Int(_) | Fact::Real(_) | Fact::Size(_) | Fact::Cache(_) => [row, once],
+        Fact::Int(_) | Fact::Real(_) | Fact::Size(_) | Fact::Cache(_) | Fact::Format(_) => [row, once],
     })
 }
 

@@ -389,7 +389,7 @@ fn term_operands<'o>(egraph: &EGraph, class: Id, known: &'o mut FxHashMap<Id, Ve
                 }
                 Ok(Fact::Tensor(t)) if !t.constant => read.push(child),
                 Ok(Fact::Tensor(_) | Fact::Pair(..)) | Err(_) => {}
-                Ok(Fact::Int(_) | Fact::Real(_) | Fact::Size(_) | Fact::Cache(_)) => {}
+                Ok(Fact::Int(_) | Fact::Real(_) | Fact::Size(_) | Fact::Cache(_) | Fact::Format(_)) => {}
             }
         }
         read.sort_unstable();

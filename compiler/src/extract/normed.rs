@@ -14,7 +14,8 @@ pub(super) fn storage_buffers(egraph: &EGraph, node: &Op) -> usize {
     let of_child = |id: Id| match egraph[id].data.as_ref() {
         Ok(Fact::Tensor(_)) => 1,
         Ok(Fact::Term(_) | Fact::Prologue(_)) => operands(egraph, id).len(),
-        Ok(Fact::Pair(..) | Fact::Int(_) | Fact::Real(_) | Fact::Size(_) | Fact::Cache(_)) | Err(_) => 0,
+        Ok(Fact::Pair(..) | Fact::Int(_) | Fact::Real(_) | Fact::Size(_) | Fact::Cache(_) | Fact::Format(_))
+        | Err(_) => 0,
     };
     let results = if matches!(node, Op::NormedLinear(_) | Op::NormedLinearPair(_)) { 2 } else { 1 };
     node.children().iter().map(|&c| of_child(c)).sum::<usize>() + results
@@ -33,7 +34,8 @@ fn operands(egraph: &EGraph, id: Id) -> BTreeSet<Id> {
             Ok(Fact::Term(_) | Fact::Prologue(_)) => {
                 open.extend(egraph[class].nodes.iter().take(1).flat_map(|n| n.children()).map(|c| egraph.find(*c)));
             }
-            Ok(Fact::Pair(..) | Fact::Int(_) | Fact::Real(_) | Fact::Size(_) | Fact::Cache(_)) | Err(_) => {}
+            Ok(Fact::Pair(..) | Fact::Int(_) | Fact::Real(_) | Fact::Size(_) | Fact::Cache(_) | Fact::Format(_))
+            | Err(_) => {}
         }
     }
     found

@@ -1,14 +1,33 @@
 //! How weights are stored: each format is a Rust file that packs and unpacks, and a WGSL file that unpacks.
 //!
-//! A row of a weight is padded with zeros to a multiple of eight values ([`Format::padded`]). A shader loads eight
-//! values at once (`PackedF16` and so on) and takes them apart with two pure functions, `low_…` and `high_…`, or four at
-//! once (`HalfF16`) and unpacks them with `half_…`.
+//! A row of a weight of floats is padded with zeros to a multiple of eight values ([`Format::padded`]). A shader loads
+//! eight values at once (`PackedF16` and so on) and takes them apart with two pure functions, `low_…` and `high_…`, or
+//! four at once (`HalfF16`) and unpacks them with `half_…`.
+//!
+//! A row of a quantized weight is first its codes and then the parameters of its groups (see `layout.rs`). A shader loads
+//! sixteen bytes of codes at once and turns four of them into levels with `levels_…`; a value is a level times its
+//! group's scale, or a level less its group's zero point, times the scale.
 
 mod bf16;
+mod codes;
+mod error;
 mod f16;
 mod f32;
+mod fp8;
+mod int4;
+mod int8;
+mod layout;
+mod mxfp4;
+mod name;
+mod nf4;
+mod quantize;
 
 use warpweft_plan::{DType, PAD};
+
+pub use codes::{Codes, StoredCodes};
+pub use error::FormatError;
+pub use name::UnknownFormat;
+pub use quantize::GroupFit;
 
 /// A storage format of weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -19,48 +38,53 @@ pub enum Format {
     F16,
     /// Upper halves of 32-bit floats, eight to a `vec4<u32>`, low half first.
     Bf16,
+    /// Signed bytes times an f32 scale.
+    Int8(Group),
+    /// Four bits, less a zero point, times a scale.
+    Int4 {
+        /// What shares a scale and a zero point.
+        group: Group,
+        /// Each group has a zero point of its own; without, it is 8 for all and the scale has full precision.
+        zeros: bool,
+    },
+    /// Eight-bit floats of four exponent and three mantissa bits (e4m3fn) times an f32 scale.
+    Fp8(Group),
+    /// Four-bit floats of two exponent bits and one mantissa bit (e2m1), 32 of which share a power of two (e8m0): MXFP4
+    /// of the OCP Microscaling Formats specification 1.0.
+    Mxfp4,
+    /// Four bits that name one of sixteen quantiles of the normal distribution, times an f32 scale: `NormalFloat`
+    /// (Dettmers et al. 2023, arXiv 2305.14314).
+    Nf4(Group),
 }
 
-/// Why values cannot be stored in a format.
-#[derive(Clone, Debug, PartialEq, thiserror::Error)]
-pub enum FormatError {
-    /// The value is not finite, or its magnitude is above what the format can hold.
-    #[error("the value {value} at row {row}, column {column} does not fit in {format}")]
-    OutOfRange {
-        /// The value.
-        value: f32,
-        /// Its row.
-        row: usize,
-        /// Its column.
-        column: usize,
-        /// The format's name.
-        format: &'static str,
-    },
-    /// The number of values is no multiple of the width.
-    #[error("{values} values are no rows of {width}")]
-    Shape {
-        /// Values given.
-        values: usize,
-        /// Columns of a row.
-        width: usize,
-    },
-}
-
-impl FormatError {
-    /// The same, for rows that are a piece of a matrix from row `first` on.
-    pub fn below(self, first: usize) -> FormatError {
-        match self {
-            FormatError::OutOfRange { value, row, column, format } => {
-                FormatError::OutOfRange { value, row: row + first, column, format }
-            }
-            FormatError::Shape { .. } => self,
-        }
-    }
+/// The columns of a row that share their parameters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Group {
+    /// The whole row.
+    Row,
+    /// So many, a multiple of eight; the last group of a row may be shorter.
+    Of(u32),
 }
 
 impl Format {
-    /// All formats.
-    pub const ALL: [Format; 3] = [Format::F32, Format::F16, Format::Bf16];
+    /// Floats, each stored on its own.
+    pub const FLOATS: [Format; 3] = [Format::F32, Format::F16, Format::Bf16];
+
+    /// Quantized formats, with groups of every kind.
+    pub const QUANTIZED: [Format; 12] = [
+        Format::Int8(Group::Row),
+        Format::Int8(Group::Of(32)),
+        Format::Int4 { group: Group::Of(32), zeros: true },
+        Format::Int4 { group: Group::Of(64), zeros: true },
+        Format::Int4 { group: Group::Of(128), zeros: true },
+        Format::Int4 { group: Group::Of(32), zeros: false },
+        Format::Int4 { group: Group::Row, zeros: false },
+        Format::Fp8(Group::Row),
+        Format::Fp8(Group::Of(128)),
+        Format::Mxfp4,
+        Format::Nf4(Group::Of(64)),
+        Format::Nf4(Group::Row),
+    ];
 
     /// The format that stores a tensor of `dtype` as it is.
     pub fn of(dtype: DType) -> Option<Format> {
@@ -72,93 +96,140 @@ impl Format {
         }
     }
 
-    /// The element type in a plan.
+    /// The element type in a plan: of a quantized format, of words that a plan does not look into.
     pub fn dtype(self) -> DType {
         match self {
             Format::F32 => DType::F32,
             Format::F16 => DType::F16,
             Format::Bf16 => DType::BF16,
+            Format::Int8(_) | Format::Int4 { .. } | Format::Fp8(_) | Format::Mxfp4 | Format::Nf4(_) => DType::U32,
         }
     }
 
-    /// The name in options, kernels and reports; also the suffix of the shader's functions.
-    pub fn name(self) -> &'static str {
+    /// It stores codes and scales, not each value on its own.
+    pub fn is_quantized(self) -> bool {
         match self {
-            Format::F32 => "f32",
-            Format::F16 => "f16",
-            Format::Bf16 => "bf16",
+            Format::F32 | Format::F16 | Format::Bf16 => false,
+            Format::Int8(_) | Format::Int4 { .. } | Format::Fp8(_) | Format::Mxfp4 | Format::Nf4(_) => true,
         }
     }
 
-    /// Bytes of one value.
+    /// Bits of one value, or of its code.
+    pub fn bits(self) -> u32 {
+        match self {
+            Format::F32 => 32,
+            Format::F16 | Format::Bf16 => 16,
+            Format::Int8(_) | Format::Fp8(_) => 8,
+            Format::Int4 { .. } | Format::Mxfp4 | Format::Nf4(_) => 4,
+        }
+    }
+
+    /// Bytes of one value, of codes rounded up.
     pub fn bytes(self) -> u32 {
-        match self {
-            Format::F32 => 4,
-            Format::F16 | Format::Bf16 => 2,
-        }
+        self.bits().div_ceil(8)
     }
 
     /// Operations that unpack four values in the shader, each as long as a multiply-add.
     pub fn decode(self) -> f64 {
         match self {
             Format::F32 => 0.0,
-            Format::F16 => 4.0,
-            Format::Bf16 => 4.0,
+            Format::F16 | Format::Bf16 => 4.0,
+            // Taken apart and converted.
+            Format::Int8(_) => 8.0,
+            Format::Int4 { .. } => 10.0,
+            // Rearranged bit by bit, or looked up.
+            Format::Fp8(_) | Format::Mxfp4 | Format::Nf4(_) => 16.0,
         }
     }
 
-    /// The shader's half: the type of eight packed values and the functions that unpack them.
+    /// The shader's half: the functions that unpack, and of floats the type of eight packed values.
     pub fn wgsl(self) -> &'static str {
         match self {
             Format::F32 => include_str!("f32.wgsl"),
             Format::F16 => include_str!("f16.wgsl"),
             Format::Bf16 => include_str!("bf16.wgsl"),
+            Format::Int8(_) => include_str!("int8.wgsl"),
+            Format::Int4 { .. } => include_str!("int4.wgsl"),
+            Format::Fp8(_) => include_str!("fp8.wgsl"),
+            Format::Mxfp4 => include_str!("mxfp4.wgsl"),
+            Format::Nf4(_) => include_str!("nf4.wgsl"),
         }
     }
 
-    /// The shader's type of eight packed values.
+    /// The suffix of the shader's functions.
+    pub fn suffix(self) -> &'static str {
+        match self {
+            Format::F32 => "f32",
+            Format::F16 => "f16",
+            Format::Bf16 => "bf16",
+            Format::Int8(_) => "int8",
+            Format::Int4 { .. } => "int4",
+            Format::Fp8(_) => "fp8",
+            Format::Mxfp4 => "mxfp4",
+            Format::Nf4(_) => "nf4",
+        }
+    }
+
+    /// The shader's type of eight packed floats, or of sixteen bytes of codes.
     pub fn packed(self) -> &'static str {
         match self {
             Format::F32 => "PackedF32",
             Format::F16 => "PackedF16",
             Format::Bf16 => "PackedBf16",
+            Format::Int8(_) | Format::Int4 { .. } | Format::Fp8(_) | Format::Mxfp4 | Format::Nf4(_) => "vec4<u32>",
         }
     }
 
-    /// The shader's type of four packed values.
+    /// The shader's type of four packed floats, or of sixteen bytes of codes.
     pub fn half(self) -> &'static str {
         match self {
             Format::F32 => "HalfF32",
             Format::F16 => "HalfF16",
             Format::Bf16 => "HalfBf16",
+            Format::Int8(_) | Format::Int4 { .. } | Format::Fp8(_) | Format::Mxfp4 | Format::Nf4(_) => "vec4<u32>",
         }
     }
 
-    /// Columns of a stored row of `width` values.
+    /// Columns of a stored row of `width` floats.
     pub fn padded(self, width: usize) -> usize {
         width.next_multiple_of(PAD as usize)
     }
 
-    /// Stores rows of `width` values, each padded with zeros.
+    /// Stores rows of `width` values: floats padded with zeros, others rounded to the nearest code with the scales of
+    /// [`Format::fit`].
     ///
     /// # Errors
     /// A value that is not finite or too large, and a length that is no multiple of `width`.
     pub fn pack(self, values: &[f32], width: usize) -> Result<Vec<u8>, FormatError> {
+        self.check_groups()?;
         if width == 0 || !values.len().is_multiple_of(width) {
             return Err(FormatError::Shape { values: values.len(), width });
         }
-        let padded = self.padded(width);
-        let row_bytes = padded * self.bytes() as usize;
+        if self.is_quantized() { self.quantize(values, width) } else { self.pack_floats(values, width) }
+    }
+
+    /// The values of stored rows, without their padding. Bytes after the last whole row are ignored.
+    pub fn unpack(self, bytes: &[u8], width: usize) -> Vec<f32> {
+        if self.is_quantized() { self.dequantize(bytes, width) } else { self.unpack_floats(bytes, width) }
+    }
+
+    fn pack_floats(self, values: &[f32], width: usize) -> Result<Vec<u8>, FormatError> {
+        let row_bytes = self.row_bytes(width);
         let mut bytes = Vec::with_capacity(values.len() / width * row_bytes);
         for (row, values) in values.chunks_exact(width).enumerate() {
             for (column, &value) in values.iter().enumerate() {
                 let stored = match self {
-                    Format::F32 => f32::put(value, &mut bytes),
                     Format::F16 => f16::put(value, &mut bytes),
                     Format::Bf16 => bf16::put(value, &mut bytes),
+                    Format::F32
+                    | Format::Int8(_)
+                    | Format::Int4 { .. }
+                    | Format::Fp8(_)
+                    | Format::Mxfp4
+                    | Format::Nf4(_) => f32::put(value, &mut bytes),
                 };
                 if !stored {
-                    return Err(FormatError::OutOfRange { value, row, column, format: self.name() });
+                    return Err(FormatError::OutOfRange { value, row, column, format: self });
                 }
             }
             bytes.resize((row + 1) * row_bytes, 0);
@@ -166,16 +237,20 @@ impl Format {
         Ok(bytes)
     }
 
-    /// The values of stored rows, without their padding. Bytes after the last whole row are ignored.
-    pub fn unpack(self, bytes: &[u8], width: usize) -> Vec<f32> {
-        let row_bytes = self.padded(width) * self.bytes() as usize;
-        let mut values = Vec::with_capacity(bytes.len() / row_bytes.max(1) * width);
-        for row in bytes.chunks_exact(row_bytes.max(1)) {
+    fn unpack_floats(self, bytes: &[u8], width: usize) -> Vec<f32> {
+        let row_bytes = self.row_bytes(width).max(1);
+        let mut values = Vec::with_capacity(bytes.len() / row_bytes * width);
+        for row in bytes.chunks_exact(row_bytes) {
             let row = &row[..width * self.bytes() as usize];
             match self {
-                Format::F32 => values.extend(row.as_chunks().0.iter().map(|b| f32::get(*b))),
                 Format::F16 => values.extend(row.as_chunks().0.iter().map(|b| f16::get(*b))),
                 Format::Bf16 => values.extend(row.as_chunks().0.iter().map(|b| bf16::get(*b))),
+                Format::F32
+                | Format::Int8(_)
+                | Format::Int4 { .. }
+                | Format::Fp8(_)
+                | Format::Mxfp4
+                | Format::Nf4(_) => values.extend(row.as_chunks().0.iter().map(|b| f32::get(*b))),
             }
         }
         values
@@ -183,43 +258,4 @@ impl Format {
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-
-    #[test]
-    fn pack_and_unpack_within_the_formats_precision() {
-        let values: Vec<f32> = (0..3 * 15).map(|i| (i as f32 - 20.0) * 1.37e-1).collect();
-        for format in Format::ALL {
-            let bytes = format.pack(&values, 15).unwrap();
-            assert_eq!(bytes.len(), 3 * 16 * format.bytes() as usize);
-            let bits = match format {
-                Format::F32 => 24,
-                Format::F16 => 11,
-                Format::Bf16 => 8,
-            };
-            for (a, b) in values.iter().zip(format.unpack(&bytes, 15)) {
-                assert!((a - b).abs() <= a.abs() * 0.5f32.powi(bits), "{} {a} {b}", format.name());
-            }
-            let again = format.pack(&format.unpack(&bytes, 15), 15).unwrap();
-            assert_eq!(again, bytes, "stored values survive");
-        }
-    }
-
-    #[test]
-    fn refuses_what_does_not_fit() {
-        for format in Format::ALL {
-            for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
-                let error = format.pack(&[1.0, bad], 1).unwrap_err();
-                assert!(matches!(error, FormatError::OutOfRange { row: 1, column: 0, .. }), "{error}");
-            }
-            assert!(matches!(format.pack(&[1.0], 2), Err(FormatError::Shape { .. })));
-            assert!(matches!(format.pack(&[], 0), Err(FormatError::Shape { .. })));
-        }
-        assert!(Format::F16.pack(&[65504.0, 65519.9], 1).is_ok());
-        assert!(Format::F16.pack(&[65520.0], 1).is_err());
-        assert!(Format::Bf16.pack(&[f32::MAX], 1).is_err(), "rounds to infinity");
-        assert!(Format::Bf16.pack(&[3.38e38], 1).is_ok());
-        assert!(Format::F32.pack(&[f32::MAX], 1).is_ok());
-    }
-}
+mod tests;

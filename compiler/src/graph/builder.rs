@@ -1,9 +1,10 @@
 //! One method per operator, for those who write a model down.
 
 use egg::Id;
-use warpweft_plan::{DType, Dim};
+use warpweft_plan::Dim;
 
-use super::{CacheDecl, FactError, Graph, Op, Real, SizeLeaf, WeightDecl};
+use super::{CacheDecl, Element, FactError, Graph, Op, Real, SizeLeaf, WeightDecl};
+use crate::formats::Format;
 
 type Built = Result<Id, FactError>;
 
@@ -50,6 +51,8 @@ operators! {
     transpose(x) => Transpose;
     /// Rows of `table` `[n, width]` chosen by u32 `index` `[rows]`.
     gather(table, index) => Gather;
+    /// The values of a quantized weight, as f32.
+    dequantize(w) => Dequantize;
     /// `[heads, rows, width] → [rows, heads · width]`
     merge_heads(x) => MergeHeads;
     /// exp(x - max) / Σ over the last axis.
@@ -88,8 +91,8 @@ impl Graph {
     ///
     /// # Errors
     /// None in practice: a weight that was just declared is known.
-    pub fn weight(&mut self, name: impl Into<String>, dtype: DType, shape: &[u64]) -> Built {
-        let id = self.declare_weight(WeightDecl { name: name.into(), dtype, shape: shape.to_vec() });
+    pub fn weight(&mut self, name: impl Into<String>, dtype: impl Into<Element>, shape: &[u64]) -> Built {
+        let id = self.declare_weight(WeightDecl { name: name.into(), dtype: dtype.into(), shape: shape.to_vec() });
         self.add(Op::Weight(id))
     }
 
@@ -170,6 +173,15 @@ impl Graph {
     pub fn scale(&mut self, x: Id, value: f32) -> Built {
         let value = self.real(value)?;
         self.times(x, value)
+    }
+
+    /// A matrix of weights `[n, k]`, rounded row by row to a quantized format.
+    ///
+    /// # Errors
+    /// When it is no constant matrix of floats, or the format is one of floats.
+    pub fn quantize(&mut self, w: Id, format: Format) -> Built {
+        let format = self.add(Op::Format(format))?;
+        self.add(Op::Quantize([format, w]))
     }
 
     /// Part of one axis: `start .. start + len`.

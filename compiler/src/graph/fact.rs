@@ -7,7 +7,8 @@ use egg::Id;
 use warpweft_plan::{DType, Dim};
 
 use super::op::{Op, Real};
-use super::{ArgDecl, Declarations};
+use super::{ArgDecl, Declarations, Element};
+use crate::formats::Format;
 
 /// A tensor's shape, outermost axis first.
 pub type Shape = Vec<Dim>;
@@ -31,6 +32,8 @@ pub enum Fact {
     Size(Dim),
     /// A cache of that many columns.
     Cache(u32),
+    /// How weights are stored.
+    Format(Format),
 }
 
 /// What is known of a tensor.
@@ -38,8 +41,8 @@ pub enum Fact {
 pub struct TensorFact {
     /// Its shape.
     pub shape: Shape,
-    /// Its element type.
-    pub dtype: DType,
+    /// What its elements are.
+    pub dtype: Element,
     /// It is computed from weights alone, so it is computed once, when the plan is packed.
     pub constant: bool,
 }
@@ -68,7 +71,7 @@ impl Fact {
         match self {
             Fact::Tensor(t) => Some(t),
             Fact::Term(_) | Fact::Prologue(_) | Fact::Pair(..) => None,
-            Fact::Int(_) | Fact::Real(_) | Fact::Size(_) | Fact::Cache(_) => None,
+            Fact::Int(_) | Fact::Real(_) | Fact::Size(_) | Fact::Cache(_) | Fact::Format(_) => None,
         }
     }
 
@@ -91,6 +94,7 @@ impl fmt::Display for Fact {
             Fact::Real(r) => write!(f, "{r}"),
             Fact::Size(d) => write!(f, "{d}"),
             Fact::Cache(width) => write!(f, "cache of {width} columns"),
+            Fact::Format(format) => write!(f, "format {format}"),
         }
     }
 }
@@ -136,6 +140,7 @@ impl<'a, F: Fn(Id) -> &'a Fact> Infer<'_, F> {
             Op::Int(i) => Ok(Fact::Int(*i)),
             Op::Real(r) => Ok(Fact::Real(*r)),
             Op::Size(s) => Ok(Fact::Size(s.0)),
+            Op::Format(format) => Ok(Fact::Format(*format)),
             Op::Weight(id) => {
                 let w = self.declarations.weights.get(id.0 as usize).ok_or(format!("{id} is not declared"))?;
                 let shape = w.shape.iter().map(|&n| Dim::constant(n as i64)).collect();
@@ -144,7 +149,7 @@ impl<'a, F: Fn(Id) -> &'a Fact> Infer<'_, F> {
             Op::Arg(id) => {
                 let ArgDecl { shape, dtype } =
                     self.declarations.args.get(id.0 as usize).ok_or(format!("{id} is not declared"))?;
-                Ok(Fact::Tensor(TensorFact { shape: shape.clone(), dtype: *dtype, constant: false }))
+                tensor(shape.clone(), *dtype, false)
             }
             Op::Cache(id) => {
                 let cache = self.declarations.caches.get(id.0 as usize).ok_or(format!("{id} is not declared"))?;
@@ -174,10 +179,18 @@ impl<'a, F: Fn(Id) -> &'a Fact> Infer<'_, F> {
             }
             Op::Slice([x, axis, start, len]) => self.slice(*x, *axis, *start, *len),
             Op::Concat([axis, a, b]) => self.concat(*axis, *a, *b),
+            Op::Quantize([format, w]) => self.quantize(*format, *w),
+            Op::Dequantize([w]) => {
+                let t = self.stored(*w)?;
+                match t.dtype {
+                    Element::Quantized(_) => tensor(t.shape.clone(), DType::F32, t.constant),
+                    Element::Plain(dtype) => Err(format!("needs a quantized weight, found {dtype}")),
+                }
+            }
             Op::Gather([table, index]) => {
-                let (t, i) = (self.tensor(*table)?, self.tensor(*index)?);
+                let (t, i) = (self.stored(*table)?, self.tensor(*index)?);
                 match (t.shape.as_slice(), i.shape.as_slice(), i.dtype) {
-                    ([_, width], [rows], DType::U32) => tensor(vec![*rows, *width], DType::F32, false),
+                    ([_, width], [rows], Element::Plain(DType::U32)) => tensor(vec![*rows, *width], DType::F32, false),
                     _ => Err(format!(
                         "needs a table [n, width] and u32 [rows], found {} and {}",
                         show(&t.shape),
@@ -304,7 +317,7 @@ impl<'a, F: Fn(Id) -> &'a Fact> Infer<'_, F> {
                 tensor(shape, DType::F32, false)
             }
             Op::HeadLinear([x, w, heads]) => {
-                let (x, w, heads) = (self.tensor(*x)?, self.tensor(*w)?, self.positive(*heads)?);
+                let (x, w, heads) = (self.tensor(*x)?, self.stored(*w)?, self.positive(*heads)?);
                 let [rows, width] = matrix(x)?;
                 let (of_heads, k) = match w.shape.as_slice() {
                     [n, k] => (n.as_constant(), *k),
@@ -374,9 +387,29 @@ impl<'a, F: Fn(Id) -> &'a Fact> Infer<'_, F> {
         }
     }
 
+    /// A tensor of numbers.
     fn tensor(&self, id: Id) -> Result<&'a TensorFact, Problem> {
+        let t = self.stored(id)?;
+        match t.dtype {
+            Element::Plain(_) => Ok(t),
+            Element::Quantized(format) => Err(format!("needs numbers, found a weight as {format} stores it")),
+        }
+    }
+
+    /// A tensor of numbers, or rows of a quantized weight.
+    fn stored(&self, id: Id) -> Result<&'a TensorFact, Problem> {
         let fact = (self.child)(id);
         fact.tensor().ok_or_else(|| format!("needs a tensor, found {fact}"))
+    }
+
+    fn quantize(&self, format: Id, w: Id) -> Result<Fact, Problem> {
+        let (t, format) = (self.tensor(w)?, (self.child)(format));
+        let Fact::Format(format) = format else { return Err(format!("needs a format, found {format}")) };
+        if !format.is_quantized() || t.dtype == DType::U32 || !t.constant || t.shape.len() != 2 {
+            let found = format!("{format} and {}{}", t.dtype, show(&t.shape));
+            return Err(format!("needs a quantized format and a matrix of weights, found {found}"));
+        }
+        tensor(t.shape.clone(), Element::Quantized(*format), true)
     }
 
     fn int(&self, id: Id) -> Result<i64, Problem> {
@@ -408,11 +441,19 @@ impl<'a, F: Fn(Id) -> &'a Fact> Infer<'_, F> {
                         term.operands.extend(t.operands.iter().cloned());
                         term.paired |= t.paired;
                     }
+                    Fact::Tensor(t) if t.dtype.is_quantized() => {
+                        return Err(format!("needs numbers, found a weight as {} stores it", t.dtype));
+                    }
                     Fact::Tensor(t) => {
                         term.operands.insert(t.shape.clone());
                     }
                     Fact::Real(_) => {}
-                    Fact::Int(_) | Fact::Size(_) | Fact::Cache(_) | Fact::Prologue(_) | Fact::Pair(..) => {
+                    Fact::Int(_)
+                    | Fact::Size(_)
+                    | Fact::Cache(_)
+                    | Fact::Format(_)
+                    | Fact::Prologue(_)
+                    | Fact::Pair(..) => {
                         return Err(format!("needs numbers, found {fact}"));
                     }
                 }
@@ -425,8 +466,8 @@ impl<'a, F: Fn(Id) -> &'a Fact> Infer<'_, F> {
         for fact in facts {
             match fact {
                 Fact::Tensor(t) => {
-                    if t.dtype == DType::U32 {
-                        return Err("needs floats, found u32".into());
+                    if t.dtype == DType::U32 || t.dtype.is_quantized() {
+                        return Err(format!("needs floats, found {}", t.dtype));
                     }
                     shape = broadcast(&shape, &t.shape)
                         .ok_or_else(|| format!("shapes {} and {} do not broadcast", show(&shape), show(&t.shape)))?;
@@ -434,7 +475,13 @@ impl<'a, F: Fn(Id) -> &'a Fact> Infer<'_, F> {
                     dtype = Some(DType::F32);
                 }
                 Fact::Real(_) => {}
-                Fact::Int(_) | Fact::Size(_) | Fact::Term(_) | Fact::Cache(_) | Fact::Prologue(_) | Fact::Pair(..) => {
+                Fact::Int(_)
+                | Fact::Size(_)
+                | Fact::Term(_)
+                | Fact::Cache(_)
+                | Fact::Format(_)
+                | Fact::Prologue(_)
+                | Fact::Pair(..) => {
                     return Err(format!("needs numbers, found {fact}"));
                 }
             }
@@ -458,7 +505,7 @@ impl<'a, F: Fn(Id) -> &'a Fact> Infer<'_, F> {
     }
 
     fn slice(&self, x: Id, axis: Id, start: Id, len: Id) -> Result<Fact, Problem> {
-        let t = self.tensor(x)?;
+        let t = self.stored(x)?;
         let (axis, start, len) = (self.int(axis)?, self.int(start)?, self.positive(len)?);
         let mut shape = t.shape.clone();
         let dim = usize::try_from(axis).ok().and_then(|a| shape.get_mut(a));
@@ -468,11 +515,13 @@ impl<'a, F: Fn(Id) -> &'a Fact> Infer<'_, F> {
             return Err(format!("{start} + {len} is outside axis {axis} of {}", show(&t.shape)));
         }
         *dim = len.into();
+        by_rows(t, axis)?;
         tensor(shape, t.dtype, t.constant)
     }
 
     fn concat(&self, axis: Id, a: Id, b: Id) -> Result<Fact, Problem> {
-        let (axis, a, b) = (self.int(axis)?, self.tensor(a)?, self.tensor(b)?);
+        let (axis, a, b) = (self.int(axis)?, self.stored(a)?, self.stored(b)?);
+        by_rows(a, axis)?;
         let error =
             || format!("{}{} and {}{} do not join on axis {axis}", a.dtype, show(&a.shape), b.dtype, show(&b.shape));
         let axis = usize::try_from(axis).map_err(|_| error())?;
@@ -486,7 +535,7 @@ impl<'a, F: Fn(Id) -> &'a Fact> Infer<'_, F> {
     }
 
     fn linear(&self, x: Id, w: Id) -> Result<Shape, Problem> {
-        let (x, w) = (self.tensor(x)?, self.tensor(w)?);
+        let (x, w) = (self.tensor(x)?, self.stored(w)?);
         let ([rows, k], [n, wk]) = (matrix(x)?, matrix(w)?);
         if k != wk || !w.constant {
             return Err(format!(
@@ -500,9 +549,9 @@ impl<'a, F: Fn(Id) -> &'a Fact> Infer<'_, F> {
 
     fn linear_pair(&self, x: Id, a: Id, b: Id) -> Result<Shape, Problem> {
         let shape = self.linear(x, a)?;
-        let (a, b) = (self.tensor(a)?, self.tensor(b)?);
-        if a.shape != b.shape {
-            return Err(format!("weights differ: {} and {}", show(&a.shape), show(&b.shape)));
+        let (a, b) = (self.stored(a)?, self.stored(b)?);
+        if (&a.shape, a.dtype) != (&b.shape, b.dtype) {
+            return Err(format!("weights differ: {}{} and {}{}", a.dtype, show(&a.shape), b.dtype, show(&b.shape)));
         }
         Ok(shape)
     }
@@ -514,8 +563,8 @@ impl<'a, F: Fn(Id) -> &'a Fact> Infer<'_, F> {
             return Err(format!("needs a prologue, found {prologue}"));
         };
         broadcasts(&prologue.operands, &x.shape)?;
-        let product = TensorFact { shape: product, dtype: DType::F32, constant: false };
-        Ok(Fact::Pair(product, TensorFact { dtype: DType::F32, ..x.clone() }))
+        let product = TensorFact { shape: product, dtype: Element::F32, constant: false };
+        Ok(Fact::Pair(product, TensorFact { dtype: Element::F32, ..x.clone() }))
     }
 
     fn pair(&self, id: Id) -> Result<(&'a TensorFact, &'a TensorFact), Problem> {
@@ -558,8 +607,18 @@ fn broadcasts(operands: &BTreeSet<Shape>, shape: &[Dim]) -> Result<(), Problem> 
     }
 }
 
-fn tensor(shape: Shape, dtype: DType, constant: bool) -> Result<Fact, Problem> {
-    Ok(Fact::Tensor(TensorFact { shape, dtype, constant }))
+fn tensor(shape: Shape, dtype: impl Into<Element>, constant: bool) -> Result<Fact, Problem> {
+    Ok(Fact::Tensor(TensorFact { shape, dtype: dtype.into(), constant }))
+}
+
+/// Rows of a quantized weight can be cut and joined, columns cannot.
+fn by_rows(t: &TensorFact, axis: i64) -> Result<(), Problem> {
+    match t.dtype {
+        Element::Quantized(format) if axis + 1 == t.shape.len() as i64 => {
+            Err(format!("rows of {format} cannot be cut or joined along their columns"))
+        }
+        Element::Quantized(_) | Element::Plain(_) => Ok(()),
+    }
 }
 
 fn matrix(t: &TensorFact) -> Result<[Dim; 2], Problem> {

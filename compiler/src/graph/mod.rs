@@ -8,6 +8,7 @@
 //! what lets a runtime put the rows of many sequences into one dispatch.
 
 mod builder;
+mod element;
 pub mod eval;
 mod fact;
 mod op;
@@ -19,6 +20,7 @@ use egg::Language;
 use rustc_hash::FxHashMap;
 use warpweft_plan::{DType, OutputKind};
 
+pub use element::Element;
 pub use fact::{Fact, FactError, PrologueFact, Shape, TensorFact, TermFact, broadcast, infer, show};
 pub use op::{ArgId, CacheId, NotALeaf, Op, Real, SizeLeaf, WeightId};
 pub use text::TextError;
@@ -28,9 +30,9 @@ pub use text::TextError;
 pub struct WeightDecl {
     /// Its name in the checkpoint, or one that the model family made up for a constant.
     pub name: String,
-    /// Its element type.
-    pub dtype: DType,
-    /// Its shape.
+    /// What its elements are. Rows of a quantized one lie as its format has them, without padding between rows.
+    pub dtype: Element,
+    /// Its shape, of values.
     pub shape: Vec<u64>,
 }
 

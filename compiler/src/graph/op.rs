@@ -6,6 +6,8 @@ use std::str::FromStr;
 use egg::{Id, define_language};
 use warpweft_plan::Dim;
 
+use crate::formats::Format;
+
 /// A finite 32-bit float that can be compared and hashed by its bits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Real(u32);
@@ -131,6 +133,8 @@ define_language! {
         "acc2" = Acc2,
         // A symbolic size.
         Size(SizeLeaf),
+        // How weights are stored.
+        Format(Format),
 
         // Pointwise, with broadcasting from the last axis
         "add" = Add([Id; 2]),
@@ -151,6 +155,8 @@ define_language! {
         "slice" = Slice([Id; 4]),
         "concat" = Concat([Id; 3]),
         "gather" = Gather([Id; 2]),
+        "quantize" = Quantize([Id; 2]),
+        "dequantize" = Dequantize([Id; 1]),
         "split-heads" = SplitHeads([Id; 2]),
         "merge-heads" = MergeHeads([Id; 1]),
         "repeat-heads" = RepeatHeads([Id; 2]),
@@ -203,7 +209,7 @@ impl Op {
             Op::Gelu(_) | Op::GeluTanh(_) | Op::Silu(_) | Op::Relu(_) | Op::Tanh(_) | Op::Sigmoid(_) => true,
             Op::Int(_) | Op::Real(_) | Op::Weight(_) | Op::Arg(_) | Op::Cache(_) | Op::Ids | Op::Positions => false,
             Op::Acc | Op::Acc2 | Op::Size(_) | Op::MatMul(_) | Op::Transpose(_) | Op::Slice(_) => false,
-            Op::Fill(_) | Op::HeadLinear(_) => false,
+            Op::Fill(_) | Op::HeadLinear(_) | Op::Format(_) | Op::Quantize(_) | Op::Dequantize(_) => false,
             Op::Concat(_) | Op::Gather(_) | Op::SplitHeads(_) | Op::MergeHeads(_) | Op::RepeatHeads(_) => false,
             Op::Softmax(_) | Op::LayerNorm(_) | Op::RmsNorm(_) | Op::L2Norm(_) | Op::BandMask(_) => false,
             Op::Rope(_) | Op::HeadNorm(_) | Op::MeanPool(_) | Op::FirstRow(_) | Op::MaxPool(_) => false,
@@ -225,7 +231,7 @@ impl Op {
             _ if self.is_pointwise() => None,
             Op::Int(_) | Op::Real(_) | Op::Weight(_) | Op::Arg(_) | Op::Cache(_) | Op::Ids | Op::Positions => None,
             Op::Acc | Op::Acc2 | Op::Size(_) | Op::MatMul(_) | Op::Transpose(_) | Op::Slice(_) => None,
-            Op::Fill(_) | Op::HeadLinear(_) => None,
+            Op::Fill(_) | Op::HeadLinear(_) | Op::Format(_) | Op::Quantize(_) | Op::Dequantize(_) => None,
             Op::Concat(_) | Op::Gather(_) | Op::SplitHeads(_) | Op::MergeHeads(_) | Op::RepeatHeads(_) => None,
             Op::Softmax(_) | Op::BandMask(_) | Op::Rope(_) | Op::MeanPool(_) | Op::FirstRow(_) => None,
             Op::LastRow(_) | Op::Append(_) | Op::Candidates(_) | Op::HeadNorm(_) => None,

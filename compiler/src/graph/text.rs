@@ -3,6 +3,7 @@
 //! ```text
 //! weight @0 "encoder.up.weight" f16[1536, 384]
 //! weight @1 "encoder.up.bias" f32[1536]
+//! weight @2 "encoder.down.weight" int4-g32[384, 1536]
 //! arg $0 f32[tokens, 384]
 //! layer 0
 //! %0 = (layer-norm $0 1e-12 acc)
@@ -16,9 +17,9 @@
 use std::fmt::{self, Write};
 
 use egg::{FromOp, Id, Language};
-use warpweft_plan::{DType, Dim};
+use warpweft_plan::Dim;
 
-use super::{ArgDecl, CacheDecl, Fact, FactError, Graph, Op, WeightDecl, show};
+use super::{ArgDecl, CacheDecl, Element, Fact, FactError, Graph, Op, WeightDecl, show};
 
 /// A text that is no graph.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -174,6 +175,7 @@ impl Parser {
     fn arg(&mut self, rest: &str) -> Result<(), String> {
         let (sigil, kind) = rest.split_once(' ').ok_or("expected arg $n dtype[shape]")?;
         let (dtype, shape) = parse_kind(kind.trim())?;
+        let dtype = dtype.plain().ok_or_else(|| format!("an argument holds numbers, not {dtype}"))?;
         let id = self.graph.declare_arg(ArgDecl { shape, dtype });
         if sigil != id.to_string() {
             return Err(format!("expected {id}, found {sigil}"));
@@ -282,10 +284,10 @@ fn take<'t>(rest: &mut &[&'t str]) -> Option<&'t str> {
     Some(first)
 }
 
-fn parse_kind(text: &str) -> Result<(DType, Vec<Dim>), String> {
+fn parse_kind(text: &str) -> Result<(Element, Vec<Dim>), String> {
     let error = || format!("expected dtype[sizes], found {text:?}");
     let (dtype, shape) = text.strip_suffix(']').and_then(|t| t.split_once('[')).ok_or_else(error)?;
-    let dtype = dtype.parse::<DType>().map_err(|e| e.to_string())?;
+    let dtype = dtype.parse::<Element>().map_err(|e| e.to_string())?;
     let sizes = shape.split(',').map(str::trim).filter(|s| !s.is_empty());
     let shape = sizes.map(|s| s.parse::<Dim>().map_err(|e| e.to_string())).collect::<Result<_, _>>()?;
     Ok((dtype, shape))

@@ -116,6 +116,9 @@ fn legal(op: &Op, fact: &Fact, form: Form) -> bool {
         | Op::Positions
         | Op::Acc
         | Op::Size(_)
+        | Op::Format(_)
+        | Op::Quantize(_)
+        | Op::Dequantize(_)
         | Op::Fill(_)
         | Op::Add(_)
         | Op::Sub(_)
@@ -178,7 +181,7 @@ fn row_kind(graph: &Graph, kinds: &[RowKind], op: &Op) -> Result<RowKind, &'stat
     let axis = |id: &Id| match graph.node(*id).fact {
         Fact::Int(i) => i,
         Fact::Tensor(_) | Fact::Term(_) | Fact::Prologue(_) | Fact::Pair(..) => -1,
-        Fact::Real(_) | Fact::Size(_) | Fact::Cache(_) => -1,
+        Fact::Real(_) | Fact::Size(_) | Fact::Cache(_) | Fact::Format(_) => -1,
     };
     match op {
         Op::Ids | Op::Positions => Ok(RowKind::Token),
@@ -190,6 +193,9 @@ fn row_kind(graph: &Graph, kinds: &[RowKind], op: &Op) -> Result<RowKind, &'stat
         | Op::Acc
         | Op::Acc2
         | Op::Size(_)
+        | Op::Format(_)
+        | Op::Quantize(_)
+        | Op::Dequantize(_)
         | Op::Fill(_)
         | Op::BandMask(_) => match op {
             Op::Arg(a) => rows_of_arg(graph, a.0 as usize),

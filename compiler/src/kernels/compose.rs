@@ -387,14 +387,14 @@ mod tests {
                 rows: Rows::Sequences,
             },
         ];
-        operations.extend(Format::ALL.map(|format| Operation::PerHead {
+        operations.extend(Format::FLOATS.map(|format| Operation::PerHead {
             x: View { width: 36, stride: 64, offset: 5 },
             heads: 3,
             n: 7,
             format,
             rows: Rows::Tokens,
         }));
-        operations.extend(Format::ALL.map(|f| linear(f, false, gelu.clone(), vec![Operand::Vector])));
+        operations.extend(Format::FLOATS.map(|f| linear(f, false, gelu.clone(), vec![Operand::Vector])));
         for pool in [Pool::Mean, Pool::First, Pool::Max, Pool::Last] {
             operations.push(Operation::Pool { pool, x: View::whole(20), max_context: 512 });
         }

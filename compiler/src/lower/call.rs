@@ -6,7 +6,7 @@ use warpweft_plan::{DType, Dim};
 
 use super::{Call, Input, Layout, LowerError, Lowering, Source, Value, WeightUse};
 use crate::formats::Format;
-use crate::graph::{ArgDecl, Fact, Graph, Op, WeightDecl};
+use crate::graph::{ArgDecl, Element, Fact, Graph, Op, WeightDecl};
 use crate::kernels::Slot;
 use crate::kernels::spec::{Binary, Index, Norm, Operand, Operation, Pool, RowNorm, Term, Unary, View};
 
@@ -135,7 +135,7 @@ impl<'l> CallBuilder<'l> {
             ),
             _ => return Err(self.lowering.error(id, "a weight matrix was expected")),
         };
-        let format = Format::of(t.dtype).ok_or_else(|| self.lowering.error(id, "a weight is a float"))?;
+        let format = t.dtype.format().ok_or_else(|| self.lowering.error(id, "a weight is a float"))?;
         let weight = WeightUse { node: id, layout: Layout::Matrix, first: 0, rows: rows.into() };
         self.inputs.push((slot, Input::Weight(weight)));
         let decl = WeightDecl { name: name.into(), dtype: t.dtype, shape: vec![rows.into(), width.into()] };
@@ -149,7 +149,7 @@ impl<'l> CallBuilder<'l> {
         let n = u64::from(self.lowering.size("a vector's length", n)?);
         let weight = WeightUse { node: id, layout: Layout::Vector, first: 0, rows: n };
         self.inputs.push((slot, Input::Weight(weight)));
-        let decl = WeightDecl { name: name.into(), dtype: DType::F32, shape: vec![n] };
+        let decl = WeightDecl { name: name.into(), dtype: Element::F32, shape: vec![n] };
         let meaning = self.meaning.declare_weight(decl);
         Ok(self.meaning.add(Op::Weight(meaning))?)
     }
@@ -157,7 +157,7 @@ impl<'l> CallBuilder<'l> {
     /// Binds vectors that stand one behind the other, of so many elements together.
     pub(super) fn vectors(&mut self, slot: Slot, name: &str, ids: Vec<Id>, length: u32) -> Built<Id> {
         self.inputs.push((slot, Input::Vectors(ids)));
-        let decl = WeightDecl { name: name.into(), dtype: DType::F32, shape: vec![length.into()] };
+        let decl = WeightDecl { name: name.into(), dtype: Element::F32, shape: vec![length.into()] };
         let meaning = self.meaning.declare_weight(decl);
         Ok(self.meaning.add(Op::Weight(meaning))?)
     }

@@ -401,6 +401,9 @@ impl Lowering<'_> {
             | Op::Acc
             | Op::Acc2
             | Op::Size(_)
+            | Op::Format(_)
+            | Op::Quantize(_)
+            | Op::Dequantize(_)
             | Op::Fill(_)
             | Op::MatMul(_)
             | Op::Transpose(_)

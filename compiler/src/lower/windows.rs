@@ -1,7 +1,6 @@
 //! Weights above the binding limit: a call for each window of rows.
 
 use egg::{Id, Language};
-use warpweft_plan::PAD;
 
 use super::linear::CARRIED;
 use super::{Call, Input, LowerError, WeightUse};
@@ -17,7 +16,7 @@ const STEP: u64 = 64;
 pub(super) fn split(call: Call, binding_bytes: u64) -> Result<Vec<Call>, LowerError> {
     match call.operation.inner() {
         Operation::Linear { x, n, format, .. } => {
-            let row_bytes = padded(x.width) * u64::from(format.bytes());
+            let row_bytes = format.row_bytes(x.width as usize) as u64;
             let rows = window(u64::from(*n), row_bytes, binding_bytes)?;
             let n = u64::from(*n);
             if rows == n {
@@ -29,7 +28,7 @@ pub(super) fn split(call: Call, binding_bytes: u64) -> Result<Vec<Call>, LowerEr
             let mut calls = vec![call.clone()];
             for (at, operand) in operands.iter().enumerate() {
                 let Operand::Gather { format, rows, .. } = operand else { continue };
-                let row_bytes = padded(*width) * u64::from(format.bytes());
+                let row_bytes = format.row_bytes(*width as usize) as u64;
                 let each = window(u64::from(*rows), row_bytes, binding_bytes)?;
                 if each == u64::from(*rows) {
                     continue;
@@ -45,7 +44,7 @@ pub(super) fn split(call: Call, binding_bytes: u64) -> Result<Vec<Call>, LowerEr
             Ok(calls)
         }
         Operation::PerHead { x, heads, n, format, .. } => {
-            let row_bytes = padded(x.width / heads) * u64::from(format.bytes());
+            let row_bytes = format.row_bytes((x.width / heads) as usize) as u64;
             let all = u64::from(heads * n);
             match window(all, row_bytes, binding_bytes)? {
                 rows if rows == all => Ok(vec![call]),
@@ -65,10 +64,6 @@ pub(super) fn split(call: Call, binding_bytes: u64) -> Result<Vec<Call>, LowerEr
         | Operation::CandidateChunks { .. }
         | Operation::Candidates { .. } => Ok(vec![call]),
     }
-}
-
-fn padded(width: u32) -> u64 {
-    u64::from(width).next_multiple_of(PAD)
 }
 
 /// Rows of each window: all of them where they fit.

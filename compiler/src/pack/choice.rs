@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use warpweft_plan::DType;
 
-use crate::graph::{Declarations, FactError, Graph, WeightDecl};
+use crate::graph::{Declarations, Element, FactError, Graph, WeightDecl};
 use crate::phases::UnknownName;
 
 /// What the user asked for. Vectors (biases, gains) are f32 whatever is chosen.
@@ -36,12 +36,14 @@ impl WeightChoice {
         }
     }
 
-    fn dtype(self, stored: DType) -> DType {
+    fn dtype(self, stored: Element) -> Element {
         match self {
+            // What is quantized already stays so.
+            _ if stored.is_quantized() => stored,
             WeightChoice::Keep => stored,
-            WeightChoice::F32 => DType::F32,
-            WeightChoice::F16 => DType::F16,
-            WeightChoice::Bf16 => DType::BF16,
+            WeightChoice::F32 => Element::F32,
+            WeightChoice::F16 => Element::Plain(DType::F16),
+            WeightChoice::Bf16 => Element::Plain(DType::BF16),
         }
     }
 }

@@ -5,18 +5,19 @@
 
 mod choice;
 mod rows;
+mod threads;
 
 use rustc_hash::FxHashMap;
 use warpweft_plan::{PAD, Tensor};
 
 use crate::formats::{Format, FormatError};
-use crate::graph::Graph;
 use crate::graph::eval::EvalError;
+use crate::graph::{Element, Graph};
 use crate::lower::Layout;
 use crate::weights::{WeightError, WeightSource};
 
 pub use choice::{WeightChoice, choose_formats};
-use rows::RowReader;
+use rows::{Piece, RowReader};
 
 /// Rows of a packed matrix are padded to a multiple of this.
 pub(crate) const ROW_PAD: u64 = 4;
@@ -40,18 +41,23 @@ impl Recipe {
     /// The recipe of an expression with the given logical shape; a vector is one row.
     pub(crate) fn new(name: String, expression: Graph, layout: Layout, format: Format, shape: [u64; 2]) -> Recipe {
         let [rows, columns] = shape;
-        let columns = columns.next_multiple_of(PAD);
+        let padded = columns.next_multiple_of(PAD);
+        let rows = rows.next_multiple_of(ROW_PAD);
         let (format, physical) = match layout {
-            Layout::Matrix => (format, vec![rows.next_multiple_of(ROW_PAD), columns]),
-            Layout::Vector => (Format::F32, vec![columns]),
+            Layout::Matrix if format.is_quantized() => {
+                (format, vec![rows, format.row_bytes(columns as usize) as u64 / format.dtype().bytes()])
+            }
+            Layout::Matrix => (format, vec![rows, padded]),
+            Layout::Vector => (Format::F32, vec![padded]),
         };
-        let tensor = Tensor { name, dtype: format.dtype(), shape: physical };
+        let named = format.is_quantized().then(|| format.name());
+        let tensor = Tensor { name, dtype: format.dtype(), shape: physical, format: named };
         Recipe { tensor, expression, layout, format, shape }
     }
 
     /// Bytes from one row to the next.
     pub(crate) fn row_bytes(&self) -> u64 {
-        self.shape[1].next_multiple_of(PAD) * u64::from(self.format.bytes())
+        self.format.row_bytes(self.shape[1] as usize) as u64
     }
 
     /// Byte offset and size of a window of rows (of a vector: of elements).
@@ -129,19 +135,24 @@ impl Recipe {
         let [rows, columns] = self.shape;
         let step = (PIECE / self.row_bytes().max(1)).max(1);
         let mut first = 0;
+        let element = Element::from(self.format);
         while first < rows {
             let count = step.min(rows - first);
-            let same_bytes = columns.is_multiple_of(PAD).then(|| reader.stored(first, count, columns)).flatten();
-            match same_bytes {
-                Some((dtype, bytes)) if dtype == self.format.dtype() => sink(bytes).map_err(PackError::Sink)?,
-                _ => {
-                    let problem = |problem| PackError::Recipe { tensor: name(), problem };
-                    let floats = reader.rows(first, count, columns).map_err(problem)?;
-                    let packed = self.format.pack(&floats, columns as usize).map_err(|problem| PackError::Format {
-                        tensor: name(),
-                        problem: problem.below(first as usize),
-                    })?;
-                    sink(&packed).map_err(PackError::Sink)?;
+            let problem = |problem| PackError::Recipe { tensor: name(), problem };
+            let mut row = first;
+            for piece in reader.rows(first, count, columns, element).map_err(problem)? {
+                match piece {
+                    Piece::Stored(bytes) => {
+                        row += bytes.len() as u64 / self.row_bytes();
+                        sink(bytes).map_err(PackError::Sink)?;
+                    }
+                    Piece::Floats(floats) => {
+                        let packed = threads::pack(self.format, &floats, columns as usize);
+                        let problem =
+                            |e: FormatError| PackError::Format { tensor: name(), problem: e.below(row as usize) };
+                        packed.map_err(problem)?.iter().try_for_each(|bytes| sink(bytes)).map_err(PackError::Sink)?;
+                        row += floats.len() as u64 / columns.max(1);
+                    }
                 }
             }
             first += count;

@@ -6,17 +6,42 @@ use std::rc::Rc;
 
 use egg::Id;
 use rustc_hash::FxHashMap;
-use warpweft_plan::DType;
+use warpweft_plan::PAD;
 
-use crate::graph::eval::{EvalError, Inputs, Tensor, decode, evaluate_node};
-use crate::graph::{Declarations, Fact, Graph, Op};
+use crate::graph::eval::{EvalError, Inputs, Tensor, evaluate_node};
+use crate::graph::{Declarations, Element, Fact, Graph, Op};
 
 pub(super) type Stored<'s> = FxHashMap<&'s str, Cow<'s, [u8]>>;
+
+/// Rows of a recipe's value.
+pub(super) enum Piece<'r> {
+    /// As they are to be stored.
+    Stored(&'r [u8]),
+    /// As numbers.
+    Floats(Vec<f32>),
+}
+
+/// The floats at the end of the pieces.
+fn floats<'p>(pieces: &'p mut Vec<Piece<'_>>) -> &'p mut Vec<f32> {
+    if !matches!(pieces.last(), Some(Piece::Floats(_))) {
+        pieces.push(Piece::Floats(Vec::new()));
+    }
+    match pieces.last_mut() {
+        Some(Piece::Floats(floats)) => floats,
+        Some(Piece::Stored(_)) | None => unreachable!("floats were just put there"),
+    }
+}
+
+/// How rows are to be stored.
+struct Wanted {
+    columns: u64,
+    element: Element,
+}
 
 /// Where rows come from.
 enum Plan {
     /// A stored weight, from a row on.
-    Stored { name: String, dtype: DType, first: u64, rows: u64 },
+    Stored { name: String, dtype: Element, first: u64, rows: u64 },
     /// One below the other.
     Joined(Vec<Plan>),
     /// Vectors that stand one behind the other: one row.
@@ -44,53 +69,48 @@ impl<'s> RowReader<'s> {
         Ok(RowReader { expression, values, plan, evaluated: RefCell::default() })
     }
 
-    /// The bytes of rows as they are stored, where they lie together in one weight.
-    pub(super) fn stored(&self, first: u64, count: u64, columns: u64) -> Option<(DType, &[u8])> {
-        let (mut plan, mut first) = (&self.plan, first);
-        while let Plan::Joined(parts) = plan {
-            let mut found = None;
-            let mut start = 0;
-            for part in parts {
-                let rows = part.rows();
-                if first >= start && first + count <= start + rows {
-                    found = Some((part, first - start));
-                }
-                start += rows;
-            }
-            (plan, first) = found?;
-        }
-        match plan {
-            Plan::Stored { name, dtype, first: base, .. } => {
-                let row = columns * dtype.bytes();
-                let bytes = self.values.get(name.as_str())?;
-                Some((*dtype, bytes.get(((base + first) * row) as usize..((base + first + count) * row) as usize)?))
-            }
-            Plan::Joined(_) | Plan::Vectors(_) | Plan::Whole { .. } => None,
-        }
+    /// Some rows, in pieces of which each is as `element` stores it or floats.
+    pub(super) fn rows(
+        &self,
+        first: u64,
+        count: u64,
+        columns: u64,
+        element: Element,
+    ) -> Result<Vec<Piece<'_>>, EvalError> {
+        let mut pieces = Vec::new();
+        self.collect(&self.plan, [first, first + count], &Wanted { columns, element }, &mut pieces)?;
+        Ok(pieces)
     }
 
-    /// Rows as floats.
-    pub(super) fn rows(&self, first: u64, count: u64, columns: u64) -> Result<Vec<f32>, EvalError> {
-        let mut floats = Vec::with_capacity((count * columns) as usize);
-        self.collect(&self.plan, first, first + count, columns, &mut floats)?;
-        Ok(floats)
-    }
-
-    fn collect(&self, plan: &Plan, first: u64, end: u64, columns: u64, into: &mut Vec<f32>) -> Result<(), EvalError> {
+    fn collect<'r>(
+        &'r self,
+        plan: &Plan,
+        [first, end]: [u64; 2],
+        wanted: &Wanted,
+        into: &mut Vec<Piece<'r>>,
+    ) -> Result<(), EvalError> {
+        let Wanted { columns, element } = *wanted;
         match plan {
             Plan::Stored { name, dtype, first: base, .. } => {
-                let row = columns * dtype.bytes();
+                let row = dtype.row_bytes(columns);
                 let range = ((base + first) * row) as usize..((base + end) * row) as usize;
-                let bytes = self.values.get(name.as_str()).and_then(|b| b.get(range)).unwrap_or_default();
-                into.extend(decode(bytes, *dtype));
+                let short = || EvalError::Value(format!("{name} has not the rows that it declares"));
+                let bytes = self.values.get(name.as_str()).and_then(|b| b.get(range)).ok_or_else(short)?;
+                // Rows of numbers are padded when they are packed.
+                let is_packed = dtype.is_quantized() || columns.is_multiple_of(PAD);
+                if *dtype == element && is_packed {
+                    into.push(Piece::Stored(bytes));
+                } else {
+                    floats(into).extend(dtype.decode(bytes, columns as usize));
+                }
             }
             Plan::Whole { node, first: base, .. } => {
                 let range = ((base + first) * columns) as usize..((base + end) * columns) as usize;
-                into.extend(self.whole(*node)?.data.get(range).unwrap_or_default());
+                floats(into).extend(self.whole(*node)?.data.get(range).unwrap_or_default());
             }
             Plan::Vectors(nodes) => {
                 for &node in nodes {
-                    into.extend(&self.whole(node)?.data);
+                    floats(into).extend(&self.whole(node)?.data);
                 }
             }
             Plan::Joined(parts) => {
@@ -99,7 +119,7 @@ impl<'s> RowReader<'s> {
                     let rows = part.rows();
                     let (from, to) = (first.max(start), end.min(start + rows));
                     if from < to {
-                        self.collect(part, from - start, to - start, columns, into)?;
+                        self.collect(part, [from - start, to - start], wanted, into)?;
                     }
                     start += rows;
                 }
@@ -158,7 +178,7 @@ fn plan(graph: &Graph, id: Id) -> Option<Plan> {
     let int = |id: Id| match graph.node(id).fact {
         Fact::Int(i) => u64::try_from(i).ok(),
         Fact::Tensor(_) | Fact::Term(_) | Fact::Prologue(_) | Fact::Pair(..) => None,
-        Fact::Real(_) | Fact::Size(_) | Fact::Cache(_) => None,
+        Fact::Real(_) | Fact::Size(_) | Fact::Cache(_) | Fact::Format(_) => None,
     };
     let shape = &graph.node(id).fact.tensor()?.shape;
     // A vector is one row of a matrix, so joining or cutting vectors is no matter of rows.
@@ -177,6 +197,8 @@ fn plan(graph: &Graph, id: Id) -> Option<Plan> {
         Op::Slice([x, axis, start, _]) if is_matrix && int(*axis) == Some(0) => {
             Some(plan(graph, *x)?.window(int(*start)?, rows))
         }
+        // What is rounded is rounded to the recipe's own format, when it is packed.
+        Op::Quantize([_, w]) => plan(graph, *w),
         _ => Some(Plan::Whole { node: id, first: 0, rows }),
     }
 }
@@ -190,8 +212,9 @@ impl Inputs for StoredInputs<'_> {
         let missing = || EvalError::Value(format!("no weight @{index}"));
         let decl = declarations.weights.get(index).ok_or_else(missing)?;
         let bytes = self.values.get(decl.name.as_str()).ok_or_else(missing)?;
-        let shape = decl.shape.iter().map(|&n| n as usize).collect();
-        Ok(Cow::Owned(Tensor::new(shape, decode(bytes, decl.dtype))?))
+        let shape: Vec<usize> = decl.shape.iter().map(|&n| n as usize).collect();
+        let values = decl.dtype.decode(bytes, shape.last().copied().unwrap_or(1));
+        Ok(Cow::Owned(Tensor::new(shape, values)?))
     }
 
     fn arg(&self, index: usize) -> Result<Cow<'_, Tensor>, EvalError> {

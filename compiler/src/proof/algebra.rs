@@ -242,7 +242,7 @@ impl Writer<'_> {
         match self.graph.node(id).fact {
             Fact::Int(n) => Some(n),
             Fact::Tensor(_) | Fact::Term(_) | Fact::Prologue(_) | Fact::Pair(..) => None,
-            Fact::Real(_) | Fact::Size(_) | Fact::Cache(_) => None,
+            Fact::Real(_) | Fact::Size(_) | Fact::Cache(_) | Fact::Format(_) => None,
         }
     }
 }

@@ -9,7 +9,7 @@ use warpweft_plan::provenance::FormulaValue;
 use super::calls::{Group, is_read};
 use super::formula::{Formula, Known};
 use crate::extract::Extracted;
-use crate::graph::{ArgDecl, CacheId, FactError, Graph, Op};
+use crate::graph::{ArgDecl, CacheId, FactError, Graph, Op, TensorFact};
 use crate::lower::{Call, Input, LoweredBody, Source};
 
 /// Two lists of terms in one graph, to be shown equal one by one.
@@ -29,6 +29,12 @@ pub(super) struct Goal {
     pub(super) covered: Vec<Id>,
     /// For each call, what its meaning is applied to; none where it has none.
     pub(super) operands: Vec<Option<Vec<Id>>>,
+}
+
+/// An activation as an argument.
+fn argument(fact: &TensorFact) -> Result<ArgDecl, FactError> {
+    let problem = || FactError { op: "arg".into(), problem: format!("{} is a weight's", fact.dtype) };
+    Ok(ArgDecl { shape: fact.shape.clone(), dtype: fact.dtype.plain().ok_or_else(problem)? })
 }
 
 /// A body as a program has it.
@@ -134,7 +140,7 @@ impl Builder<'_> {
         let is_arg = matches!(node.op, Op::Arg(_));
         let known = if self.whole && !is_arg { None } else { self.chosen.formula.known(class) };
         let (Some(known), Some(fact)) = (known, node.fact.tensor()) else { return self.compute(id) };
-        let declared = self.graph.declare_arg(ArgDecl { shape: fact.shape.clone(), dtype: fact.dtype });
+        let declared = self.graph.declare_arg(argument(fact)?);
         let arg = self.graph.add(Op::Arg(declared))?;
         let value = |node| self.chosen.formula.value(node);
         match known {
@@ -285,7 +291,7 @@ impl Builder<'_> {
     fn argument(&mut self, id: Id) -> Result<Id, FactError> {
         let formula = self.chosen.formula;
         let fact = formula.body.tensor(id)?;
-        let declared = self.graph.declare_arg(ArgDecl { shape: fact.shape.clone(), dtype: fact.dtype });
+        let declared = self.graph.declare_arg(argument(fact)?);
         let arg = self.graph.add(Op::Arg(declared))?;
         self.arguments.push(formula.value(id).into_iter().collect());
         self.cuts.insert(formula.class(id), arg);

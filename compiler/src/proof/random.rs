@@ -5,7 +5,7 @@ use warpweft_plan::{DType, Dim, Sizes};
 
 use super::chain::ProofFault;
 use crate::graph::eval::{Tensor, Values};
-use crate::graph::{Fact, Graph, Id, Op};
+use crate::graph::{Element, Fact, Graph, Id, Op};
 
 /// New rows of the sequence.
 pub(super) const TOKENS: u64 = 3;
@@ -51,7 +51,7 @@ fn elements_of(fact: &Fact) -> Result<Option<u64>, ProofFault> {
         Fact::Cache(width) => size(&[Dim::CONTEXT, Dim::from(i64::from(*width))]).map(Some),
         Fact::Size(dim) => size(&[*dim]).map(|_| None),
         Fact::Pair(a, b) => Ok(Some(size(&a.shape)?.saturating_add(size(&b.shape)?))),
-        Fact::Term(_) | Fact::Prologue(_) | Fact::Int(_) | Fact::Real(_) => Ok(None),
+        Fact::Term(_) | Fact::Prologue(_) | Fact::Int(_) | Fact::Real(_) | Fact::Format(_) => Ok(None),
     }
 }
 
@@ -69,12 +69,20 @@ fn size(shape: &[Dim]) -> Result<u64, ProofFault> {
 pub(super) fn values(graph: &Graph) -> Result<Values, ProofFault> {
     let declared = graph.declarations();
     let mut seed = 0;
-    let mut tensor = |shape: &[Dim], dtype: DType| -> Result<Tensor, ProofFault> {
+    let mut tensor = |shape: &[Dim], dtype: Element| -> Result<Tensor, ProofFault> {
         let elements = size(shape)?;
         seed += 1;
         let mut random = Random(seed);
-        let data = (0..elements).map(|_| rounded(random.next(), dtype)).collect();
-        let shape = shape.iter().filter_map(|d| d.eval(SIZES)).map(|n| n as usize).collect();
+        let numbers: Vec<f32> = (0..elements).map(|_| random.next()).collect();
+        let shape: Vec<usize> = shape.iter().filter_map(|d| d.eval(SIZES)).map(|n| n as usize).collect();
+        let data = match dtype {
+            Element::Plain(dtype) => numbers.into_iter().map(|x| rounded(x, dtype)).collect(),
+            Element::Quantized(format) => {
+                let width = shape.last().copied().unwrap_or(1);
+                let stored = format.pack(&numbers, width).map_err(|e| ProofFault::Evaluation(e.to_string()))?;
+                format.unpack(&stored, width)
+            }
+        };
         Ok(Tensor { shape, data })
     };
     let mut weights = Vec::new();
@@ -84,13 +92,13 @@ pub(super) fn values(graph: &Graph) -> Result<Values, ProofFault> {
     }
     let mut args = Vec::new();
     for arg in &declared.args {
-        args.push(tensor(&arg.shape, arg.dtype)?);
+        args.push(tensor(&arg.shape, arg.dtype.into())?);
     }
     // A graph without a cache may still read one as an argument, and then counts positions from its rows.
     let widths = declared.caches.iter().map(|c| c.width).chain(declared.caches.is_empty().then_some(1));
     let mut caches = Vec::new();
     for width in widths {
-        caches.push(tensor(&[Dim::constant(CACHED as i64), i64::from(width).into()], DType::F32)?);
+        caches.push(tensor(&[Dim::constant(CACHED as i64), i64::from(width).into()], Element::F32)?);
     }
     let least = graph.nodes().iter().filter_map(|node| rows_of_ids(graph, &node.op)).min().unwrap_or(1);
     let ids = (0..TOKENS).map(|i| (i * 7 % least.min(1 << 20)) as u32).collect();

@@ -9,7 +9,7 @@ use crate::graph::{Fact, Op, TensorFact};
 /// A condition on matched variables, all of which must hold for the rule to fire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Condition {
-    /// A matrix made of weights alone.
+    /// A matrix made of weights alone, of numbers that are not those of a quantized weight: that is contracted as it is.
     WeightMatrix(Var),
     /// Not made of weights alone.
     Activation(Var),
@@ -31,8 +31,10 @@ pub enum Condition {
     },
     /// A scalar or a mask: what an attention kernel can add to a score.
     ScoreOperand(Var),
-    /// Equal shapes.
+    /// Equal shapes of equal elements.
     SameShape(Var, Var),
+    /// It is not quantized.
+    Numbers(Var),
     /// A constant vector as long as the weight's inner axis.
     ColumnScale {
         /// The vector.
@@ -68,7 +70,10 @@ impl Condition {
         let fact = |v: &Var| egraph[subst[*v]].data.as_ref().ok();
         let tensor = |v: &Var| fact(v).and_then(Fact::tensor);
         match self {
-            Condition::WeightMatrix(w) => tensor(w).is_some_and(|t| t.constant && t.shape.len() == 2),
+            Condition::WeightMatrix(w) => {
+                let quantized = || egraph[subst[*w]].nodes.iter().any(|n| matches!(n, Op::Dequantize(_)));
+                tensor(w).is_some_and(|t| t.constant && t.shape.len() == 2) && !quantized()
+            }
             Condition::Activation(x) => tensor(x).is_some_and(|t| !t.constant && t.shape.len() == 2),
             Condition::NotTransposed(w) => !egraph[subst[*w]].nodes.iter().any(|n| matches!(n, Op::Transpose(_))),
             Condition::EpilogueOperand { operand, weight } => {
@@ -83,7 +88,10 @@ impl Condition {
                 let is_mask = || egraph[subst[*o]].nodes.iter().any(|n| matches!(n, Op::BandMask(_)));
                 matches!(fact(o), Some(Fact::Real(_))) || is_mask()
             }
-            Condition::SameShape(a, b) => tensor(a).zip(tensor(b)).is_some_and(|(a, b)| a.shape == b.shape),
+            Condition::SameShape(a, b) => {
+                tensor(a).zip(tensor(b)).is_some_and(|(a, b)| (&a.shape, a.dtype) == (&b.shape, b.dtype))
+            }
+            Condition::Numbers(v) => tensor(v).is_some_and(|t| !t.dtype.is_quantized()),
             Condition::ColumnScale { scale, weight } => tensor(scale).zip(tensor(weight)).is_some_and(|(s, w)| {
                 s.constant && w.constant && w.shape.len() == 2 && s.shape.as_slice() == &w.shape[1..]
             }),
@@ -111,7 +119,7 @@ fn reads_at_element(operand: &Fact, width: Dim) -> bool {
         Fact::Real(_) => true,
         Fact::Tensor(t) => per_column(t) || one_row(t, width) || per_element(t),
         Fact::Term(_) | Fact::Prologue(_) | Fact::Pair(..) => false,
-        Fact::Int(_) | Fact::Size(_) | Fact::Cache(_) => false,
+        Fact::Int(_) | Fact::Size(_) | Fact::Cache(_) | Fact::Format(_) => false,
     }
 }
 

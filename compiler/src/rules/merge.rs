@@ -15,10 +15,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use egg::Id;
-use warpweft_plan::DType;
 
 use super::EGraph;
-use crate::graph::{Fact, Op, Real};
+use crate::graph::{Element, Fact, Op, Real};
 
 /// Its name in reports and proofs.
 pub const MERGE_NAME: &str = "merge-siblings";
@@ -30,7 +29,7 @@ const ALIGNMENT: i64 = 4;
 #[derive(Clone, Debug)]
 struct Sibling {
     weight: Id,
-    dtype: DType,
+    dtype: Element,
     columns: i64,
     /// The term of `x·Wᵀ`.
     plain: Option<Id>,
@@ -109,7 +108,8 @@ fn groups(egraph: &EGraph, siblings: &[Sibling]) -> BTreeSet<Vec<Part>> {
     let scaled: BTreeSet<Id> = weights.iter().copied().filter(|&w| !scaled_of(w).is_empty()).collect();
     let unscaled: BTreeSet<Id> = weights.iter().flat_map(|&w| scaled_of(w)).collect();
     let mut groups = BTreeSet::new();
-    for dtype in DType::ALL {
+    let formats: BTreeSet<Element> = siblings.iter().map(|s| s.dtype).collect();
+    for dtype in formats {
         for left_out in [&scaled, &unscaled] {
             for alone in [false, true] {
                 let of_group =
@@ -134,8 +134,8 @@ impl Sibling {
     }
 }
 
-/// Element type and number of rows.
-fn rows(egraph: &EGraph, weight: Id) -> Option<(DType, i64)> {
+/// What its elements are, and the number of rows.
+fn rows(egraph: &EGraph, weight: Id) -> Option<(Element, i64)> {
     let fact = egraph[weight].data.as_ref().ok()?.tensor()?;
     Some((fact.dtype, fact.shape.first()?.as_constant()?))
 }

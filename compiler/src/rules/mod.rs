@@ -12,6 +12,7 @@ mod latent;
 mod linear;
 mod merge;
 mod norm;
+mod quantize;
 mod saturate;
 mod scale;
 mod set;
@@ -116,8 +117,15 @@ fn line(
 /// # Errors
 /// When a line does not parse; a bug.
 pub fn table() -> Table {
-    let themes =
-        [linear::rules(), epilogue::rules(), attention::rules(), scale::rules(), latent::rules(), norm::rules()];
+    let themes = [
+        quantize::rules(),
+        linear::rules(),
+        epilogue::rules(),
+        attention::rules(),
+        scale::rules(),
+        latent::rules(),
+        norm::rules(),
+    ];
     let mut rules = Vec::new();
     for theme in themes {
         rules.extend(theme?);

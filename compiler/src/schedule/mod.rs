@@ -154,7 +154,7 @@ impl Shared {
             Layout::Vector => [1, elements(t.shape.last())],
         };
         let problem = || FactError { op: "weight".into(), problem: format!("{} is no float", t.dtype) };
-        let format = Format::of(t.dtype).ok_or_else(problem)?;
+        let format = t.dtype.format().ok_or_else(problem)?;
         let at = self.recipe(expression, weight.layout, format, shape);
         let (offset, bytes) = self.recipes[at].window(weight.first, weight.rows);
         let name = match weight.first {
@@ -225,7 +225,9 @@ fn describe(graph: &Graph, id: Id) -> String {
     let node = graph.node(id);
     match (&node.op, &node.fact) {
         (Op::Weight(w), _) => graph.declarations().weights[w.0 as usize].name.clone(),
-        (op, Fact::Int(_) | Fact::Real(_) | Fact::Size(_) | Fact::Cache(_)) => op.name(),
+        // The plan tells a tensor's format beside its name.
+        (Op::Quantize([_, w]), _) => describe(graph, *w),
+        (op, Fact::Int(_) | Fact::Real(_) | Fact::Size(_) | Fact::Cache(_) | Fact::Format(_)) => op.name(),
         (op, Fact::Tensor(_) | Fact::Term(_) | Fact::Prologue(_) | Fact::Pair(..)) => {
             let parts: Vec<_> = egg::Language::children(op).iter().map(|c| describe(graph, *c)).collect();
             format!("({} {})", op.name(), parts.join(" "))

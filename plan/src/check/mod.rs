@@ -77,6 +77,10 @@ fn check_tensors(tensors: &[Tensor]) -> Result<(), PlanError> {
         if !names.insert(tensor.name.as_str()) {
             return Err(invalid(&at, "a name that another tensor has", "unique names"));
         }
+        let is_name = |name: &String| name.len() <= 40 && name.bytes().all(|b| b.is_ascii_graphic());
+        if let Some(format) = tensor.format.as_ref().filter(|format| !is_name(format)) {
+            return Err(invalid(&at, format!("the format {:?}", clipped(format)), "a short name"));
+        }
         let bytes = tensor.bytes().filter(|&n| n > 0 && n % 4 == 0 && n <= MAX_COEFFICIENT as u64);
         let bytes = bytes.ok_or_else(|| {
             let shape = format!("{} {:?}", tensor.dtype, tensor.shape);

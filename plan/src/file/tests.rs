@@ -61,8 +61,8 @@ fn sample() -> Plan {
             eos_ids: Vec::new(),
         },
         tensors: vec![
-            Tensor { name: "table".into(), dtype: DType::F32, shape: vec![11, 8] },
-            Tensor { name: "a \"b\" ü".into(), dtype: DType::BF16, shape: vec![3, 8] },
+            Tensor { name: "table".into(), dtype: DType::F32, shape: vec![11, 8], format: None },
+            Tensor { name: "a \"b\" ü".into(), dtype: DType::BF16, shape: vec![3, 8], format: None },
         ],
         buffers: vec![
             buffer("table", Role::Weight { tensor: 0, offset: 32 }, Dim::constant(320)),

@@ -219,7 +219,7 @@ pub(crate) fn plan() -> Plan {
             max_text_tokens: POSITIONS,
             eos_ids: vec![EOS],
         },
-        tensors: vec![Tensor { name: "table".into(), dtype: DType::F32, shape: vec![VOCAB as u64, 8] }],
+        tensors: vec![Tensor { name: "table".into(), dtype: DType::F32, shape: vec![VOCAB as u64, 8], format: None }],
         buffers,
         kernels,
         programs,

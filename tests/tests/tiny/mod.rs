@@ -130,7 +130,8 @@ pub(crate) fn plan() -> Plan {
             ));
         }
     }
-    let tensor = |name: &str, rows| Tensor { name: name.into(), dtype: DType::F32, shape: vec![rows, STRIDE as u64] };
+    let shape = |rows| vec![rows, STRIDE as u64];
+    let tensor = |name: &str, rows| Tensor { name: name.into(), dtype: DType::F32, shape: shape(rows), format: None };
     Plan {
         model: Model {
             name: "tiny".into(),

@@ -46,7 +46,7 @@ struct Model<'p> {
     positions: u32,
     file_bytes: u64,
     weight_bytes: u64,
-    weight_types: Vec<&'static str>,
+    weight_types: Vec<&'p str>,
 }
 
 /// What the cost model takes for a target's speed.
@@ -222,7 +222,7 @@ impl<'p> Page<'p> {
 
 fn model(file: &PlanFile) -> Model<'_> {
     let plan = file.plan();
-    let mut weight_types: Vec<&str> = plan.tensors.iter().map(|tensor| tensor.dtype.name()).collect();
+    let mut weight_types: Vec<&str> = plan.tensors.iter().map(|tensor| tensor.kind()).collect();
     weight_types.sort_unstable();
     weight_types.dedup();
     Model {

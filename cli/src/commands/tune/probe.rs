@@ -141,7 +141,8 @@ pub(super) fn samples(
             }
             let Ok(composed) = compose(&probe.operation, choice, target) else { continue };
             let sizes = Sizes { tokens: probe.rows.into(), context: probe.rows.into(), sequences: 1 };
-            let contents: Vec<_> = composed.slots.iter().map(|slot| contents(*slot, &probe.operation, sizes)).collect();
+            let contents = |slot: &Slot| contents(*slot, &probe.operation, sizes);
+            let contents: Vec<_> = composed.slots.iter().map(contents).collect::<Result<_, _>>()?;
             samples.push(measure(device, &probe.name, &composed, &contents, sizes)?);
         }
         bar.set(done + 1, total, Unit::Items);
@@ -210,31 +211,26 @@ pub(super) fn grid(grid: [Groups; 3], sizes: Sizes) -> Option<[u32; 3]> {
 }
 
 /// Numbers for a binding of one of the probes, in one sequence.
-fn contents(slot: Slot, operation: &Operation, sizes: Sizes) -> Vec<u8> {
+fn contents(slot: Slot, operation: &Operation, sizes: Sizes) -> Result<Vec<u8>, CliError> {
     let rows = sizes.tokens.next_multiple_of(ROW_BLOCK) as usize;
     let words = |words: Vec<u32>| words.into_iter().flat_map(u32::to_le_bytes).collect::<Vec<u8>>();
     let tokens = sizes.tokens as u32;
-    match slot {
+    Ok(match slot {
         Slot::Step => words(vec![tokens, 1, 0, 0]),
         Slot::Rows => words((0..rows as u32).flat_map(|row| [row.min(tokens - 1), 0, tokens, 0]).collect()),
         Slot::W => match operation {
             Operation::Linear { x, n, format, .. } => {
-                let count = x.stride as usize * n.next_multiple_of(4) as usize;
-                match format {
-                    Format::F32 => floats(count),
-                    // Numbers around a sixteenth.
-                    Format::F16 => (0..count).flat_map(|i| (0x2c00 | (i as u16 & 0x3ff)).to_le_bytes()).collect(),
-                    Format::Bf16 => (0..count).flat_map(|i| (0x3d80 | (i as u16 & 0x7f)).to_le_bytes()).collect(),
-                }
+                let width = x.width as usize;
+                let values: Vec<f32> = numbers(width * n.next_multiple_of(4) as usize).collect();
+                return format.pack(&values, width).map_err(|e| CliError::Failed(e.to_string()));
             }
             _ => Vec::new(),
         },
-        _ => floats(rows * WIDTH.max(RESULT[1]) as usize),
-    }
+        _ => numbers(rows * WIDTH.max(RESULT[1]) as usize).flat_map(f32::to_le_bytes).collect(),
+    })
 }
 
 /// Numbers between -1 and 1.
-fn floats(count: usize) -> Vec<u8> {
-    let number = |i: usize| (i.wrapping_mul(2_654_435_761) >> 8 & 0xffff) as f32 / 32_768.0 - 1.0;
-    (0..count).flat_map(|i| number(i).to_le_bytes()).collect()
+fn numbers(count: usize) -> impl Iterator<Item = f32> {
+    (0..count).map(|i| (i.wrapping_mul(2_654_435_761) >> 8 & 0xffff) as f32 / 32_768.0 - 1.0)
 }

@@ -10,10 +10,10 @@ mod reorder;
 use std::borrow::Cow;
 
 use egg::{Id, Language};
-use half::{bf16, f16};
-use warpweft_plan::{DType, Dim, Sizes};
+use warpweft_plan::{Dim, Sizes};
 
 use super::{Declarations, Fact, Graph, Op};
+use crate::formats::FormatError;
 
 /// A value: its shape and its elements, row-major.
 #[derive(Clone, Debug, PartialEq)]
@@ -121,8 +121,9 @@ impl Inputs for SourceInputs<'_> {
         let missing = || EvalError::Value(format!("no weight @{index}"));
         let decl = declarations.weights.get(index).ok_or_else(missing)?;
         let bytes = self.source.read(&decl.name).map_err(|e| EvalError::Value(e.problem))?;
-        let shape = decl.shape.iter().map(|&n| n as usize).collect();
-        Ok(Cow::Owned(Tensor::new(shape, decode(&bytes, decl.dtype))?))
+        let shape: Vec<usize> = decl.shape.iter().map(|&n| n as usize).collect();
+        let values = decl.dtype.decode(&bytes, shape.last().copied().unwrap_or(1));
+        Ok(Cow::Owned(Tensor::new(shape, values)?))
     }
 
     fn arg(&self, index: usize) -> Result<Cow<'_, Tensor>, EvalError> {
@@ -134,20 +135,8 @@ impl Inputs for SourceInputs<'_> {
     }
 }
 
-/// Little-endian elements as f32.
-pub fn decode(bytes: &[u8], dtype: DType) -> Vec<f32> {
-    let halves = || bytes.as_chunks::<2>().0.iter().map(|b| u16::from_le_bytes(*b));
-    let words = || bytes.as_chunks::<4>().0.iter().map(|b| u32::from_le_bytes(*b));
-    match dtype {
-        DType::F32 => words().map(f32::from_bits).collect(),
-        DType::U32 => words().map(|x| x as f32).collect(),
-        DType::F16 => halves().map(|h| f16::from_bits(h).to_f32()).collect(),
-        DType::BF16 => halves().map(|h| bf16::from_bits(h).to_f32()).collect(),
-    }
-}
-
 /// A graph that cannot be evaluated on these inputs.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum EvalError {
     /// An input is missing or does not have its declared shape.
     #[error("{0}")]
@@ -160,6 +149,9 @@ pub enum EvalError {
         /// Rows of the table.
         rows: usize,
     },
+    /// A weight that cannot be rounded to a format.
+    #[error(transparent)]
+    Format(#[from] FormatError),
 }
 
 /// The values of the graph's outputs, in order.
@@ -280,6 +272,9 @@ impl<'g> Evaluator<'g> {
                 reorder::slice(self.get(*x)?, self.int(*axis), self.int(*start), self.int(*len))
             }
             Op::Concat([axis, a, b]) => reorder::concat(self.get(*a)?, self.get(*b)?, self.int(*axis)),
+            Op::Quantize([format, w]) => self.quantize(*format, self.get(*w)?)?,
+            // The value of what is quantized is what it stands for.
+            Op::Dequantize([w]) => self.get(*w)?.clone(),
             Op::Gather([table, index]) => reorder::gather(self.get(*table)?, self.get(*index)?)?,
             Op::SplitHeads([x, n]) => reorder::split_heads(self.get(*x)?, self.int(*n)),
             Op::MergeHeads([x]) => reorder::merge_heads(self.get(*x)?),
@@ -360,6 +355,7 @@ impl<'g> Evaluator<'g> {
             Op::Int(_)
             | Op::Real(_)
             | Op::Size(_)
+            | Op::Format(_)
             | Op::Cache(_)
             | Op::Acc
             | Op::Acc2
@@ -372,6 +368,15 @@ impl<'g> Evaluator<'g> {
             }
         };
         Ok(value)
+    }
+
+    /// The nearest values that a format has.
+    fn quantize(&self, format: Id, w: &Tensor) -> Result<Tensor, EvalError> {
+        let Fact::Format(format) = self.graph.node(format).fact else {
+            return Err(EvalError::Value("quantize without a format".into()));
+        };
+        let stored = format.pack(&w.data, w.last())?;
+        Ok(Tensor { shape: w.shape.clone(), data: format.unpack(&stored, w.last()) })
     }
 
     /// The rows of `x` after a prologue.

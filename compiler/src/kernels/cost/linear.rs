@@ -54,7 +54,7 @@ impl LinearShape {
 
     /// Bytes to move at the least.
     pub(crate) fn bytes(&self) -> Dim {
-        let weight = i64::from(self.weights * self.format.bytes()) * i64::from(self.n) * i64::from(self.k);
+        let weight = i64::from(self.weights) * i64::from(self.n) * self.format.row_bytes(self.k as usize) as i64;
         let [more, all] = self.norm.map_or([0, 0], |norm| norm.operands);
         let [row, once] = [self.operands[0] + more, self.operands[1] + all];
         Dim::constant(weight + once) + self.rows.dim() * (4 * (i64::from(self.k) + i64::from(self.n)) + row)
@@ -84,6 +84,11 @@ impl LinearShape {
             Some(norm) if !(norm.afterwards && rows == 1) => norm.cost.statistics.times(fours),
             Some(_) | None => Work::default(),
         }
+    }
+
+    /// Loads of 16 bytes that so many vec4s of a weight's row take.
+    fn loads(&self, vec4s: u32) -> f64 {
+        loads(self.format, vec4s)
     }
 
     /// What unpacking so many vec4s of weights takes.
@@ -120,6 +125,11 @@ impl LinearShape {
     }
 }
 
+/// Loads of 16 bytes that so many vec4s of a weight's row take.
+fn loads(format: Format, vec4s: u32) -> f64 {
+    f64::from(vec4s * format.bits()) / 32.0
+}
+
 /// The fewest of `along` loads of w, each of which meets `each` vec4s of x, for which every lane has one of those to read.
 fn steps_per_iteration(along: u32, each: u32, lanes: u32) -> u32 {
     let wanted = (lanes / each).clamp(1, 4);
@@ -137,7 +147,7 @@ impl BroadcastTile {
         let rows = f64::from(self.rows);
         let fours = f64::from(self.fours * self.steps);
         // A load of 8 bytes saves little.
-        let vec4s_of_w = (f64::from(linear.format.bytes() * self.fours) / 4.0).max(0.7);
+        let vec4s_of_w = (linear.loads(1) * f64::from(self.fours)).max(0.7);
         let of_x = f64::from(self.loads(lanes));
         let spill = (rows * columns / f64::from(registers)).max(1.0).powf(1.5);
         let iteration = Work {
@@ -162,7 +172,7 @@ impl WorkgroupTile {
     pub(crate) fn launch(self, linear: &LinearShape) -> Launch {
         let columns = f64::from(4 * linear.weights);
         let rows = f64::from(self.rows);
-        let bytes = f64::from(linear.format.bytes()) / 4.0;
+        let bytes = linear.loads(1);
         let octet = Work {
             fmas: 8.0 * rows * columns + 8.0,
             // Filling workgroup memory is shared, but costs index arithmetic and a barrier.
@@ -188,7 +198,7 @@ impl SplitDot {
     pub(crate) fn launch(self, linear: &LinearShape) -> Launch {
         let columns = f64::from(4 * linear.weights);
         let rows = f64::from(self.rows);
-        let bytes = f64::from(linear.format.bytes()) / 2.0;
+        let bytes = linear.loads(2);
         let octet = Work { fmas: 8.0 * rows * columns, loads: columns * bytes + 2.0 * rows, ..Work::default() };
         // The last of the work is adding up through workgroup memory.
         let shared = columns / 4.0 * rows * f64::from(self.shares);
@@ -219,7 +229,7 @@ pub(crate) struct PerHeadShape {
 impl PerHeadShape {
     pub(crate) fn bytes(&self) -> Dim {
         let [heads, k, n] = [self.heads, self.k, self.n].map(i64::from);
-        Dim::constant(i64::from(self.format.bytes()) * heads * n * k) + self.rows.dim() * (4 * heads * (k + n))
+        Dim::constant(self.format.row_bytes(self.k as usize) as i64 * heads * n) + self.rows.dim() * (4 * heads * (k + n))
     }
 
     pub(crate) fn launch(&self) -> Launch {
@@ -228,7 +238,7 @@ impl PerHeadShape {
         let four = Work {
             fmas: 16.0 + 4.0 * self.format.decode(),
             loads: 1.0,
-            scattered: 4.0 * (f64::from(self.format.bytes()) / 4.0).max(0.7),
+            scattered: 4.0 * loads(self.format, 1).max(0.7),
             ..Work::default()
         };
         let stored = Work { loads: 1.0, ..Work::default() };

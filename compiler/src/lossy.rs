@@ -1,0 +1,180 @@
+//! The lossy stage: large weights are rounded to quantized formats, where that was asked for.
+//!
+//! Rounding is not an equality, so it is no rule: this stage puts `(dequantize (quantize FORMAT w))` in the place of `w` in
+//! the model's own graph, before it is rolled, and exact rules let kernels read what was rounded as it is stored.
+//!
+//! What is rounded is what a contraction reads, one row for each of its columns, so a weight that a checkpoint keeps
+//! transposed is transposed first; and the tables from which rows are gathered. Weights that come quantized stay as they are.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+
+use egg::Id;
+use warpweft_plan::DType;
+
+use crate::formats::{Format, Group, UnknownFormat};
+use crate::graph::{FactError, Graph, Op};
+
+/// Fewer elements are kept as they are: they save nothing.
+const FEWEST_ELEMENTS: i64 = 4096;
+/// Narrower rows are kept: a row's scale would weigh as much as its codes.
+const NARROWEST: i64 = 32;
+
+/// Which weights are rounded, and to what.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum Quantization {
+    /// None.
+    #[default]
+    None,
+    /// All large ones.
+    All(Scheme),
+    /// Those of these names, in the checkpoint, each to a format of its own. Of a product of several weights, such as one
+    /// with a gain, the first matrix gives the name.
+    Chosen(BTreeMap<String, Format>),
+}
+
+/// Formats for all large weights of a model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Scheme {
+    /// Of the matrices of the layers.
+    pub matrices: Format,
+    /// Of what stands before and after the layers, the embedding and the head: they meet every token and are more
+    /// sensitive. `None` keeps them.
+    pub ends: Option<Format>,
+}
+
+impl Scheme {
+    /// Names that stand for more than one format.
+    pub const NAMES: [&str; 3] = ["int8", "int4", "fp8"];
+}
+
+impl fmt::Display for Scheme {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.ends {
+            Some(ends) if ends == self.matrices => write!(f, "{}", self.matrices),
+            Some(ends) => write!(f, "{} with embedding and head {ends}", self.matrices),
+            None => write!(f, "{} with embedding and head kept", self.matrices),
+        }
+    }
+}
+
+impl FromStr for Scheme {
+    type Err = UnknownFormat;
+
+    /// The name of a quantized format, or `int4` for `int4-g32` and `fp8` for `fp8-g128`. With formats of four bits,
+    /// embedding and head are `int8`; with `fp8`, whose three bits of mantissa lose more than they save there, they are kept.
+    fn from_str(text: &str) -> Result<Scheme, UnknownFormat> {
+        let matrices = match text {
+            "int4" => Format::Int4 { group: Group::Of(32), zeros: true },
+            "fp8" => Format::Fp8(Group::Of(128)),
+            other => other.parse()?,
+        };
+        let ends = match matrices {
+            Format::F32 | Format::F16 | Format::Bf16 => return Err(UnknownFormat { found: text.to_owned() }),
+            Format::Fp8(_) => None,
+            Format::Int8(_) => Some(matrices),
+            Format::Int4 { .. } | Format::Mxfp4 | Format::Nf4(_) => Some(Format::Int8(Group::Row)),
+        };
+        Ok(Scheme { matrices, ends })
+    }
+}
+
+/// A weight that was rounded.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Rounding {
+    /// Its name in the checkpoint.
+    pub weight: String,
+    /// What it was rounded to.
+    pub format: Format,
+}
+
+/// The graph with its large weights rounded, and which these are.
+///
+/// # Errors
+/// None in practice: a rounded matrix has the shape of the matrix.
+pub fn round_weights(graph: &Graph, choice: &Quantization) -> Result<(Graph, Vec<Rounding>), FactError> {
+    let mut stage =
+        Stage { graph, choice, rounded: Graph::with_declarations(graph.declarations().clone()), roundings: Vec::new() };
+    let mut copies: Vec<Id> = Vec::with_capacity(graph.nodes().len());
+    for node in graph.nodes() {
+        stage.rounded.set_layer(node.layer);
+        let mut op = egg::Language::map_children(node.op.clone(), |c| copies[usize::from(c)]);
+        match (&node.op, &mut op) {
+            (Op::MatMul([_, weight]), Op::MatMul([_, copy])) => {
+                // A kernel reads a row of the weight for each column of the product.
+                *copy = match graph.node(*weight).op {
+                    Op::Transpose([stored]) => match stage.round(stored, copies[usize::from(stored)], node.layer)? {
+                        Some(rounded) => stage.rounded.transpose(rounded)?,
+                        None => *copy,
+                    },
+                    _ if stage.format(*weight, node.layer).is_some() => {
+                        let rows = stage.rounded.transpose(*copy)?;
+                        let rounded = stage.round(*weight, rows, node.layer)?.unwrap_or(rows);
+                        stage.rounded.transpose(rounded)?
+                    }
+                    _ => *copy,
+                };
+            }
+            (Op::Gather([table, _]), Op::Gather([copy, _])) => {
+                *copy = stage.round(*table, *copy, node.layer)?.unwrap_or(*copy);
+            }
+            _ => {}
+        }
+        copies.push(stage.rounded.add(op)?);
+    }
+    for output in graph.outputs() {
+        stage.rounded.add_output(output.name.clone(), copies[usize::from(output.id)]);
+    }
+    stage.roundings.sort();
+    stage.roundings.dedup();
+    Ok((stage.rounded, stage.roundings))
+}
+
+struct Stage<'g> {
+    graph: &'g Graph,
+    choice: &'g Quantization,
+    rounded: Graph,
+    roundings: Vec<Rounding>,
+}
+
+impl Stage<'_> {
+    /// `rows`, which has the values of `weight` row by row, rounded; `None` where it is kept.
+    fn round(&mut self, weight: Id, rows: Id, layer: Option<u32>) -> Result<Option<Id>, FactError> {
+        let Some((name, format)) = self.format(weight, layer) else { return Ok(None) };
+        self.roundings.push(Rounding { weight: name, format });
+        let quantized = self.rounded.quantize(rows, format)?;
+        Ok(Some(self.rounded.dequantize(quantized)?))
+    }
+
+    /// The name and the format of a weight that is to be rounded.
+    fn format(&self, weight: Id, layer: Option<u32>) -> Option<(String, Format)> {
+        let t = self.graph.node(weight).fact.tensor().filter(|t| t.constant && t.dtype.plain().is_some())?;
+        let [rows, width] = t.shape[..] else { return None };
+        let (rows, width) = (rows.as_constant()?, width.as_constant()?);
+        if t.dtype == DType::U32 || width < NARROWEST || rows.saturating_mul(width) < FEWEST_ELEMENTS {
+            return None;
+        }
+        let name = self.name(weight)?;
+        let format = match self.choice {
+            Quantization::None => None,
+            Quantization::All(scheme) if layer.is_some() => Some(scheme.matrices),
+            Quantization::All(scheme) => scheme.ends,
+            Quantization::Chosen(formats) => formats.get(&name).copied().filter(|format| format.is_quantized()),
+        };
+        Some((name, format?))
+    }
+
+    /// The first matrix that an expression of weights is made of; `None` where one of them is quantized already.
+    fn name(&self, weight: Id) -> Option<String> {
+        let node = self.graph.node(weight);
+        if let Op::Weight(w) = node.op {
+            let decl = &self.graph.declarations().weights[w.0 as usize];
+            return (decl.shape.len() == 2).then(|| decl.name.clone());
+        }
+        if matches!(node.op, Op::Dequantize(_) | Op::Quantize(_)) {
+            return None;
+        }
+        egg::Language::children(&node.op).iter().find_map(|&c| self.name(c))
+    }
+}
