@@ -111,7 +111,7 @@ impl CostModel<'_> {
             Op::Rms(_) | Op::Layer(_) | Op::Then(_) | Op::Format(_) => return free,
             Op::Quantize(_) | Op::Dequantize(_) => return free,
             Op::MatMul(_) | Op::Transpose(_) | Op::Concat(_) | Op::SplitHeads(_) | Op::MergeHeads(_) => return None,
-            Op::RepeatHeads(_) | Op::Softmax(_) | Op::Scores(_) => return None,
+            Op::RepeatHeads(_) | Op::Softmax(_) | Op::Scores(_) | Op::GatherColumns(_) => return None,
         };
         let bytes = moved + operands + second_copy;
         Some(self.dispatch + first + (bytes / self.bandwidth).max(fmas / self.fmas))
