@@ -191,7 +191,7 @@ impl<'w> CostModel<'w> {
             }
             Op::Format(_) | Op::Quantize(_) | Op::Dequantize(_) => return free,
             Op::MatMul(_) | Op::Transpose(_) | Op::Concat(_) | Op::SplitHeads(_) | Op::MergeHeads(_) => return None,
-            Op::RepeatHeads(_) | Op::Softmax(_) | Op::Scores(_) => return None,
+            Op::RepeatHeads(_) | Op::Softmax(_) | Op::Scores(_) | Op::GatherColumns(_) => return None,
         };
         Some(seconds + self.second_copies(egraph, node))
     }

@@ -418,6 +418,7 @@ impl Lowering<'_> {
             | Op::Candidates(_)
             | Op::RepeatHeads(_)
             | Op::Softmax(_)
+            | Op::GatherColumns(_)
             | Op::BandMask(_)
             | Op::NormedLinear(_)
             | Op::NormedLinearPair(_)
