@@ -65,6 +65,8 @@ pub struct Compiled {
     pub phases: Vec<PhaseReport>,
     /// The text of the phase that [`Options::dump`] names.
     pub dump: Option<String>,
+    /// The weights that are rounded when they are packed.
+    pub roundings: Vec<Rounding>,
 }
 
 /// A model that cannot be compiled.
@@ -181,7 +183,7 @@ pub fn compile(
         vec![format!("{} proofs of {} steps", proofs().count(), proofs().map(|p| p.steps.len()).sum::<usize>())];
     log.end(Phase::Proved, 0, notes, || proofs_text(&told));
     plan.provenance = Some(told);
-    Ok(Compiled { plan, packing, phases: log.phases, dump: log.dump })
+    Ok(Compiled { plan, packing, phases: log.phases, dump: log.dump, roundings })
 }
 
 /// One target's and range's programs of all bodies.

@@ -81,12 +81,14 @@ impl FromStr for Scheme {
 }
 
 /// A weight that was rounded.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Rounding {
     /// Its name in the checkpoint.
     pub weight: String,
     /// What it was rounded to.
     pub format: Format,
+    /// Its rows as they are rounded, over the checkpoint's weights: one output.
+    pub rows: Graph,
 }
 
 /// The graph with its large weights rounded, and which these are.
@@ -126,8 +128,6 @@ pub fn round_weights(graph: &Graph, choice: &Quantization) -> Result<(Graph, Vec
     for output in graph.outputs() {
         stage.rounded.add_output(output.name.clone(), copies[usize::from(output.id)]);
     }
-    stage.roundings.sort();
-    stage.roundings.dedup();
     Ok((stage.rounded, stage.roundings))
 }
 
@@ -142,7 +142,13 @@ impl Stage<'_> {
     /// `rows`, which has the values of `weight` row by row, rounded; `None` where it is kept.
     fn round(&mut self, weight: Id, rows: Id, layer: Option<u32>) -> Result<Option<Id>, FactError> {
         let Some((name, format)) = self.format(weight, layer) else { return Ok(None) };
-        self.roundings.push(Rounding { weight: name, format });
+        // An embedding that is the head too is one weight.
+        if !self.roundings.iter().any(|known| known.weight == name && known.format == format) {
+            let mut expression = Graph::default();
+            let value = copy(&self.rounded, rows, &mut expression)?;
+            expression.add_output("value", value);
+            self.roundings.push(Rounding { weight: name, format, rows: expression });
+        }
         let quantized = self.rounded.quantize(rows, format)?;
         Ok(Some(self.rounded.dequantize(quantized)?))
     }
@@ -177,4 +183,17 @@ impl Stage<'_> {
         }
         egg::Language::children(&node.op).iter().find_map(|&c| self.name(c))
     }
+}
+
+/// Copies an expression of weights, with the declarations that it needs.
+fn copy(graph: &Graph, id: Id, into: &mut Graph) -> Result<Id, FactError> {
+    let mut op = graph.node(id).op.clone();
+    if let Op::Weight(w) = op {
+        let weight = into.declare_weight(graph.declarations().weights[w.0 as usize].clone());
+        return into.add(Op::Weight(weight));
+    }
+    for child in egg::Language::children_mut(&mut op) {
+        *child = copy(graph, *child, into)?;
+    }
+    into.add(op)
 }

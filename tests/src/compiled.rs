@@ -1,5 +1,6 @@
 //! From an imported checkpoint to a plan in memory.
 
+use warpweft_compiler::lossy::Quantization;
 use warpweft_compiler::target::Target;
 use warpweft_compiler::{Compiled, Options, WeightChoice, compile};
 use warpweft_models::Imported;
@@ -7,11 +8,24 @@ use warpweft_plan::{Assets, Plan, PlanError, PlanFile, PlanWriter};
 
 /// Compiles for the named targets; all of them if none is named.
 pub fn compiled(model: &Imported, targets: &[&str], weights: WeightChoice) -> Compiled {
-    let targets = match targets {
+    compiled_with(model, Options { targets: named(targets), weights, ..Options::default() })
+}
+
+/// The same with weights rounded as `--quantize` says.
+pub fn quantized(model: &Imported, targets: &[&str], quantize: &str) -> Compiled {
+    let quantize = Quantization::All(quantize.parse().unwrap());
+    compiled_with(model, Options { targets: named(targets), quantize, ..Options::default() })
+}
+
+fn compiled_with(model: &Imported, options: Options) -> Compiled {
+    compile(&model.graph, &model.info, &options, &mut |_| ()).unwrap()
+}
+
+fn named(targets: &[&str]) -> Vec<&'static Target> {
+    match targets {
         [] => Target::all().iter().collect(),
         names => names.iter().map(|name| Target::named(name).unwrap()).collect(),
-    };
-    compile(&model.graph, &model.info, &Options { targets, weights, ..Options::default() }, &mut |_| ()).unwrap()
+    }
 }
 
 /// The plan file of a compiled model.

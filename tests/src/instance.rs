@@ -134,7 +134,6 @@ impl Instantiation<'_> {
             Some(Op::Slice([x, ..])) if matches!(self.op(x), Some(Op::Dequantize(_))) => {
                 Want::Weight(1 + self.random.below(7) as i64, self.inner)
             }
-            Some(Op::HeadLinear(_)) => Want::Activation(self.rows, self.heads * (1 + self.random.below(4) as i64)),
             Some(Op::Gather(_)) => Want::Activation(Dim::TOKENS, self.inner),
             _ => Want::Activation(self.rows, 1 + self.random.below(7) as i64),
         }
@@ -180,9 +179,6 @@ impl Instantiation<'_> {
             (Op::Transpose(_), Want::HeadsTransposed(h, width)) => vec![Want::Heads(*h, *width)],
             (Op::Dequantize(_), Want::Weight(n, k)) => vec![Want::Quantized(*n, *k)],
             (Op::Gather(_), Want::Activation(_, n)) => vec![Want::Weight(14, *n), Want::Index],
-            (Op::HeadLinear(_), Want::Activation(rows, n)) => {
-                vec![Want::Activation(*rows, h * k), Want::Weight(*n, k), Want::Int(h)]
-            }
             (Op::SplitHeads(_), Want::Heads(h, width)) => vec![Want::Activation(rows, h * width), Want::Int(*h)],
             (Op::RepeatHeads(_), Want::Heads(h, width)) => vec![Want::Heads(g, *width), Want::Int(h / g)],
             (Op::MergeHeads(_), _) => vec![Want::Heads(h, d)],

@@ -7,7 +7,7 @@ use warpweft_compiler::WeightChoice;
 use warpweft_compiler::graph::eval::{SourceInputs, evaluate};
 use warpweft_models::{Imported, import};
 use warpweft_runtime::Model;
-use warpweft_tests::{Reference, Runner, compiled, fixture, minilm, plan_file, runners, worst};
+use warpweft_tests::{Reference, Runner, compiled, fixture, minilm, plan_file, quantized, runners, worst};
 
 const WIDTH: usize = 384;
 /// Against the reference: fp32 arithmetic on both sides.
@@ -56,6 +56,30 @@ fn every_text_alone_and_among_others() {
             assert!(difference <= REFERENCE, "{runner}: {text:?} is off by {difference:e}");
             let moved = worst(&alone.vectors.values, among.vectors.row(i * 3).unwrap());
             assert!(moved <= COMPANY, "{runner}: {text:?} moves by {moved:e} in company");
+        }
+    }
+}
+
+/// The least mean cosine between vectors of rounded weights and the references.
+const COSINES: [(&str, f32); 4] = [("int8", 0.9995), ("fp8", 0.995), ("int4", 0.98), ("mxfp4", 0.95)];
+
+#[test]
+fn rounded_weights_give_nearly_the_same_vectors() {
+    let imported = import(&minilm()).unwrap();
+    let references = references();
+    for (name, least) in COSINES {
+        for runner in runners() {
+            let mut model = runner.open(plan_file(&imported, &quantized(&imported, &[&runner.target.name], name)));
+            let texts: Vec<&str> = references.iter().map(|(text, _)| text.as_str()).collect();
+            let found = model.embed(&texts).unwrap();
+            let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(x, y)| x * y).sum::<f32>();
+            let cosine = |(i, (_, expected)): (usize, &(String, Vec<f32>))| {
+                let found = found.vectors.row(i).unwrap();
+                dot(found, expected) / (dot(found, found) * dot(expected, expected)).sqrt()
+            };
+            let mean = references.iter().enumerate().map(cosine).sum::<f32>() / references.len() as f32;
+            println!("{name}, {runner}: mean cosine {mean:.5}");
+            assert!(mean >= least, "{name}, {runner}: mean cosine {mean}");
         }
     }
 }

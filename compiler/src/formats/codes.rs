@@ -31,7 +31,8 @@ impl Format {
     ///
     /// # Errors
     /// A format of floats; lengths that don't fit; a scale or zero point that the format cannot hold without rounding it
-    /// (int4 with zero points: scales of 16 bits of precision, zero points that are multiples of 1/8 from 0 to 31.875;
+    /// (int4 with zero points: scales of 16 bits of precision, zero points that are multiples of 1/8 from 0 to 31.875, in a
+    /// group that the row's end cuts a whole code;
     /// mxfp4: powers of two); a code that is no number, such as the NaN of fp8; a value that is not finite.
     pub fn assemble(self, codes: &Codes<'_>, width: usize) -> Result<Vec<u8>, FormatError> {
         self.check_groups()?;
@@ -58,7 +59,13 @@ impl Format {
                 if !self.holds_scale(scale) {
                     return Err(parameter("scale", scale));
                 }
-                if !self.holds_zero(zero) {
+                // What is behind the row's end has to be zero.
+                let padded = group + 1 == groups && self.last_is_padded(width);
+                let odd = padded
+                    && (Parameters { scale: 1.0, zero }).value(f32::from(self.padding(Parameters { scale, zero })))
+                        != 0.0;
+                let odd = odd && matches!(self, Format::Int4 { .. });
+                if !self.holds_zero(zero) || odd {
                     return Err(parameter("zero point", zero));
                 }
                 let parameters = Parameters { scale, zero };
@@ -73,7 +80,8 @@ impl Format {
                 }
                 self.put_parameters(parameters, group, &mut stored[self.code_bytes(width)..]);
             }
-            self.put_codes(values, stored);
+            let last = self.parameters(groups - 1, &stored[self.code_bytes(width)..]);
+            self.put_codes(values, self.padding(last), stored);
         }
         Ok(bytes)
     }

@@ -6,6 +6,8 @@
 //! codes, padded to 16 bytes | one 32-bit word for each group (mxfp4: one byte), padded to 16 bytes
 //! ```
 //!
+//! What stands behind the row's last column is zero: its code, or where a group begins there, its scale.
+//!
 //! Codes of eight bits stand in order. Codes of four bits stand by octets of columns, one 32-bit word each: byte i of a
 //! word holds column i in its low half and column i + 4 in its high half, so that a mask gives four columns as bytes.
 
@@ -74,16 +76,26 @@ impl Format {
         }
     }
 
-    /// Writes a row's codes, one byte each, to where they are stored.
-    pub(super) fn put_codes(self, codes: &[u8], stored: &mut [u8]) {
+    /// Writes a row's codes, one byte each, to where they are stored; behind them stands `padding`, the code of zero.
+    pub(super) fn put_codes(self, codes: &[u8], padding: u8, stored: &mut [u8]) {
         if self.bits() == 8 {
+            // The code of zero is 0, which is there already.
             stored[..codes.len()].copy_from_slice(codes);
             return;
         }
-        for (octet, word) in codes.chunks(8).zip(stored.as_chunks_mut::<4>().0) {
-            for (i, &code) in octet.iter().enumerate() {
-                word[i % 4] |= code << (4 * (i / 4));
-            }
+        let width = codes.len();
+        for column in 0..self.code_bytes(width) * 2 {
+            let code = codes.get(column).copied().unwrap_or(padding);
+            stored[column / 8 * 4 + column % 4] |= code << (4 * (column / 4 % 2));
+        }
+    }
+
+    /// The last group of a row has columns behind the row's end.
+    pub(super) fn last_is_padded(self, width: usize) -> bool {
+        match self.group() {
+            Some(Group::Of(n)) => width % n as usize != 0,
+            Some(Group::Row) => width * self.bits() as usize % (8 * LOAD) != 0,
+            None => false,
         }
     }
 

@@ -5,7 +5,7 @@
 //! four at once (`HalfF16`) and unpacks them with `half_…`.
 //!
 //! A row of a quantized weight is first its codes and then the parameters of its groups (see `layout.rs`). A shader loads
-//! sixteen bytes of codes at once and turns four of them into levels with `levels_…`; a value is a level times its
+//! sixteen bytes of codes at once and turns four of them, a byte each, into levels with `levels_…`; a value is a level times its
 //! group's scale, or a level less its group's zero point, times the scale.
 
 mod bf16;
@@ -134,11 +134,11 @@ impl Format {
         match self {
             Format::F32 => 0.0,
             Format::F16 | Format::Bf16 => 4.0,
-            // Taken apart and converted.
-            Format::Int8(_) => 8.0,
-            Format::Int4 { .. } => 10.0,
-            // Rearranged bit by bit, or looked up.
-            Format::Fp8(_) | Format::Mxfp4 | Format::Nf4(_) => 16.0,
+            // Cut out and convert; where a group has a scale of its own, that is one more.
+            Format::Int8(_) | Format::Int4 { .. } => 8.0,
+            Format::Fp8(_) => 28.0,
+            Format::Mxfp4 => 24.0,
+            Format::Nf4(_) => 72.0,
         }
     }
 

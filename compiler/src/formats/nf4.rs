@@ -21,6 +21,9 @@ const LEVELS: [f32; 16] = [
     1.0,
 ];
 
+/// The code of zero.
+pub(super) const ZERO: u8 = 7;
+
 /// The greatest value becomes 1 or -1.
 pub(super) fn scale(values: &[f32]) -> f32 {
     super::quantize::scale_of(magnitude(values), 1.0)

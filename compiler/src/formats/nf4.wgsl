@@ -1,7 +1,6 @@
-// Thirty-two names of quantiles: the quantiles of four of them, found by halving.
-fn levels_nf4(packed: vec4<u32>, h: u32) -> vec4<f32> {
-    let codes = packed[h / 2u] >> (4u * (h % 2u));
-    let bits = unpack4xU8(codes & 0x0f0f0f0fu);
+// Four names of quantiles, one in each byte: the quantiles, found by halving.
+fn levels_nf4(codes: u32) -> vec4<f32> {
+    let bits = unpack4xU8(codes);
     let b0 = (bits & vec4<u32>(1u)) != vec4<u32>(0u);
     let b1 = (bits & vec4<u32>(2u)) != vec4<u32>(0u);
     let b2 = (bits & vec4<u32>(4u)) != vec4<u32>(0u);

@@ -94,8 +94,10 @@ impl Format {
             }
             Format::Int4 { zeros: true, .. } => {
                 let scale = int4::representable(scale);
-                let steps = [-1.0, -0.5, 0.0, 0.5, 1.0].map(|step| GroupFit { scale, zero: plain.zero + step });
-                steps.into_iter().filter(|fit| self.holds_zero(fit.zero) && self.is_finite(*fit)).collect()
+                let steps = [-1.0, 0.0, 1.0].map(|step| GroupFit { scale, zero: plain.zero + step });
+                // Beyond 15 no code would be zero.
+                let held = |fit: &GroupFit| (0.0..=15.0).contains(&fit.zero) && self.is_finite(*fit);
+                steps.into_iter().filter(held).collect()
             }
             Format::F32 | Format::F16 | Format::Bf16 => Vec::new(),
             Format::Int8(_) | Format::Int4 { zeros: false, .. } | Format::Fp8(_) | Format::Nf4(_) => {
@@ -133,6 +135,15 @@ impl Format {
             Format::Nf4(_) => nf4::code(x),
         };
         (code, self.level(code).map_or(f32::NAN, |level| fit.value(level)))
+    }
+
+    /// The code of zero in a group whose zero point is a whole code.
+    pub(super) fn padding(self, fit: Parameters) -> u8 {
+        match self {
+            Format::Int4 { .. } => int4::code(0.0, fit.zero),
+            Format::Nf4(_) => nf4::ZERO,
+            Format::F32 | Format::F16 | Format::Bf16 | Format::Int8(_) | Format::Fp8(_) | Format::Mxfp4 => 0,
+        }
     }
 
     /// The level of a code: NaN for NaN, `None` where there is no such code (or no codes).
@@ -221,7 +232,8 @@ impl Format {
                 self.round_all(values, fit, codes);
                 self.put_parameters(fit, group, &mut stored[self.code_bytes(width)..]);
             }
-            self.put_codes(&codes, stored);
+            let last = self.parameters(self.groups(width) - 1, &stored[self.code_bytes(width)..]);
+            self.put_codes(&codes, self.padding(last), stored);
         }
         Ok(bytes)
     }

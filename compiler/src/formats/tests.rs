@@ -94,7 +94,7 @@ fn every_code_point_survives() {
                 Format::Mxfp4 => scales,
                 _ => scales.iter().map(|s| s * 1.328125).collect(),
             };
-            let zeros: Vec<f32> = (0..groups).map(|g| g as f32 + 0.625).collect();
+            let zeros: Vec<f32> = (0..groups).map(|g| g as f32 + 5.0).collect();
             let zeros = matches!(format, Format::Int4 { zeros: true, .. }).then_some(zeros);
             let stored = StoredCodes { codes: codes.clone(), scales: scales.clone(), zeros: zeros.clone() };
             let given = Codes { codes: &codes, scales: &scales, zeros: zeros.as_deref() };
@@ -233,6 +233,24 @@ fn zeros_stay_zeros() {
     }
 }
 
+/// A row of as many columns as are stored, group after group, goes on with zeros.
+#[test]
+fn zeros_stand_behind_the_end_of_a_row() {
+    for format in Format::QUANTIZED {
+        for width in [1, 7, 8, 40, 100, 129] {
+            let bytes = format.pack(&noise(width), width).unwrap();
+            let columns = format.code_bytes(width) * 8 / format.bits() as usize;
+            for column in width..columns {
+                let group = column / format.group_width(width);
+                let group = if matches!(format.group(), Some(Group::Row)) { 0 } else { group };
+                let fit = format.parameters(group, &bytes[format.code_bytes(width)..]);
+                let level = format.level(format.code(&bytes, column)).unwrap();
+                assert_eq!(fit.value(level), 0.0, "{format}: column {column} behind {width}");
+            }
+        }
+    }
+}
+
 #[test]
 fn extreme_magnitudes_stay_finite_and_near() {
     for format in Format::QUANTIZED {
@@ -279,6 +297,10 @@ fn refuses_codes_that_are_no_numbers_and_parameters_that_it_cannot_hold() {
         let error = assemble(format, 1, 1.0, Some(zero)).unwrap_err();
         assert!(matches!(error, FormatError::Parameter { what: "zero point", .. }), "{error}");
     }
+    // A group that the row's end cuts needs a code of zero behind it; one that ends there does not.
+    let wide = Format::Int4 { group: Group::Of(32), zeros: true };
+    assert!(assemble(wide, 1, 1.0, Some(3.125)).is_err() && assemble(wide, 1, 1.0, Some(16.0)).is_err());
+    assert!(assemble(int4, 1, 1.0, Some(3.125)).is_ok() && assemble(wide, 1, 1.0, Some(15.0)).is_ok());
     // Powers and scales of half floats are held, also at the ends.
     for scale in [65504.0, 2f32.powi(-24), 3.0 * 2f32.powi(-24), half::bf16::MAX.to_f32() / 32.0] {
         assert!(assemble(int4, 15, scale, Some(4.0)).is_ok(), "{scale}");

@@ -269,7 +269,7 @@ impl Draft<'_> {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::panic)]
     use super::*;
-    use crate::formats::Format;
+    use crate::formats::{Format, Group};
     use crate::kernels::spec::*;
 
     const FILES: [(&str, &str); 17] = [
@@ -333,8 +333,8 @@ mod tests {
     fn operations() -> Vec<Operation> {
         let bias = || Term::Binary(Binary::Add, Box::new(Term::Acc), Box::new(Term::Operand(0)));
         let gelu = Term::Unary(Unary::Gelu, Box::new(bias()));
-        let gate =
-            Term::Binary(Binary::Mul, Box::new(Term::Unary(Unary::Silu, Box::new(Term::Acc))), Box::new(Term::Acc2));
+        let silu = || Box::new(Term::Unary(Unary::Silu, Box::new(Term::Acc)));
+        let gate = || Term::Binary(Binary::Mul, silu(), Box::new(Term::Acc2));
         let linear = |format, paired, term, operands| Operation::Linear {
             x: View::whole(60),
             n: 30,
@@ -373,7 +373,7 @@ mod tests {
             rows: Rows::Tokens,
         };
         let mut operations = vec![
-            linear(Format::Bf16, true, gate, Vec::new()),
+            linear(Format::Bf16, true, gate(), Vec::new()),
             attention(32, 4),
             attention(15, 2),
             attention(256, 1),
@@ -410,6 +410,30 @@ mod tests {
             _ => None,
         };
         operations.extend(operations.iter().filter_map(normed).flatten().collect::<Vec<_>>());
+        // A format for each way to scale and each function that unpacks.
+        let (odd, quarter) = (Group::Of(24), Group::Of(8));
+        let quantized = [
+            Format::Int8(Group::Row),
+            Format::Int8(Group::Of(32)),
+            Format::Int4 { group: Group::Of(64), zeros: true },
+            Format::Int4 { group: quarter, zeros: true },
+            Format::Int4 { group: Group::Row, zeros: true },
+            Format::Int4 { group: odd, zeros: false },
+            Format::Fp8(Group::Of(128)),
+            Format::Mxfp4,
+            Format::Nf4(Group::Row),
+        ];
+        for format in quantized {
+            let [prologue, ..] = prologues();
+            let plain = linear(format, false, gelu.clone(), vec![Operand::Vector]);
+            operations.push(Operation::NormedLinear { prologue, linear: Box::new(plain.clone()) });
+            operations.push(plain);
+            operations.push(linear(format, true, gate(), Vec::new()));
+            let x = View { width: 36, stride: 64, offset: 5 };
+            operations.push(Operation::PerHead { x, heads: 3, n: 7, format, rows: Rows::Tokens });
+            let (term, operands) = (Term::Operand(0), vec![gather(format, 7, Index::Ids)]);
+            operations.push(Operation::Map { width: 60, term, operands, rows: Rows::Tokens });
+        }
         operations.extend(cached_operations());
         operations
     }

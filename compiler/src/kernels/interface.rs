@@ -7,6 +7,7 @@ use warpweft_plan::{Access, Binding, PAD};
 
 use super::spec::{Index, Operand, Rows, Term, View};
 use super::term::{Function, expression, reads};
+use super::weights::Weights;
 use super::{KernelError, Slot};
 use crate::formats::Format;
 use crate::target::Target;
@@ -45,12 +46,17 @@ impl Interface {
         self.functions.push(text);
     }
 
-    /// Binds a matrix and defines `load_name(m, n4) -> vec4<f32>`, which may be asked for any `n4` and gives finite
-    /// numbers beyond the view's width.
+    /// Binds a matrix and defines `load_name(m, n4) -> vec4<f32>`, which may be asked for any `n4` of the padded row and
+    /// gives finite numbers beyond the view's width.
     pub(crate) fn view(&mut self, slot: Slot, name: &str, view: View) -> Result<(), KernelError> {
+        self.view_up_to(slot, name, view, view.width.next_multiple_of(PAD as u32))
+    }
+
+    /// The same for `n4` up to those of `reach` columns, a multiple of four.
+    pub(crate) fn view_up_to(&mut self, slot: Slot, name: &str, view: View, reach: u32) -> Result<(), KernelError> {
         check_view(name, view)?;
         self.bind(slot, name, Access::Read, view_type(view));
-        self.function(load_view(name, view));
+        self.function(load_view(name, view, reach));
         Ok(())
     }
 
@@ -84,24 +90,14 @@ impl Interface {
                     }
                     self.view(slot(i), &name, view)?;
                 }
-                Operand::Gather { format, first, rows: window, .. } => {
+                Operand::Gather { format, rows: window, .. } => {
                     if rows != Rows::Tokens || window == 0 {
                         return Err(KernelError::Shape(format!("operand {i} gathers without tokens or rows")));
                     }
-                    self.formats.insert(format);
-                    self.bind(slot(i), &name, Access::Read, &format!("array<{}>", format.packed()));
-                    let k8 = width.div_ceil(PAD as u32);
-                    let suffix = format.name();
+                    self.bind(slot(i), &name, Access::Read, &format!("array<{}>", Weights::table_kind(format)));
                     self.kept.push(format!("index_{name}(m) < {window}u"));
-                    self.function(format!(
-                        "fn load_{name}(m: u32, n4: u32) -> vec4<f32> {{
-    let packed = {name}[min(index_{name}(m), {last}u) * {k8}u + n4 / 2u];
-    return select(low_{suffix}(packed), high_{suffix}(packed), n4 % 2u == 1u);
-}}
-",
-                        last = window - 1,
-                    ));
-                    let _ = first;
+                    let row = format!("min(index_{name}(m), {}u)", window - 1);
+                    Weights::table(self, format, width, &name, "m: u32, n4: u32", &row);
                 }
             }
         }
@@ -205,9 +201,12 @@ impl Interface {
             slots.push(slot);
             bindings.push(Binding { name, access });
         }
-        let formats = self.formats.iter().map(|f| f.wgsl());
+        let mut formats: Vec<&str> = self.formats.iter().map(|f| f.wgsl()).collect();
+        // Formats with groups of different sizes share their functions.
+        formats.dedup();
         let library = self.library.iter().map(|f| f.wgsl());
-        let functions: Vec<&str> = formats.chain(library).chain(self.functions.iter().map(String::as_str)).collect();
+        let functions: Vec<&str> =
+            formats.into_iter().chain(library).chain(self.functions.iter().map(String::as_str)).collect();
         Ok(Bound { slots, bindings, declarations, functions: functions.join("\n") })
     }
 }
@@ -238,11 +237,11 @@ pub(crate) fn view_type(view: View) -> &'static str {
     if by_four(view) { "array<vec4<f32>>" } else { "array<f32>" }
 }
 
-fn load_view(name: &str, view: View) -> String {
+fn load_view(name: &str, view: View, reach: u32) -> String {
     let (stride, offset, width) = (view.stride, view.offset, view.width);
     if by_four(view) {
         let last = (stride - offset) / 4 - 1;
-        let column = if last + 1 < width.next_multiple_of(PAD as u32) / 4 {
+        let column = if last + 1 < reach.max(width.next_multiple_of(PAD as u32)) / 4 {
             format!("min(n4, {last}u)")
         } else {
             "n4".to_owned()

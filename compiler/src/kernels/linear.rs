@@ -1,6 +1,6 @@
 //! Contractions: `out[m, n] = epilogue(Σ_k x[m, k] · w[n, k])`.
 
-use warpweft_plan::{Access, Dim, PAD};
+use warpweft_plan::{Dim, PAD};
 
 use super::KernelError;
 use super::compose::{Choice, Composed, Draft, RowRange, Slot};
@@ -9,6 +9,7 @@ use super::interface::{Interface, check_view, count};
 use super::prologue::Normed;
 use super::spec::{Operand, Operation, Rows, Term, View};
 use super::term::reads;
+use super::weights::{Scaling, Weights};
 use crate::formats::Format;
 use crate::target::Target;
 
@@ -19,7 +20,8 @@ pub struct BroadcastTile {
     pub rows: u32,
     /// vec4s of columns of a lane.
     pub columns4: u32,
-    /// vec4s of x that a load of w meets: two where eight weights are loaded at once, one where four are.
+    /// vec4s of x that a load of w meets: two where eight weights are loaded at once, one where four are, up to eight of
+    /// quantized ones.
     pub fours: u32,
     /// Loads of w along k in one iteration.
     pub steps: u32,
@@ -41,6 +43,8 @@ pub struct SplitDot {
     pub rows: u32,
     /// Invocations that share four columns.
     pub shares: u32,
+    /// vec4s of x that a load of w meets.
+    pub fours: u32,
 }
 
 /// Invocations of a workgroup that uses workgroup memory.
@@ -97,49 +101,22 @@ impl<'a> Linear<'a> {
         self.n.div_ceil(4)
     }
 
+    /// How it reads its weights, so many vec4s at a load.
+    fn stored(&self, fours: u32) -> Weights {
+        Weights { format: self.format, width: self.x.width, fours }
+    }
+
     /// Bindings and functions, in binding order: x, w, w2, operands, tables, out, step. `fours` is how many times four
     /// weights are loaded at once.
     fn interface(&self, fours: u32) -> Result<Interface, KernelError> {
         let mut interface = Interface::default();
-        interface.view(Slot::X, "x", self.x)?;
+        let stored = self.stored(fours);
+        interface.view_up_to(Slot::X, "x", self.x, stored.reach())?;
         interface.function(format!("fn last_row() -> u32 {{\n    return {} - 1u;\n}}\n", count(self.rows)));
-        interface.format(self.format);
-        let suffix = self.format.name();
-        let kind = if fours == 2 { self.format.packed() } else { self.format.half() };
-        let row = if fours == 2 { "K8" } else { "(K8 * 2u)" };
-        interface.bind(Slot::W, "w", Access::Read, &format!("array<{kind}>"));
-        if self.paired {
-            interface.bind(Slot::W2, "w2", Access::Read, &format!("array<{kind}>"));
-        }
-        let second = if self.paired {
-            format!("    if (p == 1u) {{\n        return w2[n * {row} + k];\n    }}\n")
-        } else {
-            String::new()
-        };
-        let unpack = if fours == 2 {
-            format!(
-                "    if (h == 1u) {{
-        return high_{suffix}(packed);
-    }}
-    return low_{suffix}(packed);
-"
-            )
-        } else {
-            format!("    return half_{suffix}(packed);\n")
-        };
-        interface.function(format!(
-            "alias Packed = {kind};
-
-fn load_w(p: u32, n: u32, k: u32) -> Packed {{
-{second}    return w[n * {row} + k];
-}}
-
-fn unpack(packed: Packed, h: u32) -> vec4<f32> {{
-{unpack}}}
-"
-        ));
+        let bindings = [(Slot::W, "w"), (Slot::W2, "w2")];
+        stored.functions(&mut interface, &bindings[..self.weights() as usize]);
         if let Some(norm) = self.norm {
-            norm.functions(&mut interface)?;
+            norm.functions(&mut interface, stored.reach())?;
         }
         interface.operands(self.operands, self.n, self.rows)?;
         interface.epilogue_with("epilogue", self.term, &self.vectors())?;
@@ -185,6 +162,56 @@ fn unpack(packed: Packed, h: u32) -> vec4<f32> {{
         vec![("columns", columns), ("result", format!("store(m, column4, epilogue(m, column4, {arguments}));"))]
     }
 
+    /// The slots that read scales and multiply with them, of files whose loads of w are `ws`.
+    fn scales(&self, stored: Weights, tile: &ScaledTile<'_>) -> Vec<(&'static str, String)> {
+        let ScaledTile { columns, weight, row, load, loads, packed, within, sum } = *tile;
+        match stored.scaling() {
+            Scaling::None => Vec::new(),
+            Scaling::Unpacked => {
+                let groups = stored.groups_in(loads);
+                let read =
+                    stored.load_scales(loads, [weight, "n_scale + j", load], &format!("(c * 4u + j) * {groups}u"));
+                let scales = format!(
+                    "var ss: array<Scale, {columns} * 4u * {groups}u>;
+//# unroll
+for (var c = 0u; c < {columns}; c++) {{
+let n_scale = {row};
+//# unroll
+for (var j = 0u; j < 4u; j++) {{
+{read}}}
+}}
+"
+                );
+                let fours = stored.fours * loads;
+                let weights: String = (0..4)
+                    .map(|j| {
+                        let scale = format!("ss[({packed} + {j}u) * {groups}u + ({within}) * {groups}u / {fours}u]");
+                        format!("let w{j} = scaled(unpack(ws[{packed} + {j}u], h), {scale});\n")
+                    })
+                    .collect();
+                vec![("scales", scales), ("weights", weights)]
+            }
+            Scaling::Afterwards => {
+                let of_row = |j: u32| format!("scale_of(load_parameter({weight}, n_scale + {j}u, 0u), 0u)");
+                let of_rows: Vec<String> = (0..4).map(of_row).collect();
+                let afterwards = format!(
+                    "//# unroll
+for (var c = 0u; c < {columns}; c++) {{
+let n_scale = {row};
+let scales = vec4<f32>({});
+//# unroll
+for (var r = 0u; r < R; r++) {{
+{sum} *= scales;
+}}
+}}
+",
+                    of_rows.join(", ")
+                );
+                vec![("row_scales", afterwards)]
+            }
+        }
+    }
+
     /// Whether a tile of so many rows finds its scale while it contracts.
     fn scales_afterwards(&self, rows: u32) -> bool {
         rows == 1 && self.norm.is_some_and(|norm| norm.scales_afterwards())
@@ -193,9 +220,40 @@ fn unpack(packed: Packed, h: u32) -> vec4<f32> {{
     fn name(&self, tile: &str) -> String {
         let acc2 = if self.paired { "_paired" } else { "" };
         let norm = self.norm.map_or(String::new(), |norm| norm.name());
-        format!("{norm}linear_{}{acc2}_{}x{}_{tile}", self.format.name(), self.x.width, self.n)
+        format!("{norm}linear_{}{acc2}_{}x{}_{tile}", self.format, self.x.width, self.n)
     }
 }
+
+/// Where a kernel file keeps what scales are about.
+#[derive(Clone, Copy)]
+struct ScaledTile<'t> {
+    /// How many vec4s of columns an invocation has, of all weights.
+    columns: &'t str,
+    /// The weight of vec4 c.
+    weight: &'t str,
+    /// Its first row.
+    row: &'t str,
+    /// The first load along k that scales are read for, and how many there are.
+    load: &'t str,
+    loads: u32,
+    /// The first of the four loads that are unpacked together, and the vec4 of all those loads.
+    packed: &'t str,
+    within: &'t str,
+    /// The sum of row r and vec4 c.
+    sum: &'t str,
+}
+
+/// What most files have.
+const SUMS: ScaledTile<'static> = ScaledTile {
+    columns: "P",
+    weight: "c",
+    row: "n",
+    load: "k",
+    loads: 1,
+    packed: "c * 4u",
+    within: "h",
+    sum: "acc[c * R + r]",
+};
 
 /// Bytes of operands that a kernel of `width` columns must read for each row, and for all rows.
 pub(crate) fn operands_bytes(operands: &[Operand], width: u32) -> [i64; 2] {
@@ -203,7 +261,7 @@ pub(crate) fn operands_bytes(operands: &[Operand], width: u32) -> [i64; 2] {
     operands.iter().fold([0, 0], |[row, once], operand| match operand {
         Operand::Vector => [row, once + 4 * width],
         Operand::Matrix(_) => [row + 4 * width, once],
-        Operand::Gather { format, .. } => [row + i64::from(format.bytes()) * width, once],
+        Operand::Gather { format, .. } => [row + format.row_bytes(width as usize) as i64, once],
     })
 }
 
@@ -225,6 +283,22 @@ pub(crate) fn workgroup_tile(
     if let Some(norm) = linear.norm {
         slots.extend(norm.workgroup_slots()?);
     }
+    let stored = linear.stored(2);
+    let row = "4u * min(n0 + tx + c % C4 * TX, N4 - 1u)";
+    slots.extend(match stored.scaling() {
+        Scaling::None => Vec::new(),
+        Scaling::Afterwards => linear.scales(stored, &ScaledTile { columns: "P * C4", weight: "c / C4", row, ..SUMS }),
+        // An octet has one group.
+        Scaling::Unpacked => {
+            let read = stored.load_scales(1, ["p", "n", "k8 + item % KO"], "0u");
+            let unpacked = format!(
+                "var ss: array<Scale, 1>;
+{read}ws[item * 2u] = scaled(unpack(packed, 0u), ss[0]);
+ws[item * 2u + 1u] = scaled(unpack(packed, 1u), ss[0]);"
+            );
+            vec![("unpacked", unpacked)]
+        }
+    });
     Draft {
         name: linear.name(&format!("workgroup_{}x{}", rows * along_rows, 4 * ALONG_COLUMNS)),
         source: include_str!("linear/workgroup_tile.wgsl"),
@@ -251,7 +325,7 @@ pub(crate) fn workgroup_tile(
 /// Writes `linear/split_dot.wgsl`.
 pub(crate) fn split_dot(operation: &Operation, split: SplitDot, target: &Target) -> Result<Composed, KernelError> {
     let linear = Linear::of(operation)?;
-    let SplitDot { rows, shares } = split;
+    let SplitDot { rows, shares, fours } = split;
     let mut slots = linear.result("acc[r]", "acc[R + r]");
     let afterwards = linear.scales_afterwards(rows);
     if let Some(norm) = linear.norm {
@@ -260,6 +334,8 @@ pub(crate) fn split_dot(operation: &Operation, split: SplitDot, target: &Target)
         }
         slots.extend(norm.split_slots(afterwards)?);
     }
+    let tile = ScaledTile { columns: "P", weight: "c", row: "n", packed: "p * 4u", ..SUMS };
+    slots.extend(linear.scales(linear.stored(fours), &tile));
     Draft {
         name: linear.name(&format!("split{shares}_{rows}")),
         source: include_str!("linear/split_dot.wgsl"),
@@ -269,12 +345,14 @@ pub(crate) fn split_dot(operation: &Operation, split: SplitDot, target: &Target)
             ("R", rows, "rows"),
             ("P", linear.weights(), "weights"),
             ("NORMS", u32::from(afterwards), "norms of x whose scale follows"),
+            ("H", fours, "vec4s of x that a load of w meets"),
+            ("K", linear.stored(fours).loads(), "loads of w along k"),
             ("K8", linear.k8(), "octets of k"),
             ("N4", linear.n4(), "vec4s of columns"),
             ("WIDTH", linear.x.width, "columns of x"),
         ],
         slots,
-        interface: linear.interface(2)?,
+        interface: linear.interface(fours)?,
         launch: split.launch(&linear.shape()),
         flops: linear.flops(),
         bytes: linear.shape().bytes(),
@@ -298,6 +376,19 @@ pub(crate) fn broadcast_tile(
             slots = linear.result("acc[c * R + r] * scale", "acc[(C4 + c) * R + r] * scale");
         }
         slots.extend(norm.broadcast_slots(afterwards)?);
+    }
+    let scaled = ScaledTile {
+        columns: "P * C4",
+        weight: "c / C4",
+        row: "4u * min(n4 + (c % C4) * S, N4 - 1u)",
+        loads: steps,
+        within: "u * H + h",
+        ..SUMS
+    };
+    slots.extend(linear.scales(linear.stored(fours), &scaled));
+    if linear.format.is_quantized() {
+        let loads = linear.stored(fours).loads();
+        slots.push(("loads", format!("const K: u32 = {loads}u; // loads of w along k")));
     }
     Draft {
         name: linear.name(&format!("broadcast{lanes}_{rows}x{}", columns4 * 4)),

@@ -21,6 +21,7 @@ mod template;
 mod term;
 mod unroll;
 mod validate;
+mod weights;
 
 pub use attention::AttentionTile;
 pub use cached::{CachedTile, CachedWorkgroup};

@@ -8,6 +8,7 @@ use super::cost::linear::PerHeadShape;
 use super::interface::Interface;
 use super::linear::INVOCATIONS;
 use super::spec::{Rows, View};
+use super::weights::Weights;
 use crate::formats::Format;
 use crate::target::Target;
 
@@ -31,18 +32,23 @@ pub(crate) fn dot(linear: PerHead, target: &Target) -> Result<Composed, KernelEr
     let width = heads * n;
     let mut interface = Interface::default();
     interface.view(Slot::X, "x", x)?;
-    interface.format(format);
-    let (kind, suffix) = (format.half(), format.name());
-    interface.bind(Slot::W, "w", Access::Read, &format!("array<{kind}>"));
-    let row = k.next_multiple_of(PAD as u32) / 4;
-    interface.function(format!(
-        "fn load_w(n: u32, k4: u32) -> vec4<f32> {{\n    return half_{suffix}(w[n * {row}u + k4]);\n}}\n"
-    ));
+    if format.is_quantized() {
+        interface.bind(Slot::W, "w", Access::Read, &format!("array<{}>", Weights::table_kind(format)));
+        Weights::table(&mut interface, format, k, "w", "n: u32, n4: u32", "n");
+    } else {
+        interface.format(format);
+        let (kind, suffix) = (format.half(), format.suffix());
+        interface.bind(Slot::W, "w", Access::Read, &format!("array<{kind}>"));
+        let row = k.next_multiple_of(PAD as u32) / 4;
+        interface.function(format!(
+            "fn load_w(n: u32, k4: u32) -> vec4<f32> {{\n    return half_{suffix}(w[n * {row}u + k4]);\n}}\n"
+        ));
+    }
     interface.result(View::whole(width), rows)?;
     let columns4 = width.div_ceil(4);
     let shape = PerHeadShape { heads, k, n, format, rows };
     Draft {
-        name: format!("per_head_{}_{heads}x{k}x{n}", format.name()),
+        name: format!("per_head_{format}_{heads}x{k}x{n}"),
         source: include_str!("per-head/dot.wgsl"),
         constants: vec![
             ("T", INVOCATIONS, "invocations"),

@@ -64,10 +64,11 @@ impl<'a> Normed<'a> {
     }
 
     /// Binds what the terms read and defines the stages.
-    pub(crate) fn functions(&self, interface: &mut Interface) -> Result<(), KernelError> {
+    /// `reach` is how many columns of x a kernel asks for; those beyond its width are zeros.
+    pub(crate) fn functions(&self, interface: &mut Interface, reach: u32) -> Result<(), KernelError> {
         let Prologue { norms, operands, .. } = self.prologue;
         interface.operands_of("p", Slot::Prologue, operands, self.x.width, self.rows)?;
-        let masked = match self.x.width.is_multiple_of(8) {
+        let masked = match self.x.width.is_multiple_of(8) && reach <= self.x.width {
             true => "value".to_owned(),
             false => format!(
                 "select(vec4<f32>(0.0), value, 4u * k4 + vec4<u32>(0u, 1u, 2u, 3u) < vec4<u32>({}u))",
@@ -179,7 +180,7 @@ statistics[i] = s;
 
     /// Slots of `linear/split_dot.wgsl`: the invocations together, row by row.
     pub(crate) fn split_slots(&self, afterwards: bool) -> Result<Slots, KernelError> {
-        let item = "k8 * 2u + h";
+        let item = "k * H + h";
         if afterwards {
             return Ok(vec![
                 ("statistics", "var squares = 0.0;".to_owned()),

@@ -4,6 +4,7 @@
 //! Recipes are carried out in pieces of rows, so that no weight is ever in memory twice.
 
 mod choice;
+mod measure;
 mod rows;
 mod threads;
 
@@ -17,6 +18,7 @@ use crate::lower::Layout;
 use crate::weights::{WeightError, WeightSource};
 
 pub use choice::{WeightChoice, choose_formats};
+pub use measure::rounding_error;
 use rows::{Piece, RowReader};
 
 /// Rows of a packed matrix are padded to a multiple of this.

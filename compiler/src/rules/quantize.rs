@@ -11,7 +11,6 @@ pub(super) fn rules() -> Table {
     [
         // y = x·Wᵀ with W decoded where it is read.
         rule!("linear-quantized", Exact, "(matmul ?x (transpose (dequantize ?w)))" => "(linear ?x ?w acc)", x()),
-        rule!("head-linear-quantized", Exact, "(head-linear ?x (dequantize ?w) ?h)" => "(head-linear ?x ?w ?h)"),
         rule!("gather-quantized", Exact, "(gather (dequantize ?w) ?i)" => "(gather ?w ?i)"),
         // Rows are decoded each by itself.
         rule!("slice-quantized", Exact, "(slice (dequantize ?w) 0 ?a ?n)" => "(dequantize (slice ?w 0 ?a ?n))"),

@@ -175,6 +175,12 @@ impl Data {
         self.bytes.insert(slot, packed);
     }
 
+    /// A weight of stored rows.
+    pub(crate) fn stored(&mut self, slot: Slot, packed: Vec<u8>, k: usize, format: Format) {
+        self.matrices.insert(slot, format.unpack(&packed, k));
+        self.bytes.insert(slot, packed);
+    }
+
     /// The tensors of a term.
     pub(crate) fn operands(&mut self, operands: &[Operand], width: usize, rows: usize, scale: f32) {
         self.operands_of(Slot::Operand, operands, width, rows, scale);

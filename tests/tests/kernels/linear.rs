@@ -1,6 +1,6 @@
 //! Linear: odd sizes, formats, epilogues, windows.
 
-use warpweft_compiler::formats::Format;
+use warpweft_compiler::formats::{Format, Group};
 use warpweft_compiler::kernels::Slot;
 use warpweft_compiler::kernels::spec::{Binary, Operand, Operation, Rows, Term, Unary, View};
 
@@ -47,11 +47,17 @@ impl Case {
         }
         data.operands(&operands, n as usize, rows as usize, 1.0);
         let (count, u) = (operands.len(), 0.5f64.powi(24));
-        // Products with rounding errors of the sum, and the sum of magnitudes that bounds them.
+        // Products with rounding errors of the sum, and the sum of magnitudes that bounds them. What is scaled after its
+        // zero point is taken off is a difference of numbers up to the span of its row.
+        let span = |slot, n: usize| match format.is_quantized() {
+            true => (0..k).fold(0.0, |most, i| f64::max(most, data.weight_at(slot, k, n, i).abs())) * 4.0,
+            false => 0.0,
+        };
         let dot = |slot, m: usize, n: usize| {
+            let span = span(slot, n);
             (0..k).fold((0.0, 0.0), |(sum, size), i| {
-                let product = data.at(Slot::X, x, m, i) * data.weight_at(slot, k, n, i);
-                (sum + product, size + product.abs())
+                let (x, w) = (data.at(Slot::X, x, m, i), data.weight_at(slot, k, n, i));
+                (sum + x * w, size + (x * w).abs() + x.abs() * span / k as f64)
             })
         };
         let mut expected = vec![(0.0, 0.0); rows as usize * n as usize];
@@ -91,6 +97,49 @@ fn formats() {
     for format in [Format::F16, Format::Bf16] {
         Case { format, ..Case::new(72, 60, 33) }.run();
         Case { format, ..Case::new(15, 6, 1) }.run();
+    }
+}
+
+/// Rows that loads, groups and octets fill, and rows that they don't; rows of one group whatever its size.
+#[test]
+fn quantized_weights() {
+    for format in Format::QUANTIZED {
+        for (k, n, rows) in [(256, 12, 1), (200, 9, 3), (60, 37, 9), (15, 6, 1), (40, 5, 33)] {
+            Case { format, ..Case::new(k, n, rows) }.run();
+        }
+    }
+}
+
+/// Groups that loads don't fill, and that don't fill loads.
+#[test]
+fn quantized_weights_of_odd_groups() {
+    for n in [8, 16, 24, 40, 56, 96] {
+        let group = Group::Of(n);
+        for format in [Format::Int8(group), Format::Int4 { group, zeros: true }, Format::Nf4(group)] {
+            Case { format, ..Case::new(232, 8, 1) }.run();
+            Case { format, ..Case::new(77, 8, 20) }.run();
+        }
+    }
+    let rows = Format::Int4 { group: Group::Row, zeros: true };
+    Case { format: rows, ..Case::new(100, 8, 2) }.run();
+}
+
+#[test]
+fn quantized_weights_in_all_tiles() {
+    let group = Group::Of(32);
+    for format in [Format::Int8(Group::Row), Format::Int8(group), Format::Int4 { group, zeros: true }, Format::Mxfp4] {
+        Case { format, every_tile: true, ..Case::new(136, 44, 37) }.run();
+    }
+}
+
+#[test]
+fn quantized_pairs_and_views() {
+    let gate = Term::Binary(Binary::Mul, Box::new(Term::Unary(Unary::Silu, Box::new(Term::Acc))), Box::new(Term::Acc2));
+    for format in Format::QUANTIZED {
+        Case { paired: true, term: gate.clone(), format, ..Case::new(72, 44, 2) }.run();
+        for offset in [0, 5, 35] {
+            Case { format, x: View { width: 61, stride: 96, offset }, ..Case::new(61, 20, 5) }.run();
+        }
     }
 }
 

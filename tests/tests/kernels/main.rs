@@ -5,6 +5,7 @@ mod attention;
 mod cached;
 mod candidates;
 mod data;
+mod formats;
 mod fresh;
 mod heads;
 mod linear;

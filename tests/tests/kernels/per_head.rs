@@ -44,6 +44,14 @@ fn heads_in_windows_and_formats() {
 }
 
 #[test]
+fn heads_of_quantized_weights() {
+    for format in Format::QUANTIZED {
+        run(View::whole(3 * 36), 3, 10, format, 6);
+        run(View::whole(2 * 128), 2, 5, format, 1);
+    }
+}
+
+#[test]
 fn heads_that_are_no_fours_have_no_kernel() {
     let x = View::whole(15);
     let operation = Operation::PerHead { x, heads: 3, n: 4, format: Format::F32, rows: Rows::Tokens };

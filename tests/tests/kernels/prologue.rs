@@ -216,6 +216,15 @@ fn prologues_of_pairs_and_formats() {
 }
 
 #[test]
+fn prologues_of_quantized_weights() {
+    for format in Format::QUANTIZED {
+        Case { format, paired: true, ..Case::rms(72, 44, 1) }.run();
+        Case { format, ..Case::layer(60, 12, 1) }.run();
+        Case { format, ..Case::twice(200, 20, 3) }.run();
+    }
+}
+
+#[test]
 fn terms_that_are_no_gain() {
     let term = Term::Unary(Unary::Silu, Box::new(gained(0)));
     let norms = vec![RowNorm { norm: Norm::Rms, eps: 1e-6, term }];

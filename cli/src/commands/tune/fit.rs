@@ -30,13 +30,8 @@ impl Sample {
 const PRIOR: f64 = 0.02;
 
 /// The rates that are fitted; the others are measured by themselves, or are sizes.
-const FITTED: [fn(&mut Rates) -> &mut f64; 5] = [
-    |r| &mut r.fmas,
-    |r| &mut r.load,
-    |r| &mut r.scattered_load,
-    |r| &mut r.workgroup_load,
-    |r| &mut r.broadcast,
-];
+const FITTED: [fn(&mut Rates) -> &mut f64; 5] =
+    [|r| &mut r.fmas, |r| &mut r.load, |r| &mut r.scattered_load, |r| &mut r.workgroup_load, |r| &mut r.broadcast];
 
 /// Rates near `start` under which predictions are closest to what was measured: the sum of squared logarithms of the
 /// quotients is made small, one rate at a time.

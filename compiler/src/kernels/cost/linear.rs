@@ -8,11 +8,15 @@ use crate::kernels::NormCost;
 use crate::kernels::compose::{Algorithm, Choice, RowRange};
 use crate::kernels::linear::{ALONG_COLUMNS, BroadcastTile, INVOCATIONS, SplitDot, WorkgroupTile};
 use crate::kernels::spec::Rows;
+use crate::kernels::weights::{Scaling, Weights};
 use crate::target::Target;
 
 /// Multiply-adds of an octet of k from which on an iteration loads only four k: bodies of more than about a thousand don't
 /// fit the instruction cache of a CPU.
 const LARGE_BODY: u32 = 1024;
+
+/// What a load of four bytes counts as, where one of sixteen is 1.
+const WORD: f64 = 0.5;
 
 /// A contraction as far as its time is concerned.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -86,14 +90,56 @@ impl LinearShape {
         }
     }
 
-    /// Loads of 16 bytes that so many vec4s of a weight's row take.
-    fn loads(&self, vec4s: u32) -> f64 {
-        loads(self.format, vec4s)
+    /// What unpacking so many vec4s of weights takes, and scaling them where their loads have scales.
+    fn decode(&self, vec4s: f64) -> Work {
+        let scaling = match self.stored(2).scaling() {
+            Scaling::None | Scaling::Afterwards => 0.0,
+            Scaling::Unpacked => 4.0,
+        };
+        Work { fmas: (self.format.decode() + scaling) * vec4s, ..Work::default() }
     }
 
-    /// What unpacking so many vec4s of weights takes.
-    fn decode(&self, vec4s: f64) -> Work {
-        Work { fmas: self.format.decode() * vec4s, ..Work::default() }
+    /// How the weights are read, so many vec4s at a load.
+    fn stored(&self, fours: u32) -> Weights {
+        Weights { format: self.format, width: self.k, fours }
+    }
+
+    /// Loads of 16 bytes that `steps` loads of w along k, and those of their scales, count as: smaller ones save little.
+    fn load(&self, fours: u32, steps: u32) -> f64 {
+        let stored = self.stored(fours);
+        let [of_four, words] = stored.parameter_loads(steps).map(f64::from);
+        let one = match stored.load_bytes() {
+            16 => 1.0,
+            8 => 0.7,
+            _ => WORD,
+        };
+        f64::from(steps) * one + of_four + words * WORD
+    }
+
+    /// Loads of w along k in one iteration: so many that each lane has x to read, and where that makes one load of the scales
+    /// of four groups, so many.
+    fn steps(&self, fours: u32, rows: u32, columns4: u32, lanes: u32) -> u32 {
+        let stored = self.stored(fours);
+        let fits = |steps: u32| 16 * fours * steps * rows * columns4 * self.weights < LARGE_BODY;
+        match stored.scaling() {
+            Scaling::Unpacked if stored.loads().is_multiple_of(4) && fits(4) => 4,
+            Scaling::None | Scaling::Afterwards | Scaling::Unpacked => {
+                steps_per_iteration(stored.loads(), rows * fours, lanes)
+            }
+        }
+    }
+
+    /// Iterations that contract `steps` loads each.
+    fn iterations(&self, fours: u32, steps: u32) -> f64 {
+        f64::from(self.stored(fours).loads()) / f64::from(steps)
+    }
+
+    /// vec4s of x that a load of w meets, for so many multiply-adds with each: as many as a body of that size allows.
+    fn fours(&self, each: u32) -> u32 {
+        let all = Weights::loads_of(self.format);
+        let fits = |fours: &&u32| 16 * **fours * each < LARGE_BODY;
+        let least = all.last().copied().unwrap_or(1);
+        all.iter().find(fits).copied().unwrap_or(least)
     }
 
     /// The ways to compute it.
@@ -105,8 +151,8 @@ impl LinearShape {
             for rows in [1, 2, 4, 8, 16, 32] {
                 // With one row, more columns of a lane would share nothing but its share of x.
                 for columns4 in 1..=rows.min(2) {
-                    let fours = if 32 * rows * columns4 * self.weights < LARGE_BODY { 2 } else { 1 };
-                    let steps = steps_per_iteration(self.k8() * 2 / fours, rows * fours, lanes);
+                    let fours = self.fours(rows * columns4 * self.weights);
+                    let steps = self.steps(fours, rows, columns4, lanes);
                     let tile = BroadcastTile { rows, columns4, fours, steps };
                     take(Algorithm::LinearBroadcast(tile), tile.launch(self, lanes, rates.registers));
                 }
@@ -118,16 +164,13 @@ impl LinearShape {
             take(Algorithm::LinearWorkgroup(tile), tile.launch(self));
         }
         for rows in [1, 2, 4] {
-            let split = SplitDot { rows, shares: if self.k8() >= 32 { 16 } else { 8 } };
+            let fours = if self.format.is_quantized() { self.fours(2 * rows * self.weights) } else { 2 };
+            let shares = if self.stored(fours).loads() >= 32 { 16 } else { 8 };
+            let split = SplitDot { rows, shares, fours };
             take(Algorithm::LinearSplit(split), split.launch(self));
         }
         choices
     }
-}
-
-/// Loads of 16 bytes that so many vec4s of a weight's row take.
-fn loads(format: Format, vec4s: u32) -> f64 {
-    f64::from(vec4s * format.bits()) / 32.0
 }
 
 /// The fewest of `along` loads of w, each of which meets `each` vec4s of x, for which every lane has one of those to read.
@@ -146,20 +189,23 @@ impl BroadcastTile {
         let columns = f64::from(linear.weights * self.columns4 * 4);
         let rows = f64::from(self.rows);
         let fours = f64::from(self.fours * self.steps);
-        // A load of 8 bytes saves little.
-        let vec4s_of_w = (linear.loads(1) * f64::from(self.fours)).max(0.7);
+        let loads_of_w = match linear.format.is_quantized() {
+            true => linear.load(self.fours, self.steps),
+            // A load of 8 bytes saves little.
+            false => (f64::from(linear.format.bytes() * self.fours) / 4.0).max(0.7) * f64::from(self.steps),
+        };
         let of_x = f64::from(self.loads(lanes));
         let spill = (rows * columns / f64::from(registers)).max(1.0).powf(1.5);
         let iteration = Work {
             fmas: 4.0 * fours * rows * columns * spill,
             loads: of_x,
-            scattered: vec4s_of_w * columns * f64::from(self.steps),
+            scattered: loads_of_w * columns,
             shared: 0.0,
             broadcasts: 4.0 * fours * rows,
         };
         let decode = linear.decode(fours * columns);
         let iteration = iteration.and(decode).and(linear.reading().times(of_x));
-        let once = iteration.times(f64::from(linear.k8()) * 2.0 / fours).and(linear.statistics(self.rows, lanes));
+        let once = iteration.times(linear.iterations(self.fours, self.steps)).and(linear.statistics(self.rows, lanes));
         Launch {
             invocations: lanes,
             grid: linear.grid(self.columns4 * lanes, self.rows),
@@ -172,11 +218,14 @@ impl WorkgroupTile {
     pub(crate) fn launch(self, linear: &LinearShape) -> Launch {
         let columns = f64::from(4 * linear.weights);
         let rows = f64::from(self.rows);
-        let bytes = linear.loads(1);
+        let of_w = match linear.format.is_quantized() {
+            true => linear.load(2, 1),
+            false => f64::from(linear.format.bytes()) / 4.0,
+        };
         let octet = Work {
             fmas: 8.0 * rows * columns + 8.0,
             // Filling workgroup memory is shared, but costs index arithmetic and a barrier.
-            loads: (2.0 * rows + bytes * columns) / 8.0 * 1.5,
+            loads: (2.0 * rows + of_w * columns) / 8.0 * 1.5,
             shared: 2.0 * (rows + columns),
             ..Work::default()
         };
@@ -198,14 +247,19 @@ impl SplitDot {
     pub(crate) fn launch(self, linear: &LinearShape) -> Launch {
         let columns = f64::from(4 * linear.weights);
         let rows = f64::from(self.rows);
-        let bytes = linear.loads(2);
-        let octet = Work { fmas: 8.0 * rows * columns, loads: columns * bytes + 2.0 * rows, ..Work::default() };
+        let of_w = match linear.format.is_quantized() {
+            true => linear.load(self.fours, 1) * 2.0 / f64::from(self.fours),
+            false => f64::from(linear.format.bytes()) / 2.0,
+        };
+        let octet = Work { fmas: 8.0 * rows * columns, loads: columns * of_w + 2.0 * rows, ..Work::default() };
         // The last of the work is adding up through workgroup memory.
         let shared = columns / 4.0 * rows * f64::from(self.shares);
         let sums = Work { shared, fmas: 4.0 * shared, ..Work::default() };
         let octet = octet.and(linear.decode(2.0 * columns)).and(linear.reading().times(2.0 * rows));
         let sums = sums.and(linear.statistics(self.rows, INVOCATIONS));
-        let once = octet.times(linear.k8().div_ceil(self.shares).into()).and(sums);
+        let once = octet
+            .times(f64::from(linear.stored(self.fours).loads().div_ceil(self.shares) * self.fours) / 2.0)
+            .and(sums);
         Launch {
             invocations: INVOCATIONS,
             grid: linear.grid(INVOCATIONS / self.shares, self.rows),
@@ -229,7 +283,8 @@ pub(crate) struct PerHeadShape {
 impl PerHeadShape {
     pub(crate) fn bytes(&self) -> Dim {
         let [heads, k, n] = [self.heads, self.k, self.n].map(i64::from);
-        Dim::constant(self.format.row_bytes(self.k as usize) as i64 * heads * n) + self.rows.dim() * (4 * heads * (k + n))
+        Dim::constant(self.format.row_bytes(self.k as usize) as i64 * heads * n)
+            + self.rows.dim() * (4 * heads * (k + n))
     }
 
     pub(crate) fn launch(&self) -> Launch {
@@ -238,7 +293,8 @@ impl PerHeadShape {
         let four = Work {
             fmas: 16.0 + 4.0 * self.format.decode(),
             loads: 1.0,
-            scattered: 4.0 * loads(self.format, 1).max(0.7),
+            scattered: 4.0
+                * if self.format.is_quantized() { 2.0 * WORD } else { (f64::from(self.format.bytes()) / 4.0).max(0.7) },
             ..Work::default()
         };
         let stored = Work { loads: 1.0, ..Work::default() };

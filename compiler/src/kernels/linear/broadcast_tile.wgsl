@@ -15,7 +15,9 @@ const X: u32 = 2u; // vec4s of x that a lane reads in one iteration
 const K8: u32 = 48u; // octets of k
 const N4: u32 = 96u; // vec4s of columns
 //# end
+//# slot loads
 const K: u32 = K8 * 2u / H; // loads of w along k
+//# end
 
 //# slot bindings
 @group(0) @binding(0) var<storage, read> x: array<vec4<f32>>;
@@ -84,6 +86,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(subgroup_invocation_id
             xs[i] = load_x(ms[i], k * H + item % (H * U));
             //# end
         }
+        //# slot scales
+        //# end
         //# unroll
         for (var u = 0u; u < U; u++) {
             var ws: array<Packed, P * C4 * 4u>;
@@ -101,10 +105,12 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(subgroup_invocation_id
                 var wt: array<vec4<f32>, P * C4 * 4u>;
                 //# unroll
                 for (var c = 0u; c < P * C4; c++) {
+                    //# slot weights
                     let w0 = unpack(ws[c * 4u], h);
                     let w1 = unpack(ws[c * 4u + 1u], h);
                     let w2 = unpack(ws[c * 4u + 2u], h);
                     let w3 = unpack(ws[c * 4u + 3u], h);
+                    //# end
                     wt[c * 4u] = vec4<f32>(w0.x, w1.x, w2.x, w3.x);
                     wt[c * 4u + 1u] = vec4<f32>(w0.y, w1.y, w2.y, w3.y);
                     wt[c * 4u + 2u] = vec4<f32>(w0.z, w1.z, w2.z, w3.z);
@@ -126,6 +132,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(subgroup_invocation_id
             }
         }
     }
+    //# slot row_scales
+    //# end
     //# slot scale
     //# end
     //# unroll

@@ -1,6 +1,6 @@
 // Linear, one or a few rows: out[m, n] = epilogue(Σ_k x[m, k] · w[n, k])
 //
-// x [M, K], w [N, K], out [M, N]. KS neighbouring invocations share four columns: each contracts every KS-th octet of k,
+// x [M, K], w [N, K], out [M, N]. KS neighbouring invocations share four columns: each contracts every KS-th load of w,
 // so that together they read adjacent bytes; the first of them adds up. R rows use each weight that was read.
 // P is 2 where a second weight of the same shape is contracted too.
 
@@ -10,6 +10,8 @@ const T: u32 = 64u; // invocations
 const R: u32 = 1u; // rows
 const P: u32 = 1u; // weights
 const NORMS: u32 = 0u; // norms of x
+const H: u32 = 2u; // vec4s of x that a load of w meets
+const K: u32 = 48u; // loads of w along k
 const K8: u32 = 48u; // octets of k
 const N4: u32 = 96u; // vec4s of columns
 //# end
@@ -69,26 +71,30 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     var acc: array<vec4<f32>, P * R>;
     //# slot statistics
     //# end
-    //# trips (K8 + KS - 1) / KS
-    for (var k8 = share; k8 < K8; k8 += KS) {
+    //# trips (K + KS - 1) / KS
+    for (var k = share; k < K; k += KS) {
         var ws: array<Packed, P * 4u>;
         //# unroll
         for (var i = 0u; i < P * 4u; i++) {
-            ws[i] = load_w(i / 4u, n + i % 4u, k8);
+            ws[i] = load_w(i / 4u, n + i % 4u, k);
         }
+        //# slot scales
+        //# end
         //# unroll
         for (var r = 0u; r < R; r++) {
             //# unroll
-            for (var h = 0u; h < 2u; h++) {
+            for (var h = 0u; h < H; h++) {
                 //# slot x
-                let xr = load_x(min(m0 + r, last_row()), k8 * 2u + h);
+                let xr = load_x(min(m0 + r, last_row()), k * H + h);
                 //# end
                 //# unroll
                 for (var p = 0u; p < P; p++) {
+                    //# slot weights
                     let w0 = unpack(ws[p * 4u], h);
                     let w1 = unpack(ws[p * 4u + 1u], h);
                     let w2 = unpack(ws[p * 4u + 2u], h);
                     let w3 = unpack(ws[p * 4u + 3u], h);
+                    //# end
                     acc[p * R + r] += vec4<f32>(dot(xr, w0), dot(xr, w1), dot(xr, w2), dot(xr, w3));
                 }
             }
@@ -113,6 +119,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         //# slot shares
         //# end
     }
+    //# slot row_scales
+    //# end
     //# slot scale
     //# end
     //# slot columns

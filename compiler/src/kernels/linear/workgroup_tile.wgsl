@@ -95,8 +95,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
                 let column = item / KO % (4u * C4 * TX);
                 let n = min(n0 * 4u + column, 4u * N4 - 1u);
                 let packed = load_w(p, n, k8 + item % KO);
+                //# slot unpacked
                 ws[item * 2u] = unpack(packed, 0u);
                 ws[item * 2u + 1u] = unpack(packed, 1u);
+                //# end
             }
         }
         workgroupBarrier();
@@ -122,6 +124,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         }
         workgroupBarrier();
     }
+    //# slot row_scales
+    //# end
     //# unroll
     for (var c = 0u; c < C4; c++) {
         let column4 = n0 + tx + c * TX;
