@@ -1,6 +1,8 @@
 //! Small models that together have every kind of kernel, for a doctor without a plan.
 
+use warpweft_compiler::formats::{Format, Group};
 use warpweft_compiler::graph::{Graph, TextError};
+use warpweft_compiler::lossy::{Quantization, Scheme};
 use warpweft_compiler::target::Target;
 use warpweft_compiler::{Options, WeightChoice, compile};
 use warpweft_plan::{Model, Plan};
@@ -11,6 +13,19 @@ use crate::CliError;
 const MODELS: [(&str, &str); 2] =
     [("bert", include_str!("graphs/bert.graph")), ("modernbert", include_str!("graphs/modernbert.graph"))];
 
+/// A format for each way to unpack and to scale.
+const QUANTIZED: [(&str, Scheme); 5] = [
+    ("int8", everywhere(Format::Int8(Group::Row))),
+    ("int4", everywhere(Format::Int4 { group: Group::Of(32), zeros: true })),
+    ("fp8", everywhere(Format::Fp8(Group::Of(128)))),
+    ("mxfp4", everywhere(Format::Mxfp4)),
+    ("nf4", everywhere(Format::Nf4(Group::Of(64)))),
+];
+
+const fn everywhere(format: Format) -> Scheme {
+    Scheme { matrices: format, ends: Some(format) }
+}
+
 /// The built-in models, compiled for one target with weights in each format.
 ///
 /// # Errors
@@ -20,9 +35,12 @@ pub fn builtin_plans(target: &'static Target) -> Result<Vec<Plan>, CliError> {
     for (name, text) in MODELS {
         let refused = |e: TextError| CliError::Failed(format!("the built-in model {name} cannot be read: {e}"));
         let graph: Graph = text.parse().map_err(refused)?;
-        for weights in [WeightChoice::F32, WeightChoice::F16, WeightChoice::Bf16] {
+        let floats = [WeightChoice::F32, WeightChoice::F16, WeightChoice::Bf16];
+        let stored = floats.map(|weights| (weights.name(), weights, Quantization::None));
+        let rounded = QUANTIZED.map(|(kind, scheme)| (kind, WeightChoice::F32, Quantization::All(scheme)));
+        for (kind, weights, quantize) in stored.into_iter().chain(rounded) {
             let model = Model {
-                name: format!("{name}-{}", weights.name()),
+                name: format!("{name}-{kind}"),
                 family: name.into(),
                 layers: 1,
                 vocab_size: 509,
@@ -30,7 +48,7 @@ pub fn builtin_plans(target: &'static Target) -> Result<Vec<Plan>, CliError> {
                 max_text_tokens: 64,
                 eos_ids: Vec::new(),
             };
-            let options = Options { targets: vec![target], weights, ..Options::default() };
+            let options = Options { targets: vec![target], weights, quantize, ..Options::default() };
             plans.push(compile(&graph, &model, &options, &mut |_| ())?.plan);
         }
     }

@@ -53,6 +53,9 @@ pub(crate) const INVOCATIONS: u32 = 64;
 /// The same along columns; the others are along rows.
 pub(crate) const ALONG_COLUMNS: u32 = 8;
 
+/// Rows of a tile up to which scaling the sum over a load takes less than scaling each weight of it.
+pub(crate) const MOST_SUMMED: u32 = 2;
+
 /// The fields of [`Operation::Linear`].
 struct Linear<'a> {
     x: View,
@@ -212,6 +215,48 @@ for (var r = 0u; r < R; r++) {{
         }
     }
 
+    /// The same for few rows of `linear/broadcast_tile.wgsl`, of which each load has one group: the sum over a load is scaled
+    /// instead of each weight, and what zero points take off is the sum of x times one number.
+    fn sums(&self, stored: Weights, tile: &ScaledTile<'_>) -> Vec<(&'static str, String)> {
+        let loads = tile.loads;
+        let groups = stored.groups_in(loads);
+        let all = self.scales(stored, tile);
+        let read = all.into_iter().filter(|(slot, _)| *slot == "scales");
+        let mut slots: Vec<(&'static str, String)> = read.collect();
+        let each = |body: &str| format!("//# unroll\nfor (var i = 0u; i < P * C4 * R; i++) {{\n{body}\n}}\n");
+        let of = |j: u32, part: &str| format!("ss[(c * 4u + {j}u) * {groups}u + u * {groups}u / {loads}u]{part}");
+        let four = |part: &str| (0..4).map(|j| of(j, part)).collect::<Vec<_>>().join(", ");
+        let biased = stored.is_biased();
+        let (scale, bias) = match biased {
+            true => (four(".x"), format!("let biases = vec4<f32>({});\n", four(".y"))),
+            false => (four(""), String::new()),
+        };
+        let taken_off = if biased { " + biases * xsum[r]" } else { "" };
+        let again = if biased { "//# unroll\nfor (var r = 0u; r < R; r++) {\nxsum[r] = 0.0;\n}\n" } else { "" };
+        slots.push((
+            "group",
+            format!(
+                "//# unroll
+for (var c = 0u; c < P * C4; c++) {{
+let scales = vec4<f32>({scale});
+{bias}//# unroll
+for (var r = 0u; r < R; r++) {{
+total[c * R + r] += acc[c * R + r] * scales{taken_off};
+acc[c * R + r] = vec4<f32>(0.0);
+}}
+}}
+{again}"
+            ),
+        ));
+        let xsum = if biased { "var xsum: array<f32, R>;\n" } else { "" };
+        slots.push(("totals", format!("var total: array<vec4<f32>, P * C4 * R>;\n{xsum}")));
+        if biased {
+            slots.push(("met", "xsum[r] += (xr.x + xr.y) + (xr.z + xr.w);".to_owned()));
+        }
+        slots.push(("sums", each("acc[i] = total[i];")));
+        slots
+    }
+
     /// Whether a tile of so many rows finds its scale while it contracts.
     fn scales_afterwards(&self, rows: u32) -> bool {
         rows == 1 && self.norm.is_some_and(|norm| norm.scales_afterwards())
@@ -292,9 +337,9 @@ pub(crate) fn workgroup_tile(
         Scaling::Unpacked => {
             let read = stored.load_scales(1, ["p", "n", "k8 + item % KO"], "0u");
             let unpacked = format!(
-                "var ss: array<Scale, 1>;
-{read}ws[item * 2u] = scaled(unpack(packed, 0u), ss[0]);
-ws[item * 2u + 1u] = scaled(unpack(packed, 1u), ss[0]);"
+                "var ss: array<Scale, 1u>;
+{read}ws[item * 2u] = scaled(unpack(packed, 0u), ss[0u]);
+ws[item * 2u + 1u] = scaled(unpack(packed, 1u), ss[0u]);"
             );
             vec![("unpacked", unpacked)]
         }
@@ -385,7 +430,11 @@ pub(crate) fn broadcast_tile(
         within: "u * H + h",
         ..SUMS
     };
-    slots.extend(linear.scales(linear.stored(fours), &scaled));
+    let stored = linear.stored(fours);
+    slots.extend(match stored.scaling() {
+        Scaling::Unpacked if rows <= MOST_SUMMED && stored.groups_in(1) == 1 => linear.sums(stored, &scaled),
+        Scaling::None | Scaling::Unpacked | Scaling::Afterwards => linear.scales(stored, &scaled),
+    });
     if linear.format.is_quantized() {
         let loads = linear.stored(fours).loads();
         slots.push(("loads", format!("const K: u32 = {loads}u; // loads of w along k")));

@@ -138,6 +138,11 @@ impl Weights {
         each(&format!("ss[{first} + g] = scale_of(load_parameter({p}, {n}, {group}), 0u);"))
     }
 
+    /// What is read for a group is its scale and what its zero point takes off.
+    pub(crate) fn is_biased(self) -> bool {
+        matches!(self.format, Format::Int4 { .. }) && self.scaling() == Scaling::Unpacked
+    }
+
     /// Each group has a zero point of its own.
     fn zero_in_group(self) -> bool {
         matches!(self.format, Format::Int4 { zeros: true, .. })
@@ -226,14 +231,14 @@ fn unpack(packed: Packed, h: u32) -> vec4<f32> {{
         )
     }
 
-    /// Four levels of a load: of an int4 without zero points, less 8.
+    /// Four levels of a load, less the zero point where all have the same.
     fn levels(self, packed: &str, h: &str) -> String {
         let word = |at: String| if self.load_bytes() == 4 { packed.to_owned() } else { format!("{packed}[{at}]") };
         let codes = match self.format.bits() {
             4 => format!("({} >> (4u * ({h} % 2u))) & 0x0f0f0f0fu", word(format!("{h} / 2u"))),
             _ => word(h.to_owned()),
         };
-        let less = if matches!(self.format, Format::Int4 { zeros: false, .. }) { " - 8.0" } else { "" };
+        let less = if matches!(self.format, Format::Int4 { .. }) && !self.is_biased() { " - 8.0" } else { "" };
         format!("levels_{}({codes}){less}", self.format.suffix())
     }
 
@@ -259,8 +264,12 @@ fn unpack(packed: Packed, h: u32) -> vec4<f32> {{
         if words == 4 {
             text += &function("load_parameters", "vec4<u32>", &four);
         }
-        let kind = if self.zero_in_group() { "vec2<f32>" } else { "f32" };
+        let kind = if self.is_biased() { "vec2<f32>" } else { "f32" };
         let (value, scaled) = match self.format {
+            Format::Int4 { zeros: false, .. } if self.is_biased() => (
+                "    let scale = bitcast<f32>(word);\n    return vec2<f32>(scale, -8.0 * scale);".to_owned(),
+                "fma(value, vec4<f32>(scale.x), vec4<f32>(scale.y))",
+            ),
             Format::Int4 { zeros: true, .. } => (
                 "    let scale = scale_int4(word);\n    return vec2<f32>(scale, -zero_int4(word) * scale);".to_owned(),
                 "fma(value, vec4<f32>(scale.x), vec4<f32>(scale.y))",

@@ -6,7 +6,7 @@ use super::Launch;
 use crate::formats::Format;
 use crate::kernels::NormCost;
 use crate::kernels::compose::{Algorithm, Choice, RowRange};
-use crate::kernels::linear::{ALONG_COLUMNS, BroadcastTile, INVOCATIONS, SplitDot, WorkgroupTile};
+use crate::kernels::linear::{ALONG_COLUMNS, BroadcastTile, INVOCATIONS, MOST_SUMMED, SplitDot, WorkgroupTile};
 use crate::kernels::spec::Rows;
 use crate::kernels::weights::{Scaling, Weights};
 use crate::target::Target;
@@ -90,10 +90,12 @@ impl LinearShape {
         }
     }
 
-    /// What unpacking so many vec4s of weights takes, and scaling them where their loads have scales.
-    fn decode(&self, vec4s: f64) -> Work {
+    /// What unpacking so many vec4s of weights takes, and scaling them where their loads have scales; sums over loads are
+    /// scaled at less than one operation a weight.
+    fn decode(&self, vec4s: f64, summed: bool) -> Work {
         let scaling = match self.stored(2).scaling() {
             Scaling::None | Scaling::Afterwards => 0.0,
+            Scaling::Unpacked if summed => 1.0,
             Scaling::Unpacked => 4.0,
         };
         Work { fmas: (self.format.decode() + scaling) * vec4s, ..Work::default() }
@@ -203,7 +205,7 @@ impl BroadcastTile {
             shared: 0.0,
             broadcasts: 4.0 * fours * rows,
         };
-        let decode = linear.decode(fours * columns);
+        let decode = linear.decode(fours * columns, self.rows <= MOST_SUMMED);
         let iteration = iteration.and(decode).and(linear.reading().times(of_x));
         let once = iteration.times(linear.iterations(self.fours, self.steps)).and(linear.statistics(self.rows, lanes));
         Launch {
@@ -230,7 +232,7 @@ impl WorkgroupTile {
             ..Work::default()
         };
         // Unpacked once for all rows of the tile.
-        let decode = linear.decode(columns / 4.0);
+        let decode = linear.decode(columns / 4.0, false);
         let octet = octet.and(decode).and(linear.reading().times(2.0 * rows / 8.0 * 1.5));
         let statistics = linear.statistics(8 * self.rows, INVOCATIONS);
         let once = octet.times(f64::from(linear.k8())).and(statistics).and(linear.epilogue(rows, 1.0));
@@ -255,7 +257,7 @@ impl SplitDot {
         // The last of the work is adding up through workgroup memory.
         let shared = columns / 4.0 * rows * f64::from(self.shares);
         let sums = Work { shared, fmas: 4.0 * shared, ..Work::default() };
-        let octet = octet.and(linear.decode(2.0 * columns)).and(linear.reading().times(2.0 * rows));
+        let octet = octet.and(linear.decode(2.0 * columns, false)).and(linear.reading().times(2.0 * rows));
         let sums = sums.and(linear.statistics(self.rows, INVOCATIONS));
         let once = octet
             .times(f64::from(linear.stored(self.fours).loads().div_ceil(self.shares) * self.fours) / 2.0)

@@ -74,6 +74,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(subgroup_invocation_id
         ms[i] = min(m0 + (i * S + lane) / (H * U) % R, last_row());
     }
     var acc: array<vec4<f32>, P * C4 * R>;
+    //# slot totals
+    //# end
     //# slot statistics
     //# end
     //# trips K / U
@@ -120,6 +122,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(subgroup_invocation_id
                 for (var r = 0u; r < R; r++) {
                     let item = r * H * U + u * H + h;
                     let xr = subgroupShuffle(xs[item / S], item % S);
+                    //# slot met
+                    //# end
                     //# unroll
                     for (var c = 0u; c < P * C4; c++) {
                         let a = c * R + r;
@@ -130,8 +134,12 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(subgroup_invocation_id
                     }
                 }
             }
+            //# slot group
+            //# end
         }
     }
+    //# slot sums
+    //# end
     //# slot row_scales
     //# end
     //# slot scale
