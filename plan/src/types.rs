@@ -255,6 +255,9 @@ pub struct Program {
     pub max_rows: Option<u32>,
     /// What it computes.
     pub output: Output,
+    /// Values on the way that are kept for whoever wants to see them: what weights are calibrated by.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub taps: Vec<Tap>,
     /// Its dispatches, in order; each sees the writes of those before it.
     pub steps: Vec<Step>,
 }
@@ -285,6 +288,18 @@ pub struct Output {
     pub buffer: usize,
     /// Rows: `tokens` or `sequences`.
     pub rows: Dim,
+    /// Columns that mean something.
+    pub width: u32,
+    /// Elements (f32) from one row to the next.
+    pub stride: u32,
+}
+
+/// A value on the way to a program's output, a row per token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tap {
+    /// Index into [`Plan::buffers`].
+    pub buffer: usize,
     /// Columns that mean something.
     pub width: u32,
     /// Elements (f32) from one row to the next.

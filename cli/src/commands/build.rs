@@ -76,6 +76,7 @@ pub(crate) fn run(args: &Build, console: &mut Console<'_>) -> Result<(), CliErro
         quantize: args.rules.quantization(),
         dump: args.dump,
         without: args.rules.without.clone(),
+        taps: Vec::new(),
     };
     let folder = hub::resolve(&args.folder, console)?;
     let mut bar = console.bar("compile");

@@ -45,6 +45,7 @@ fn sample() -> Plan {
         min_rows,
         max_rows,
         output: Output { kind: OutputKind::Embedding, buffer: 6, rows: Dim::SEQUENCES, width: 5, stride: 8 },
+        taps: Vec::new(),
         steps: steps.clone(),
     };
     let buffer = |name: &str, role, bytes| Buffer { name: name.into(), role, bytes };
@@ -306,6 +307,7 @@ fn caches_go_with_their_own_pages() {
 #[test]
 fn lies_are_named() {
     type Change = Box<dyn FnOnce(&mut Plan)>;
+    let tap = |buffer| Tap { buffer, width: 5, stride: 8 };
     let cases: Vec<(&str, Change)> = vec![
         ("vocab_size", Box::new(|p| p.model.vocab_size = 0)),
         ("max_text_tokens: found 65", Box::new(|p| p.model.max_text_tokens = 65)),
@@ -355,6 +357,9 @@ fn lies_are_named() {
         ("rows: found tokens", Box::new(|p| p.programs[0].output.rows = Dim::TOKENS)),
         ("width 5 and stride 4", Box::new(|p| p.programs[0].output.stride = 4)),
         ("at least 36*sequences", Box::new(|p| p.programs[0].output.stride = 9)),
+        ("tap 0: buffer: found 9", Box::new(|p| p.programs[0].taps = vec![tap(9)])),
+        ("tap 0: buffer: found Scratch, expected the role Output", Box::new(|p| p.programs[0].taps = vec![tap(3)])),
+        ("tap 0: bytes of the buffer: found 32*sequences", Box::new(|p| p.programs[0].taps = vec![tap(6)])),
         ("found a program from 4 rows, expected one from 5", Box::new(|p| p.programs[0].min_rows = 4)),
         ("none from 9 rows", Box::new(|p| p.programs[0].max_rows = Some(8))),
         ("none after an open range", Box::new(|p| p.programs[1].max_rows = None)),

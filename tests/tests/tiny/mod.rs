@@ -110,7 +110,15 @@ pub(crate) fn plan() -> Plan {
     {
         for (min_rows, max_rows) in [(1, Some(4)), (5, None)] {
             let program =
-                |output, steps| Program { target: target.into(), tier: tier(size), min_rows, max_rows, output, steps };
+                |output, steps| Program {
+                    target: target.into(),
+                    tier: tier(size),
+                    min_rows,
+                    max_rows,
+                    output,
+                    taps: Vec::new(),
+                    steps,
+                };
             let (width, stride) = (WIDTH as u32, STRIDE as u32);
             programs.push(program(
                 Output { kind: OutputKind::Embedding, buffer: 8, rows: Dim::SEQUENCES, width, stride },
