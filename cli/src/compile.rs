@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use warpweft_compiler::target::Target;
+use warpweft_compiler::weights::WeightSource;
 use warpweft_compiler::{Compiled, Options, PackError, PhaseReport, compile};
 use warpweft_models::{CheckpointError, Imported, import, import_config};
 use warpweft_plan::{PlanFile, PlanWriter};
@@ -111,25 +112,36 @@ impl Made {
     }
 
     fn pack<W: std::io::Write>(&self, writer: &mut PlanWriter<W>, console: &mut Console<'_>) -> Result<(), CliError> {
-        let total = self.weight_bytes();
-        let mut bar = console.bar("packing");
-        let (mut done, mut current) = (0, None);
-        let mut sink = |tensor: usize, bytes: &[u8]| -> Result<(), CliError> {
-            interrupt::check()?;
-            if current != Some(tensor) {
-                writer.tensor(tensor)?;
-                current = Some(tensor);
-            }
-            writer.write(bytes)?;
-            done += bytes.len() as u64;
-            bar.set(done, total, Unit::Bytes);
-            Ok(())
-        };
-        self.compiled.packing.write(&self.imported.weights, &mut sink).map_err(unwrap_sink)
+        pack(&self.compiled, &self.imported.weights, writer, console)
     }
 }
 
-fn unwrap_sink(error: PackError<CliError>) -> CliError {
+/// Packs the weights that `source` has into a plan's file.
+pub(crate) fn pack<W: std::io::Write>(
+    compiled: &Compiled,
+    source: &dyn WeightSource,
+    writer: &mut PlanWriter<W>,
+    console: &mut Console<'_>,
+) -> Result<(), CliError> {
+    let total = compiled.plan.tensors.iter().filter_map(|tensor| tensor.bytes()).sum();
+    let mut bar = console.bar("packing");
+    let (mut done, mut current) = (0, None);
+    let mut sink = |tensor: usize, bytes: &[u8]| -> Result<(), CliError> {
+        interrupt::check()?;
+        if current != Some(tensor) {
+            writer.tensor(tensor)?;
+            current = Some(tensor);
+        }
+        writer.write(bytes)?;
+        done += bytes.len() as u64;
+        bar.set(done, total, Unit::Bytes);
+        Ok(())
+    };
+    compiled.packing.write(source, &mut sink).map_err(unwrap_sink)
+}
+
+/// What went wrong while a weight was packed.
+pub(crate) fn unwrap_sink(error: PackError<CliError>) -> CliError {
     match error {
         PackError::Sink(error) => error,
         other => CliError::Failed(other.to_string()),

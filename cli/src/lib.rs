@@ -5,6 +5,7 @@
 
 mod args;
 mod cache;
+mod calibrate;
 mod clock;
 mod commands;
 mod compile;

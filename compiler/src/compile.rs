@@ -43,7 +43,8 @@ pub struct Options {
     pub dump: Option<Phase>,
     /// Names of rules that are left out.
     pub without: Vec<String>,
-    /// Nodes of the graph, a row per token each, that programs keep for whoever wants to see them, beside their output.
+    /// Nodes of the graph, a row per token each, that the programs of the output `hidden` keep for whoever wants to see
+    /// them.
     pub taps: Vec<Id>,
 }
 
@@ -290,7 +291,8 @@ fn schedule_all(
             .map(|(b, composed)| BodyProgram { graph: &b.graph, composed })
             .collect();
         for &output in &outputs {
-            let part = Part { target: variant.target, rows: variant.rows, output, taps: &options.taps };
+            let taps = if output == OutputKind::Hidden { &options.taps[..] } else { &[] };
+            let part = Part { target: variant.target, rows: variant.rows, output, taps };
             let (program, origin) = assemble(graph, rolled, &bodies, part, &mut shared)?;
             programs.push(program);
             origins.push(origin);

@@ -12,6 +12,6 @@ mod sensitivity;
 mod weights;
 
 pub use moments::{Factors, Moments, MomentsError};
-pub use rounding::{Feedback, Grid, Rounded, round};
+pub use rounding::{Feedback, Rounded, round};
 pub use sensitivity::{Probe, sensitivities};
 pub use weights::{Candidate, LEAST_SIDE, candidates};

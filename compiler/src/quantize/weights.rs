@@ -23,7 +23,7 @@ pub struct Candidate {
     pub turned: bool,
     /// The rows that it is multiplied with, `[tokens, columns]`; `None` for a table of which rows are taken.
     pub input: Option<Id>,
-    /// Rows are taken of it, by token ids.
+    /// Rows are taken of it.
     pub gathered: bool,
     /// The layer that it belongs to.
     pub layer: Option<u32>,
@@ -51,7 +51,7 @@ enum Use {
     Other,
 }
 
-/// The matrices that contractions or lookups of token ids read as they are stored, in the order of their declaration.
+/// The matrices that contractions or lookups read as they are stored, in the order of their declaration.
 /// Those of which anything else is made (a slice, a sum) are left out, and so are small ones.
 pub fn candidates(graph: &Graph) -> Vec<Candidate> {
     let live = graph.live();
@@ -98,7 +98,7 @@ fn uses(graph: &Graph, live: &[bool], weight: WeightId) -> Vec<(Id, Use)> {
     for leaf in graph.ids().filter(|&id| graph.node(id).op == Op::Weight(weight)) {
         for user in users(leaf) {
             match graph.node(user).op {
-                Op::Gather([table, ids]) if table == leaf && matches!(graph.node(ids).op, Op::Ids) => {
+                Op::Gather([table, _]) if table == leaf => {
                     found.push((user, Use::Gather));
                 }
                 Op::MatMul([input, w]) if w == leaf && input != leaf => {

@@ -307,7 +307,9 @@ fn caches_go_with_their_own_pages() {
 #[test]
 fn lies_are_named() {
     type Change = Box<dyn FnOnce(&mut Plan)>;
-    let tap = |buffer| Tap { buffer, width: 5, stride: 8 };
+    fn tap(buffer: usize) -> Tap {
+        Tap { buffer, width: 5, stride: 8 }
+    }
     let cases: Vec<(&str, Change)> = vec![
         ("vocab_size", Box::new(|p| p.model.vocab_size = 0)),
         ("max_text_tokens: found 65", Box::new(|p| p.model.max_text_tokens = 65)),
