@@ -9,6 +9,7 @@ mod dtype;
 mod error;
 mod file;
 pub mod provenance;
+mod quantization;
 mod types;
 
 pub use check::{MAX_GROUPS, MAX_LOOP_TRIPS, MAX_STEP_ROWS};
@@ -19,4 +20,5 @@ pub use error::PlanError;
 pub use file::Staged;
 pub use file::{Assets, FORMAT_VERSION, PlanFile, PlanWriter, Source};
 pub use provenance::{Class, Provenance};
+pub use quantization::{Calibration, Quantization, RoundedWeight};
 pub use types::*;

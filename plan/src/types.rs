@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{DType, Dim, Provenance, Sizes};
+use crate::{DType, Dim, Provenance, Quantization, Sizes};
 
 /// A compiled model: everything that a runtime needs, and nothing that it has to decide.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -21,6 +21,9 @@ pub struct Plan {
     /// Where the programs come from. In a file it stands apart from the rest of the JSON.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub provenance: Option<Provenance>,
+    /// Which weights were rounded. In a file it stands apart as well.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quantization: Option<Quantization>,
 }
 
 /// What the model is and what its users may ask of it.

@@ -45,7 +45,8 @@ impl Shared {
     /// The plan of the given programs, and how to pack its weights.
     pub fn finish(self, model: warpweft_plan::Model, programs: Vec<Program>) -> (Plan, Packing) {
         let tensors = self.recipes.iter().map(|r| r.tensor.clone()).collect();
-        let plan = Plan { model, tensors, buffers: self.buffers, kernels: self.kernels, programs, provenance: None };
+        let (buffers, kernels) = (self.buffers, self.kernels);
+        let plan = Plan { model, tensors, buffers, kernels, programs, provenance: None, quantization: None };
         (plan, Packing { recipes: self.recipes })
     }
 

@@ -216,6 +216,7 @@ pub(crate) fn plan() -> Plan {
         kernels,
         programs,
         provenance: None,
+        quantization: None,
     }
 }
 

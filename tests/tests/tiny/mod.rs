@@ -147,6 +147,7 @@ pub(crate) fn plan() -> Plan {
         kernels,
         programs,
         provenance: None,
+        quantization: None,
     }
 }
 
