@@ -162,7 +162,7 @@ fn classes(work: &mut Work<'_, '_>, console: &mut Console<'_>) -> Result<(Vec<Cl
     let declared = &work.imported.graph.declarations().weights;
     let stored = |at: usize| {
         let candidate = &work.candidates[at];
-        candidate.values() * declared[candidate.weight.0 as usize].dtype.bytes()
+        candidate.values() * candidate.dtype.bytes()
     };
     for class in &mut classes {
         let bytes = |format: Format| {
@@ -183,8 +183,12 @@ fn classes(work: &mut Work<'_, '_>, console: &mut Console<'_>) -> Result<(Vec<Cl
         class.options = options;
     }
     // Vectors are kept as f32.
-    let bytes = |w: &WeightDecl| if w.shape.len() == 2 { w.dtype.bytes() } else { DType::F32.bytes() };
-    let all: u64 = declared.iter().map(|w| w.shape.iter().product::<u64>() * bytes(w)).sum();
+    let bytes = |w: &WeightDecl| {
+        let (element, width) = (w.dtype, w.shape.last().copied().unwrap_or(1));
+        let rows = w.shape.iter().rev().skip(1).product::<u64>();
+        rows * if w.shape.len() == 2 { element.row_bytes(width) } else { width * DType::F32.bytes() }
+    };
+    let all: u64 = declared.iter().map(bytes).sum();
     let in_classes: u64 = (0..work.candidates.len()).map(stored).sum();
     Ok((classes, all.saturating_sub(in_classes)))
 }

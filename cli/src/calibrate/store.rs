@@ -7,20 +7,24 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::sync::{Mutex, PoisonError};
 
 use warpweft_compiler::formats::Format;
+use warpweft_compiler::quantize::Candidate;
 use warpweft_compiler::weights::{WeightError, WeightSource};
 use warpweft_models::Weights;
+use warpweft_plan::DType;
 
 use crate::CliError;
 use crate::cache::temporary_folder;
 
 /// A rounded weight.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Place {
-    pub(crate) format: Format,
+struct Place {
+    format: Format,
     /// Columns of a row, as it is quantized.
-    pub(crate) columns: usize,
+    columns: usize,
     /// The checkpoint has it the other way round.
-    pub(crate) turned: bool,
+    turned: bool,
+    /// The type that the checkpoint has.
+    dtype: DType,
     offset: u64,
     bytes: u64,
 }
@@ -42,8 +46,10 @@ impl Store {
     }
 
     /// Begins a weight, in the place of what was kept of it.
-    pub(super) fn begin(&mut self, name: &str, format: Format, columns: usize, turned: bool) {
-        self.places.insert(name.to_owned(), Place { format, columns, turned, offset: self.end, bytes: 0 });
+    pub(super) fn begin(&mut self, candidate: &Candidate, format: Format) {
+        let (columns, turned, dtype) = (candidate.columns as usize, candidate.turned, candidate.dtype);
+        let place = Place { format, columns, turned, dtype, offset: self.end, bytes: 0 };
+        self.places.insert(candidate.name.clone(), place);
     }
 
     /// Adds rows to the weight that was begun last under that name.
@@ -58,19 +64,9 @@ impl Store {
         Ok(())
     }
 
-    /// Forgets all weights; what they took of the file is written over.
-    pub(super) fn clear(&mut self) {
-        self.places.clear();
-        self.end = 0;
-    }
-
-    /// How a weight is kept.
-    pub(crate) fn place(&self, name: &str) -> Option<Place> {
-        self.places.get(name).copied()
-    }
 
     fn read(&self, name: &str) -> Option<Result<(Place, Vec<u8>), WeightError>> {
-        let place = self.place(name)?;
+        let place = self.places.get(name).copied()?;
         let mut bytes = vec![0; place.bytes as usize];
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         let read = file.seek(SeekFrom::Start(place.offset)).and_then(|_| file.read_exact(&mut bytes));
@@ -95,7 +91,7 @@ impl WeightSource for Quantized<'_> {
     }
 
     fn release(&self, name: &str) {
-        if self.store.place(name).is_none() {
+        if !self.store.places.contains_key(name) {
             self.weights.release(name);
         }
     }
@@ -116,12 +112,11 @@ impl WeightSource for Decoded<'_> {
         let Some(read) = read else { return self.weights.read(name) };
         let (place, bytes) = read?;
         let problem = |problem: String| WeightError { problem: format!("{name}: {problem}") };
-        let weight = self.weights.get(name).map_err(|error| problem(error.to_string()))?;
         let mut values = place.format.unpack(&bytes, place.columns);
         if place.turned {
             values = turned(&values, place.columns);
         }
-        let format = Format::of(weight.dtype).ok_or_else(|| problem(format!("{} is no float", weight.dtype)))?;
+        let format = Format::of(place.dtype).ok_or_else(|| problem(format!("{} is no float", place.dtype)))?;
         // As one row, which is padded at its end alone.
         let mut packed = format.pack(&values, values.len()).map_err(|error| problem(error.to_string()))?;
         packed.truncate(values.len() * format.bytes() as usize);

@@ -1,8 +1,9 @@
 //! Rounding whole weights, some rows at a time.
 
 use warpweft_compiler::formats::Format;
-use warpweft_compiler::graph::eval::decode;
+use warpweft_compiler::graph::Element;
 use warpweft_compiler::quantize::{Candidate, Factors, Feedback, Rounded, round};
+use warpweft_compiler::weights::WeightSource;
 use warpweft_models::Weights;
 
 use super::store::{Store, turned};
@@ -24,7 +25,7 @@ pub(super) fn round_into(
 ) -> Result<f64, CliError> {
     let columns = candidate.columns as usize;
     let mut error = 0.0;
-    store.begin(&candidate.name, format, columns, candidate.turned);
+    store.begin(candidate, format);
     each_piece(weights, candidate, None, &mut |rows| {
         let rounded = round(rows, columns, format, factors, feedback);
         error += checked(&rounded, candidate)?;
@@ -67,14 +68,15 @@ fn each_piece(
     sample: Option<u64>,
     each: &mut dyn FnMut(&[f32]) -> Result<(), CliError>,
 ) -> Result<(), CliError> {
-    let weight = weights.get(&candidate.name)?;
+    let bytes = weights.read(&candidate.name).map_err(|error| CliError::Failed(error.to_string()))?;
     let (rows, columns) = (candidate.rows as usize, candidate.columns as usize);
+    let element = Element::from(candidate.dtype);
     // One that is stored the other way round is turned as a whole.
-    let whole = candidate.turned.then(|| turned(&decode(&weight.bytes, weight.dtype), rows));
-    let row_bytes = columns * weight.dtype.bytes() as usize;
+    let whole = candidate.turned.then(|| turned(&element.decode(&bytes, rows), rows));
+    let row_bytes = columns * candidate.dtype.bytes() as usize;
     let row = |at: usize| match &whole {
         Some(values) => values.get(at * columns..(at + 1) * columns).unwrap_or_default().to_vec(),
-        None => decode(weight.bytes.get(at * row_bytes..(at + 1) * row_bytes).unwrap_or_default(), weight.dtype),
+        None => element.decode(bytes.get(at * row_bytes..(at + 1) * row_bytes).unwrap_or_default(), columns),
     };
     let count = sample.map_or(rows, |n| n as usize);
     let step = (PIECE / 4 / columns.max(1)).max(1);
@@ -83,7 +85,7 @@ fn each_piece(
         let piece: Vec<f32> = (first..count.min(first + step)).flat_map(|i| row(i * rows / count.max(1))).collect();
         each(&piece)?;
     }
-    drop(weight);
-    warpweft_compiler::weights::WeightSource::release(weights, &candidate.name);
+    drop(bytes);
+    weights.release(&candidate.name);
     Ok(())
 }

@@ -4,6 +4,7 @@
 //! - [`round`]: codes that change a contraction's results least, by those moments;
 //! - [`knapsack`]: which weight gets which format.
 
+mod declare;
 pub mod knapsack;
 mod moments;
 mod product;
@@ -11,6 +12,7 @@ mod rounding;
 mod sensitivity;
 mod weights;
 
+pub use declare::declare_rounded;
 pub use moments::{Factors, Moments, MomentsError};
 pub use rounding::{Feedback, Rounded, round};
 pub use sensitivity::{Probe, sensitivities};

@@ -1,7 +1,7 @@
 //! Which weights of a model can be quantized, and what each is multiplied with.
 
 use egg::{Id, Language};
-use warpweft_plan::Dim;
+use warpweft_plan::{DType, Dim};
 
 use crate::graph::{Graph, Op, WeightId};
 
@@ -15,6 +15,8 @@ pub struct Candidate {
     pub weight: WeightId,
     /// Its name there.
     pub name: String,
+    /// The type of its values.
+    pub dtype: DType,
     /// Rows, of which each gives one column of the contraction's result.
     pub rows: u64,
     /// Columns, which are contracted.
@@ -60,6 +62,7 @@ pub fn candidates(graph: &Graph) -> Vec<Candidate> {
     matrices
         .filter_map(|(at, decl)| {
             let weight = WeightId(at as u32);
+            let dtype = decl.dtype.plain().filter(|dtype| *dtype != DType::U32)?;
             let uses = uses(graph, &live, weight);
             let first = uses.iter().find_map(|&(user, found)| match found {
                 Use::Contraction { input, turned } => Some((user, Some(input), turned)),
@@ -80,7 +83,8 @@ pub fn candidates(graph: &Graph) -> Vec<Candidate> {
             let (rows, columns) = if turned { (b, a) } else { (a, b) };
             let layer = graph.node(user).layer;
             let role = role(&decl.name, layer);
-            Some(Candidate { weight, name: decl.name.clone(), rows, columns, turned, input, gathered, layer, role })
+            let name = decl.name.clone();
+            Some(Candidate { weight, name, dtype, rows, columns, turned, input, gathered, layer, role })
         })
         .collect()
 }
