@@ -11,6 +11,7 @@ use warpweft_plan::{PlanFile, PlanWriter};
 use warpweft_runtime::{Adapter, RuntimeError};
 
 use crate::CliError;
+use crate::calibrate::{Calibrated, Quantized};
 use crate::console::Console;
 use crate::hub;
 use crate::interrupt::{self, Section};
@@ -58,6 +59,8 @@ pub fn adapter_target(adapter: &Adapter) -> Result<&'static Target, CliError> {
 pub(crate) struct Made {
     pub(crate) imported: Imported,
     pub(crate) compiled: Compiled,
+    /// The weights that were rounded by calibration.
+    calibrated: Option<Calibrated>,
     /// How long reading the checkpoint's headers and building the graph took.
     pub(crate) import_time: Duration,
 }
@@ -78,15 +81,50 @@ fn make_of(
     options: &Options,
     observe: &mut dyn FnMut(&PhaseReport),
 ) -> Result<Made, CliError> {
-    let start = Instant::now();
-    let mut imported = import(folder)?;
-    // A snapshot of the Hub is called after its commit.
-    if let Some(name) = hub::name_of(folder) {
-        imported.info.name = name;
+    Read::with(import, folder)?.compile(options, None, observe)
+}
+
+/// A checkpoint that has been read.
+pub(crate) struct Read {
+    pub(crate) imported: Imported,
+    import_time: Duration,
+}
+
+impl Read {
+    /// Reads a checkpoint folder.
+    pub(crate) fn of(folder: &Path) -> Result<Read, CliError> {
+        Read::with(import, folder)
     }
-    let import_time = start.elapsed();
-    let compiled = compile(&imported.graph, &imported.info, options, observe)?;
-    Ok(Made { imported, compiled, import_time })
+
+    fn with(import: fn(&Path) -> Result<Imported, CheckpointError>, folder: &Path) -> Result<Read, CliError> {
+        let start = Instant::now();
+        let mut imported = import(folder)?;
+        // A snapshot of the Hub is called after its commit.
+        if let Some(name) = hub::name_of(folder) {
+            imported.info.name = name;
+        }
+        Ok(Read { imported, import_time: start.elapsed() })
+    }
+
+    /// Compiles it, over the weights that calibration has rounded.
+    pub(crate) fn compile(
+        self,
+        options: &Options,
+        calibrated: Option<Calibrated>,
+        observe: &mut dyn FnMut(&PhaseReport),
+    ) -> Result<Made, CliError> {
+        let Read { imported, import_time } = self;
+        let compiled = match &calibrated {
+            None => compile(&imported.graph, &imported.info, options, observe)?,
+            Some(calibrated) => {
+                let graph = calibrated.declare(&imported.graph)?;
+                let mut compiled = compile(&graph, &imported.info, options, observe)?;
+                compiled.plan.quantization = Some(calibrated.told());
+                compiled
+            }
+        };
+        Ok(Made { imported, compiled, calibrated, import_time })
+    }
 }
 
 impl Made {
@@ -112,7 +150,11 @@ impl Made {
     }
 
     fn pack<W: std::io::Write>(&self, writer: &mut PlanWriter<W>, console: &mut Console<'_>) -> Result<(), CliError> {
-        pack(&self.compiled, &self.imported.weights, writer, console)
+        let weights = &self.imported.weights;
+        match &self.calibrated {
+            None => pack(&self.compiled, weights, writer, console),
+            Some(Calibrated { store, .. }) => pack(&self.compiled, &Quantized { weights, store }, writer, console),
+        }
     }
 }
 

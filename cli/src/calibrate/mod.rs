@@ -4,6 +4,7 @@
 //! the CPU, by `gemm`, as the rows come back. For formats to be chosen, groups of weights are rounded one after the other,
 //! and the divergence of the model's predictions is measured.
 
+mod args;
 mod choose;
 mod divergence;
 mod store;
@@ -16,11 +17,14 @@ mod work;
 use std::path::Path;
 
 use warpweft_compiler::formats::Format;
-use warpweft_compiler::quantize::{Candidate, Feedback};
+use warpweft_compiler::graph::{Element, Graph};
+use warpweft_compiler::quantize::{Candidate, Feedback, declare_rounded};
 use warpweft_models::Imported;
+use warpweft_plan::{Calibration, Quantization, RoundedWeight};
 use warpweft_runtime::AdapterChoice;
 
-pub(crate) use choose::Limits;
+pub(crate) use args::CalibrationOptions;
+pub(crate) use choose::{Limits, percent};
 pub(crate) use store::{Quantized, Store};
 
 use crate::CliError;
@@ -87,6 +91,41 @@ pub(crate) struct Calibrated {
     pub(crate) predicted: Option<f64>,
     /// The divergence that was measured with all weights rounded, in nats per token; of language models.
     pub(crate) measured: Option<f64>,
+}
+
+impl Calibrated {
+    /// The graph over the rounded weights.
+    pub(crate) fn declare(&self, graph: &Graph) -> Result<Graph, CliError> {
+        let candidates: Vec<Candidate> = self.choices.iter().map(|choice| choice.candidate.clone()).collect();
+        let chosen = |choice: &Choice| Some((choice.candidate.name.clone(), choice.format?));
+        let formats = self.choices.iter().filter_map(chosen).collect();
+        declare_rounded(graph, &candidates, &formats).map_err(|error| CliError::Compile(error.into()))
+    }
+
+    /// What the plan says of it.
+    pub(crate) fn told(&self) -> Quantization {
+        let weight = |choice: &Choice| {
+            let Choice { candidate, format, error, loss } = choice;
+            let element = format.map_or(candidate.dtype.into(), Element::from);
+            RoundedWeight {
+                name: candidate.name.clone(),
+                format: format.map(Format::name),
+                bytes: candidate.rows * element.row_bytes(candidate.columns),
+                error: *error,
+                loss: *loss,
+            }
+        };
+        Quantization {
+            calibration: Some(Calibration {
+                text: self.text.clone(),
+                tokens: self.tokens as u64,
+                measured_tokens: self.measured_tokens as u64,
+            }),
+            weights: self.choices.iter().map(weight).collect(),
+            predicted_loss: self.predicted,
+            measured_loss: self.measured,
+        }
+    }
 }
 
 /// Rounds the weights of a model, and chooses their formats if that is asked for.
