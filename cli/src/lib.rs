@@ -21,6 +21,7 @@ mod load;
 mod plot;
 mod process;
 mod progress;
+mod quantized;
 mod report;
 mod tensors;
 mod texts;

@@ -32,7 +32,7 @@ const LAYERS: usize = 16;
 const NOISE: f64 = 1e-6;
 /// Times that a choice is made, each with what was learned from the one before.
 const TRIES: usize = 3;
-/// How much more than predicted a choice may cost before it is made anew.
+/// How much less than predicted a choice may cost before it is made anew.
 const TOLERANCE: f64 = 1.1;
 
 /// What a choice has to keep to. One of them at least is given.
@@ -48,30 +48,36 @@ pub(crate) struct Limits {
 pub(super) fn auto(work: &mut Work<'_, '_>, limits: Limits, console: &mut Console<'_>) -> Result<Calibrated, CliError> {
     let mut factors = measure(work, console)?;
     let (classes, fixed) = classes(work, console)?;
-    let mut tries = 0;
-    loop {
-        tries += 1;
+    let mut best: Option<(u64, Calibrated)> = None;
+    for _ in 0..TRIES {
         let formats = decide(&classes, &factors, limits, fixed, work.candidates.len())?;
         let (store, errors) = round_all(work, &formats, Feedback::On, console)?;
         let predicted: f64 = errors.iter().zip(&factors).map(|(e, f)| e * f).sum();
         let measured = work.measure(&store, &formats)?;
+        let done = finish(work, store, &formats, &errors, Some(&factors), (Some(predicted), measured));
         // What the sum of many errors costs is better known from all of them together.
         let ratio = measured.filter(|_| predicted > NOISE).map_or(1.0, |measured| measured.max(NOISE) / predicted);
-        let over = limits.loss.is_some_and(|limit| measured.is_some_and(|m| m > limit));
-        let far = limits.loss.is_some() && !(1.0 / TOLERANCE..=TOLERANCE).contains(&ratio);
-        if tries < TRIES && (over || far) {
-            factors.iter_mut().for_each(|f| *f *= ratio);
-            continue;
+        factors.iter_mut().for_each(|f| *f *= ratio);
+        let bytes = done.told().weights.iter().map(|w| w.bytes).sum();
+        let within = |c: &Calibrated| limits.loss.is_none_or(|limit| c.measured.is_none_or(|m| m <= limit));
+        let better = |(known, of): &(u64, Calibrated)| match (within(&done), within(of)) {
+            (true, true) => bytes < *known,
+            (false, false) => done.measured < of.measured,
+            (one, _) => one,
+        };
+        if best.as_ref().is_none_or(better) {
+            best = Some((bytes, done));
         }
-        if let (true, Some(limit), Some(measured)) = (over, limits.loss, measured) {
-            console.note(&format!(
-                "note: the chosen formats cost {} where {} was asked for",
-                percent(measured),
-                percent(limit)
-            ));
+        if limits.loss.is_none() || (1.0 / TOLERANCE..=1.0).contains(&ratio) {
+            break;
         }
-        return Ok(finish(work, store, &formats, &errors, Some(&factors), (Some(predicted), measured)));
     }
+    let (_, best) = best.ok_or_else(|| CliError::Failed("no formats were chosen".into()))?;
+    if let (Some(limit), Some(measured)) = (limits.loss, best.measured.filter(|&m| limits.loss.is_some_and(|l| m > l))) {
+        let (cost, limit) = (percent(measured), percent(limit));
+        console.note(&format!("note: the chosen formats cost {cost} of perplexity where {limit} was asked for"));
+    }
+    Ok(best)
 }
 
 /// A loss as the growth of perplexity.
@@ -149,14 +155,11 @@ fn classes(work: &mut Work<'_, '_>, console: &mut Console<'_>) -> Result<(Vec<Cl
         }
     }
     let mut errors: Vec<[f64; FORMATS.len()]> = vec![[0.0; FORMATS.len()]; work.candidates.len()];
-    let (weights, total) = (&work.imported.weights, work.candidates.len() as u64);
-    let mut done = 0;
-    work.each_weight(console, &mut |at, candidate, factors, console| {
+    let weights = &work.imported.weights;
+    work.each_weight("weighing formats", console, &mut |at, candidate, factors| {
         for (error, &format) in errors[at].iter_mut().zip(&FORMATS) {
             *error = weigh::error_in(weights, candidate, format, factors)?;
         }
-        done += 1;
-        console.bar("weighing formats").set(done, total, Unit::Items);
         Ok(())
     })?;
     let declared = &work.imported.graph.declarations().weights;

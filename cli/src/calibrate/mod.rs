@@ -29,7 +29,6 @@ pub(crate) use store::{Quantized, Store};
 
 use crate::CliError;
 use crate::console::Console;
-use crate::progress::Unit;
 use work::Work;
 
 /// What a text is called that nobody gave.
@@ -159,14 +158,11 @@ fn round_all(
     console: &mut Console<'_>,
 ) -> Result<(Store, Vec<f64>), CliError> {
     let (mut store, mut errors) = (Store::new()?, vec![0.0; formats.len()]);
-    let mut done = 0;
     let weights = &work.imported.weights;
-    work.each_weight(console, &mut |at, candidate, factors, console| {
+    work.each_weight("rounding", console, &mut |at, candidate, factors| {
         if let Some(format) = formats[at] {
             errors[at] = weigh::round_into(weights, candidate, (format, feedback), factors, &mut store)?;
         }
-        done += 1;
-        console.bar("rounding").set(done, formats.len() as u64, Unit::Items);
         Ok(())
     })?;
     Ok((store, errors))

@@ -15,6 +15,7 @@ use super::subject::Subject;
 use super::{BUNDLED, Setting};
 use crate::CliError;
 use crate::console::Console;
+use crate::progress::Unit;
 use crate::texts::read;
 
 /// The text that is used if none is given: documentation and source code of this project.
@@ -35,8 +36,7 @@ const MEMORY: u64 = 3 << 30;
 const DAMPING: f32 = 0.01;
 
 /// What calls get for each weight: its index, the weight, and the factors of its input's moments.
-pub(super) type Each<'e> =
-    dyn FnMut(usize, &Candidate, Option<&Factors>, &mut Console<'_>) -> Result<(), CliError> + 'e;
+pub(super) type Each<'e> = dyn FnMut(usize, &Candidate, Option<&Factors>) -> Result<(), CliError> + 'e;
 
 /// A calibration that is under way.
 pub(super) struct Work<'i, 's> {
@@ -111,19 +111,28 @@ impl<'i, 's> Work<'i, 's> {
     }
 
     /// Calls `each` for every weight that can be quantized, with the factors of its input's moments. They are collected
-    /// when they are needed, and again if not all fit into memory.
-    pub(super) fn each_weight(&mut self, console: &mut Console<'_>, each: &mut Each<'_>) -> Result<(), CliError> {
+    /// when they are needed, and again if not all fit into memory. `label` says what is done.
+    pub(super) fn each_weight(
+        &mut self,
+        label: &'static str,
+        console: &mut Console<'_>,
+        each: &mut Each<'_>,
+    ) -> Result<(), CliError> {
+        let mut done = 0;
         for group in 0..self.groups.len() {
             self.collect(group, console)?;
+            let mut bar = console.bar(label);
             for (at, candidate) in self.candidates.iter().enumerate() {
                 let factors = candidate.input.and_then(|input| self.factors.as_ref()?.get(&input));
                 if factors.is_some() {
-                    each(at, candidate, factors, console)?;
+                    each(at, candidate, factors)?;
+                    done += 1;
+                    bar.set(done, self.candidates.len() as u64, Unit::Items);
                 }
             }
         }
         for (at, candidate) in self.candidates.iter().enumerate().filter(|(_, c)| c.input.is_none()) {
-            each(at, candidate, None, console)?;
+            each(at, candidate, None)?;
         }
         Ok(())
     }
