@@ -11,7 +11,7 @@ use warpweft_runtime::AdapterChoice;
 
 use crate::CliError;
 use crate::commands::{
-    bench, build, chat, devices, doctor, embed, eval, explain, fit, inspect, logits, pull, report, run,
+    bench, build, chat, devices, doctor, embed, eval, explain, fit, inspect, logits, profile, pull, report, run, tune,
 };
 use crate::units::parse_bytes;
 
@@ -60,6 +60,8 @@ pub(crate) enum Command {
     Report(report::Report),
     Fit(fit::Fit),
     Bench(bench::Bench),
+    Profile(profile::Profile),
+    Tune(tune::Tune),
     Devices(devices::Devices),
     Doctor(doctor::Doctor),
 }

@@ -25,6 +25,7 @@ mod quantized;
 mod report;
 mod tensors;
 mod texts;
+mod tuned;
 mod units;
 mod work;
 

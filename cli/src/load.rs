@@ -11,10 +11,11 @@ use warpweft_runtime::{Adapter, Engine, Options, block_on, choose};
 use crate::CliError;
 use crate::args::{RuleOptions, RunOptions};
 use crate::cache::{Slot, temporary_folder};
-use crate::compile::{adapter_target, make, make_of_config};
+use crate::compile::{make, make_of_config};
 use crate::console::Console;
 use crate::hub;
 use crate::progress::opening;
+use crate::tuned;
 
 /// Bytes of random weights that are kept in memory; more go into a file.
 const IN_MEMORY: u64 = 512 << 20;
@@ -82,7 +83,7 @@ pub(crate) fn bench_plan(
         return Ok(BenchPlan { plan: plan_for(path, adapter, rules, console)?, file: None, random: false });
     }
     let options = CompileOptions {
-        targets: vec![adapter_target(adapter)?],
+        targets: vec![tuned::target(adapter)?],
         without: rules.without.clone(),
         quantize: rules.quantization()?,
         ..CompileOptions::default()
@@ -154,13 +155,13 @@ fn compiled(
     rules: &RuleOptions,
     console: &mut Console<'_>,
 ) -> Result<PlanFile, CliError> {
-    let target = adapter_target(adapter)?;
+    let target = tuned::target(adapter)?;
     let weights = WeightChoice::Keep;
     let mut without = rules.without.clone();
     without.sort();
     without.dedup();
     let rounded = rules.quantize.map_or_else(|| weights.name().to_owned(), |scheme| scheme.to_string());
-    let slot = Slot::of(folder, &format!("{} {rounded} without {}", target.name, without.join(" ")))?;
+    let slot = Slot::of(folder, &format!("{target:?} {rounded} without {}", without.join(" ")))?;
     if let Some(slot) = &slot
         && let Some(plan) = cached(&slot.path(), console)
     {

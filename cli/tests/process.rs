@@ -181,3 +181,40 @@ fn a_closed_output_is_no_failure() {
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
     assert!(!stderr(&output).contains("panicked"), "{}", stderr(&output));
 }
+
+/// Rates go into the user's configuration, kernels into the plan, which computes what it did.
+#[test]
+fn an_adapter_is_measured() {
+    let folder = tempfile::tempdir().unwrap();
+    let (plan, tuned) = (folder.path().join("plan.weft"), folder.path().join("tuned.weft"));
+    let in_folder = |arguments: &[&str]| {
+        let mut command = command();
+        command.args(arguments).env("XDG_CONFIG_HOME", folder.path()).env("XDG_CACHE_HOME", folder.path());
+        command.output().unwrap()
+    };
+    let checkpoint = fixture("bert");
+    let [checkpoint, plan, tuned] = [&checkpoint, &plan, &tuned].map(|path| path.to_str().unwrap());
+    let refused = in_folder(&["build", checkpoint, "-o", plan, "--tuned"]);
+    assert!(stderr(&refused).contains("run `compile-model tune"), "{}", stderr(&refused));
+    let built = in_folder(&["build", checkpoint, "-o", plan]);
+    assert_eq!(built.status.code(), Some(0), "{}", stderr(&built));
+    let ran = in_folder(&["tune", plan, "-o", tuned, "--seconds", "3", "--json"]);
+    assert_eq!(ran.status.code(), Some(0), "{}", stderr(&ran));
+    let text = String::from_utf8_lossy(&ran.stdout).into_owned();
+    assert!(text.contains("\"bandwidth\"") && text.contains("\"kernels\":[{"), "{text}");
+    let rates = fs::read_dir(folder.path().join("warpweft/rates")).unwrap().count();
+    assert_eq!(rates, 1);
+    let embed = |plan: &str| in_folder(&["embed", plan, "--ids", "2,5,6,3", "--json"]);
+    let numbers = |output: &Output| -> Vec<f32> {
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let inner = text.split("[[").nth(1).unwrap().split("]]").next().unwrap();
+        inner.split(',').map(|number| number.parse().unwrap()).collect()
+    };
+    let (before, after) = (embed(plan), embed(tuned));
+    let (before, after) = (numbers(&before), numbers(&after));
+    assert!(before.iter().zip(&after).all(|(a, b)| (a - b).abs() < 1e-4) && before.len() == after.len());
+    let again = in_folder(&["build", checkpoint, "-o", plan, "--tuned"]);
+    assert_eq!(again.status.code(), Some(0), "{}", stderr(&again));
+    let doctor = in_folder(&["doctor", tuned]);
+    assert_eq!(doctor.status.code(), Some(0), "{}", stderr(&doctor));
+}

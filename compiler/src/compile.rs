@@ -27,9 +27,6 @@ use crate::target::Target;
 pub const ROW_RANGES: [RowRange; 3] =
     [RowRange { min: 1, max: Some(1) }, RowRange { min: 2, max: Some(16) }, RowRange { min: 17, max: None }];
 
-/// Invocations of a workgroup that have columns of their own, where there are no subgroups and few rows.
-const FLOOR_LANES: u32 = 4;
-
 /// What to compile for.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -222,7 +219,8 @@ fn extract_all(
         for rows in ROW_RANGES.into_iter().rev() {
             let mut bodies = Vec::new();
             for (i, body) in saturated.iter().enumerate() {
-                let extracted = extract(body, &cost_model(target, rows, rolled.is_whole(i), &stored[i]))?;
+                let weights = (!stored[i].is_empty()).then_some(&stored[i]);
+                let extracted = extract(body, &CostModel::new(target, rows, rolled.is_whole(i), weights))?;
                 check(&extracted.graph, Form::Extracted, Phase::Extracted)?;
                 stored[i].extend(&extracted.weights);
                 bodies.push(extracted);
@@ -231,22 +229,6 @@ fn extract_all(
         }
     }
     Ok(variants)
-}
-
-fn cost_model<'w>(target: &Target, rows: RowRange, whole: bool, stored: &'w FxHashSet<egg::Id>) -> CostModel<'w> {
-    let rates = &target.rates;
-    CostModel {
-        bandwidth: rates.bandwidth,
-        fmas: rates.fmas,
-        dispatch: rates.dispatch,
-        tokens: rows.typical().into(),
-        load: rates.load,
-        scattered_load: rates.scattered_load,
-        whole,
-        columns: 4 * target.subgroup_size.unwrap_or(FLOOR_LANES),
-        storage_buffers: target.limits.storage_buffers as usize,
-        stored: (!stored.is_empty()).then_some(stored),
-    }
 }
 
 fn compose_all(variants: &[Variant], max_context: u32) -> Result<Vec<Vec<ComposedBody>>, CompileError> {

@@ -57,6 +57,16 @@ impl Config {
         &self.file
     }
 
+    /// `field` with the objects around it.
+    pub(crate) fn place(&self, field: &str) -> String {
+        format!("{}{field}", self.prefix)
+    }
+
+    /// The names of all fields.
+    pub(crate) fn fields(&self) -> impl Iterator<Item = &str> {
+        self.fields.keys().map(String::as_str)
+    }
+
     /// The value of `field`; `None` if it is absent or null.
     pub fn get(&self, field: &str) -> Option<&Value> {
         self.fields.get(field).filter(|value| !value.is_null())
@@ -71,7 +81,7 @@ impl Config {
     pub fn wrong(&self, field: &str, expected: impl Into<String>) -> CheckpointError {
         CheckpointError::Field {
             file: self.file.clone(),
-            field: format!("{}{field}", self.prefix),
+            field: self.place(field),
             found: self.fields.get(field).map_or_else(|| "nothing".to_owned(), describe),
             expected: expected.into(),
         }

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use warpweft_compiler::formats::FormatError;
 use warpweft_compiler::graph::FactError;
 
 use crate::checkpoint::HeaderError;
@@ -126,7 +127,7 @@ pub enum CheckpointError {
         expected: Vec<u64>,
     },
     /// A tensor has a type that the model cannot use.
-    #[error("{}: tensor {tensor}: found type {found}, expected F32, F16 or BF16", .file.display())]
+    #[error("{}: tensor {tensor}: found type {found}, expected {expected}", .file.display())]
     Type {
         /// The file that holds it.
         file: PathBuf,
@@ -134,6 +135,56 @@ pub enum CheckpointError {
         tensor: String,
         /// In the file.
         found: &'static str,
+        /// Types that can be read.
+        expected: String,
+    },
+    /// `quant_method` names no method that is known.
+    #[error("{}: {field}: found {found:?}, expected one of {}", .file.display(), .known.join(", "))]
+    UnknownQuantization {
+        /// The config.json.
+        file: PathBuf,
+        /// The field, with the objects around it.
+        field: String,
+        /// The method.
+        found: String,
+        /// All methods.
+        known: Vec<&'static str>,
+    },
+    /// An element of a quantized weight has a value that it cannot have.
+    #[error("{}: tensor {tensor}: found {found} at element {index}, expected {expected}", .file.display())]
+    Element {
+        /// The file that holds it.
+        file: PathBuf,
+        /// Its name.
+        tensor: String,
+        /// Index of the element in row-major order.
+        index: u64,
+        /// What is there.
+        found: String,
+        /// What can be read.
+        expected: String,
+    },
+    /// A quantized weight that cannot be stored as it is.
+    #[error("{}: tensor {tensor}: found {found}, expected {expected}", .file.display())]
+    Quantized {
+        /// The file that holds it.
+        file: PathBuf,
+        /// The weight, or the part of it that is wrong.
+        tensor: String,
+        /// What is there.
+        found: String,
+        /// What can be read.
+        expected: String,
+    },
+    /// Codes or scales that no format can hold as they are, NaN among them.
+    #[error("{}: tensor {tensor}: {problem}", .file.display())]
+    Format {
+        /// The weights.
+        file: PathBuf,
+        /// The quantized weight.
+        tensor: String,
+        /// Where and what.
+        problem: FormatError,
     },
     /// Tensors that the family does not know: the model would be another one than the file's.
     #[error("{}: {} of the file's tensors would be unused, expected none; the first is {tensor} with shape {shape:?}", .file.display(), .count)]

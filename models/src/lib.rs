@@ -10,6 +10,7 @@ mod families;
 mod generation;
 mod model;
 mod net;
+pub mod quantized;
 mod random;
 pub mod sentence;
 

@@ -4,9 +4,9 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use warpweft_compiler::graph::Graph;
+use warpweft_compiler::graph::{Element, Graph};
 use warpweft_compiler::weights::{WeightError, WeightSource};
-use warpweft_plan::{Assets, DType, Model, OutputKind};
+use warpweft_plan::{Assets, Model, OutputKind};
 
 use crate::checkpoint::{Checkpoint, read_optional};
 use crate::config::Config;
@@ -14,6 +14,7 @@ use crate::error::CheckpointError;
 use crate::families::{Family, Parts, family};
 use crate::generation::{read_assets, read_eos_ids};
 use crate::net::{Net, Tensors, Written};
+use crate::quantized::{Quantization, Quantized};
 use crate::random::{RandomWeights, Type};
 use crate::sentence::{Pooling, Sentence, read_sentence};
 
@@ -37,8 +38,8 @@ pub struct Imported {
 /// A weight's values.
 #[derive(Clone, Debug)]
 pub struct Weight<'a> {
-    /// Type of its elements.
-    pub dtype: DType,
+    /// What its elements are.
+    pub dtype: Element,
     /// Row-major shape.
     pub shape: &'a [u64],
     /// Its elements, little-endian, in no particular alignment.
@@ -54,7 +55,7 @@ pub struct Weights {
 
 #[derive(Debug)]
 enum Values {
-    Stored(Checkpoint),
+    Stored(Checkpoint, BTreeMap<String, Quantized>),
     Random(RandomWeights),
 }
 
@@ -71,7 +72,7 @@ impl Weights {
     /// When there is none, or when a value is NaN or infinite.
     pub fn get(&self, name: &str) -> Result<Weight<'_>, CheckpointError> {
         if let Some(Generated { shape, bytes }) = self.generated.get(name) {
-            return Ok(Weight { dtype: DType::F32, shape, bytes: Cow::Borrowed(bytes) });
+            return Ok(Weight { dtype: Element::F32, shape, bytes: Cow::Borrowed(bytes) });
         }
         let missing = |file: PathBuf| CheckpointError::MissingTensor {
             file,
@@ -79,16 +80,20 @@ impl Weights {
             expected: "a weight of the model".to_owned(),
         };
         match &self.values {
-            Values::Stored(checkpoint) => {
+            Values::Stored(checkpoint, quantized) => {
+                if let Some(weight) = quantized.get(name) {
+                    let bytes = Cow::Owned(weight.read(checkpoint)?);
+                    return Ok(Weight { dtype: weight.format().into(), shape: weight.shape(), bytes });
+                }
                 let missing = || missing(checkpoint.weights_file());
                 let tensor = checkpoint.tensor(name).ok_or_else(missing)?;
                 let dtype = tensor.stored.weight().ok_or_else(missing)?;
                 tensor.check_finite()?;
-                Ok(Weight { dtype, shape: tensor.shape, bytes: Cow::Borrowed(tensor.bytes) })
+                Ok(Weight { dtype: dtype.into(), shape: tensor.shape, bytes: Cow::Borrowed(tensor.bytes) })
             }
             Values::Random(random) => {
                 let (dtype, shape, bytes) = random.get(name).ok_or_else(|| missing("config.json".into()))?;
-                Ok(Weight { dtype, shape, bytes: Cow::Owned(bytes) })
+                Ok(Weight { dtype: dtype.into(), shape, bytes: Cow::Owned(bytes) })
             }
         }
     }
@@ -96,7 +101,7 @@ impl Weights {
     /// Bytes of the checkpoint's files, or of the values that stand in for them.
     pub fn checkpoint_bytes(&self) -> u64 {
         match &self.values {
-            Values::Stored(checkpoint) => checkpoint.bytes(),
+            Values::Stored(checkpoint, _) => checkpoint.bytes(),
             Values::Random(random) => random.total(),
         }
     }
@@ -109,7 +114,10 @@ impl WeightSource for Weights {
 
     fn release(&self, name: &str) {
         match &self.values {
-            Values::Stored(checkpoint) => checkpoint.release(name),
+            Values::Stored(checkpoint, quantized) => match quantized.get(name) {
+                Some(weight) => weight.parts().iter().for_each(|part| checkpoint.release(part)),
+                None => checkpoint.release(name),
+            },
             Values::Random(_) => {}
         }
     }
@@ -123,21 +131,32 @@ pub fn import(folder: &Path) -> Result<Imported, CheckpointError> {
     let sentence = read_sentence(folder)?;
     let checkpoint = Checkpoint::open(&sentence.transformer)?;
     let config = read_config(&sentence.transformer)?;
-    let model = build(&config, Tensors::Stored(&checkpoint), &sentence)?;
-    finish(folder, &sentence, &config, model, |_| Values::Stored(checkpoint))
+    let quantization = Quantization::read(&config)?;
+    let model = build(&config, Tensors::Stored(&checkpoint, quantization.as_ref()), &sentence)?;
+    finish(folder, &sentence, &config, model, |_, quantized| Values::Stored(checkpoint, quantized))
 }
 
 /// Reads config.json and what else is there, but no weights: random ones take their place. For measurements, which don't
 /// need the numbers to mean anything. The model has no parts that only some checkpoints have, such as an MLM head.
 ///
 /// # Errors
-/// When the folder has no config.json, or that of a model that is not supported.
+/// When the folder has no config.json, or that of a model that is quantized or not supported.
 pub fn import_config(folder: &Path) -> Result<Imported, CheckpointError> {
     let sentence = read_sentence(folder)?;
     let config = read_config(&sentence.transformer)?;
+    if let Some(quantization) = Quantization::read(&config)? {
+        return Err(CheckpointError::Field {
+            file: config.file().to_owned(),
+            field: "quantization_config".to_owned(),
+            found: quantization.name().to_owned(),
+            expected: "none, where random weights take the place of those of the checkpoint: take it out, and let \
+                       weights be quantized when they are packed"
+                .to_owned(),
+        });
+    }
     let kind = Type::read(&config)?;
     let model = build(&config, Tensors::Declared(kind.dtype()), &sentence)?;
-    finish(folder, &sentence, &config, model, |shapes| Values::Random(RandomWeights::new(kind, shapes)))
+    finish(folder, &sentence, &config, model, |shapes, _| Values::Random(RandomWeights::new(kind, shapes)))
 }
 
 /// Whether a folder has weights that [`import`] reads.
@@ -172,15 +191,15 @@ fn build(config: &Config, tensors: Tensors<'_>, sentence: &Sentence) -> Result<B
     Ok(Built { family, parts, written: net.finish(family.unused)? })
 }
 
-/// Adds all that is not the graph. `values` gets the shapes of the weights by name.
+/// Adds all that is not the graph. `values` gets the shapes of the weights by name, and those that are quantized.
 fn finish(
     folder: &Path,
     sentence: &Sentence,
     config: &Config,
     model: Built,
-    values: impl FnOnce(BTreeMap<String, Vec<u64>>) -> Values,
+    values: impl FnOnce(BTreeMap<String, Vec<u64>>, BTreeMap<String, Quantized>) -> Values,
 ) -> Result<Imported, CheckpointError> {
-    let Built { family, parts, written: Written { graph, generated, used } } = model;
+    let Built { family, parts, written: Written { graph, generated, quantized, used } } = model;
     let eos_ids =
         if parts.next.is_some() { read_eos_ids(&sentence.transformer, config, parts.vocab_size)? } else { Vec::new() };
     let info = Model {
@@ -201,7 +220,7 @@ fn finish(
         })
         .collect();
     let assets = read_assets(&sentence.transformer)?;
-    Ok(Imported { graph, weights: Weights { values: values(used), generated }, info, assets })
+    Ok(Imported { graph, weights: Weights { values: values(used, quantized), generated }, info, assets })
 }
 
 /// How many candidates for the next token a decoder's `candidates` has, if its vocabulary has as many.

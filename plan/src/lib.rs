@@ -4,15 +4,18 @@
 //! Sizes are symbolic ([`Dim`]), so one program serves every number of rows in its range.
 
 mod check;
+mod cost;
 mod dim;
 mod dtype;
 mod error;
 mod file;
 pub mod provenance;
 mod quantization;
+mod tuning;
 mod types;
 
 pub use check::{MAX_GROUPS, MAX_LOOP_TRIPS, MAX_STEP_ROWS};
+pub use cost::{Cost, Keys, Work};
 pub use dim::{Dim, ParseDimError, Sizes, Symbol};
 pub use dtype::{DType, ParseDTypeError};
 pub use error::PlanError;
@@ -21,4 +24,5 @@ pub use file::Staged;
 pub use file::{Assets, FORMAT_VERSION, PlanFile, PlanWriter, Source};
 pub use provenance::{Class, Provenance};
 pub use quantization::{Calibration, Quantization, RoundedWeight};
+pub use tuning::{Swap, Tuning};
 pub use types::*;

@@ -313,6 +313,23 @@ impl Variant {
 }
 
 impl Provenance {
+    /// Makes the calls that the steps of program `at` come from name the kernels that these have now. Other programs of the
+    /// same target and rows may have other ones, so a call is copied.
+    pub(crate) fn follow(&mut self, at: usize, program: &Program) {
+        let Some(origins) = self.origins.get_mut(at) else { return };
+        for ((step, region), call) in program.steps.iter().zip(&origins.regions).zip(&mut origins.calls) {
+            let body = self.regions.get(*region).and_then(|region| self.bodies.get_mut(region.body));
+            let variant = body.and_then(|body| body.variants.iter_mut().find(|variant| variant.is_of(program)));
+            let Some(Variant { calls, .. }) = variant else { continue };
+            let Some(old) = calls.get(*call).filter(|old| old.kernel != Some(step.kernel)) else { continue };
+            let new = Call { kernel: Some(step.kernel), ..old.clone() };
+            *call = calls.iter().position(|known| *known == new).unwrap_or_else(|| {
+                calls.push(new);
+                calls.len() - 1
+            });
+        }
+    }
+
     /// The body's call that became a step: program and step by their indices in the plan.
     pub fn call(&self, plan: &Plan, program: usize, step: usize) -> Option<(&Body, &Call)> {
         let origins = self.origins.get(program)?;

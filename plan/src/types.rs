@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{DType, Dim, Provenance, Quantization, Sizes};
+use crate::{Cost, DType, Dim, Provenance, Quantization, Sizes, Tuning};
 
 /// A compiled model: everything that a runtime needs, and nothing that it has to decide.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -176,6 +176,9 @@ pub struct Kernel {
     pub bindings: Vec<Binding>,
     /// The most loop iterations that one invocation makes, over all its loops.
     pub loop_trips: u64,
+    /// What one invocation does: what its time is predicted from.
+    #[serde(default)]
+    pub cost: Cost,
     /// What it computes, as the text form of a graph whose inputs and output are named as the bindings are.
     pub meaning: String,
 }
@@ -263,6 +266,9 @@ pub struct Program {
     pub taps: Vec<Tap>,
     /// Its dispatches, in order; each sees the writes of those before it.
     pub steps: Vec<Step>,
+    /// Kernels that take the place of some of these on families of adapters where they are faster.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tunings: Vec<Tuning>,
 }
 
 /// What an adapter must have to run a program. The defaults are those of WebGPU.

@@ -19,6 +19,7 @@ pub fn run_all(device: &Device, composed: &Composed, sizes: Sizes, contents: imp
         workgroup: composed.workgroup,
         bindings: composed.bindings.clone(),
         loop_trips: composed.loop_trips,
+        cost: composed.cost,
         meaning: String::new(),
     };
     let groups = composed.grid.map(|g| g.dim.eval(sizes).unwrap().div_ceil(u64::from(g.per)) as u32);

@@ -3,10 +3,12 @@
 use std::fs;
 use std::path::Path;
 
+use warpweft_compiler::ROW_RANGES;
 use warpweft_compiler::extract::{CostModel, extract};
 use warpweft_compiler::graph::eval::{Tensor, Values};
 use warpweft_compiler::graph::{Element, Graph, Shape};
 use warpweft_compiler::rules::{Limits, RuleSet, Saturated, saturate};
+use warpweft_compiler::target::Target;
 use warpweft_plan::{DType, Dim, Sizes};
 
 use crate::random::{Magnitudes, Random};
@@ -48,28 +50,14 @@ pub fn program(graph: &Graph, model: &CostModel<'_>) -> Graph {
 
 /// Rates of a server's CPU and of a graphics card, at one row and at many.
 pub fn cost_models() -> Vec<(&'static str, CostModel<'static>)> {
-    let cpu = |tokens| CostModel {
-        bandwidth: 10e9,
-        fmas: 50e9,
-        dispatch: 10e-6,
-        tokens,
-        load: 80.0,
-        scattered_load: 95.0,
-        whole: true,
-        columns: 32,
-        storage_buffers: 8,
-        stored: None,
-    };
-    let gpu = |tokens| CostModel {
-        bandwidth: 400e9,
-        fmas: 10e12,
-        dispatch: 5e-6,
-        load: 4.0,
-        scattered_load: 16.0,
-        columns: 128,
-        ..cpu(tokens)
-    };
-    vec![("cpu, 1 row", cpu(1)), ("cpu, 1024 rows", cpu(1024)), ("gpu, 1 row", gpu(1)), ("gpu, 1024 rows", gpu(1024))]
+    let model = |target: &str, rows| CostModel::new(Target::named(target).unwrap(), rows, true, None);
+    let [one, _, many] = ROW_RANGES;
+    vec![
+        ("cpu, 1 row", model("subgroup8", one)),
+        ("cpu, 1024 rows", model("subgroup8", many)),
+        ("gpu, 1 row", model("subgroup32", one)),
+        ("gpu, 1024 rows", model("subgroup32", many)),
+    ]
 }
 
 /// Rows that caches hold before the step.

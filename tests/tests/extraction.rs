@@ -4,11 +4,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
+use warpweft_compiler::ROW_RANGES;
 use warpweft_compiler::extract::{CostModel, extract};
 use warpweft_compiler::graph::eval::{Tensor, Values, evaluate};
 use warpweft_compiler::graph::{ArgDecl, Graph, Id, Op, WeightDecl};
+use warpweft_compiler::kernels;
+use warpweft_compiler::lower::{Bounds, Call, lower};
 use warpweft_compiler::roll::roll;
 use warpweft_compiler::rules::{Saturated, StopReason};
+use warpweft_compiler::target::Target;
 use warpweft_models::import;
 use warpweft_plan::{DType, Dim};
 use warpweft_tests::{Copy, Magnitudes, Random, cheapest, cost_models, fixture, graphs, random_values, saturated};
@@ -74,9 +78,10 @@ fn near_the_cheapest_program() {
 
 /// Rates at one row, and the same at a few.
 fn few_rows_too<'w>(rates: &str, model: CostModel<'w>) -> Vec<(String, CostModel<'w>)> {
-    let few = CostModel { tokens: 16, ..model.clone() };
+    let [one, few_rows, _] = ROW_RANGES;
+    let few = model.at(few_rows);
     let both = vec![(rates.to_owned(), model.clone()), (rates.replace("1 row", "16 rows"), few)];
-    if model.tokens == 1 { both } else { vec![(rates.to_owned(), model)] }
+    if model.rows() == one { both } else { vec![(rates.to_owned(), model)] }
 }
 
 /// What saturation makes of a model.
@@ -248,7 +253,7 @@ fn programs_agree_on_weights() {
         for (_, first) in cost_models() {
             let first = extract(&saturated, &first).unwrap();
             for (rates, model) in cost_models() {
-                let second = extract(&saturated, &CostModel { stored: Some(&first.weights), ..model }).unwrap();
+                let second = extract(&saturated, &model.with_stored(&first.weights)).unwrap();
                 assert!(second.weights.is_subset(&first.weights), "{name}, {rates}: a second layout");
             }
         }
@@ -272,6 +277,39 @@ fn narrow_weights_stay_narrow() {
                     "{}, {rates}\n{program}",
                     case.name
                 );
+            }
+        }
+    }
+}
+
+/// What extraction pays for an encoder's layer is what its kernels are predicted to take.
+#[test]
+fn extraction_pays_what_kernels_are_predicted_to_take() {
+    for name in ["bert", "roberta", "modernbert"] {
+        let rolled = roll(&import(&fixture(name)).unwrap().graph).unwrap();
+        let layers: Vec<usize> = rolled.regions.iter().filter(|r| r.layer.is_some()).map(|r| r.body).collect();
+        for (_, body) in rolled.bodies.iter().enumerate().filter(|(body, _)| layers.contains(body)) {
+            let saturated = saturated(body);
+            for target in ["subgroup8", "subgroup32"].map(|name| Target::named(name).unwrap()) {
+                for rows in ROW_RANGES {
+                    let extracted = extract(&saturated, &CostModel::new(target, rows, true, None)).unwrap();
+                    let bounds = Bounds { max_context: 512, binding_bytes: 1 << 27, storage_buffers: 8, rows };
+                    let calls = lower(&extracted.graph, bounds).unwrap().calls;
+                    let predicted = |call: &Call| {
+                        let kernel = kernels::lower(&call.operation, target, call.operation.row_range(rows)).unwrap();
+                        kernel.seconds(&target.rates, call.operation.sizes(rows))
+                    };
+                    let kernels: f64 = calls.iter().map(predicted).sum();
+                    let ratio = extracted.cost / kernels;
+                    println!("{name}, {}, from {} rows: {ratio:.3} of {kernels:.2e} s", target.name, rows.min);
+                    // Extraction does not know what a term masks: windows of some layers look dearer than they are.
+                    assert!(
+                        (0.9..1.3).contains(&ratio),
+                        "{name}, {}: {:e} and {kernels:e} s",
+                        target.name,
+                        extracted.cost
+                    );
+                }
             }
         }
     }

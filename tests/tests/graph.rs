@@ -121,7 +121,7 @@ impl Operands<'_> {
     fn operator(&self) -> Option<Op> {
         let number = |slot: usize| f32::from(self.choice[slot]);
         let exponent = i32::from(self.choice[2] % 60) - 30;
-        Some(match self.choice[0] % 50 {
+        Some(match self.choice[0] % 51 {
             0 => Op::Int(i64::from(self.choice[1]) % 9 - 2),
             1 => Op::Real(Real::new((number(1) - 100.0) * 10f32.powi(exponent))),
             2 => Op::Ids,
@@ -158,6 +158,7 @@ impl Operands<'_> {
             19 | 20 => Op::Slice([self.tensor(1)?, self.int(2)?, self.int(3)?, self.int(4)?]),
             21 => Op::Concat([self.int(1)?, self.tensor(2)?, self.tensor(3)?]),
             22 => Op::Gather([self.ranked(1)?, self.vector(2)?]),
+            50 => Op::GatherColumns([self.ranked(1)?, self.vector(2)?]),
             23 => Op::SplitHeads([self.ranked(1)?, self.int(2)?]),
             24 => Op::MergeHeads([self.ranked(1)?]),
             25 => Op::RepeatHeads([self.ranked(1)?, self.int(2)?]),

@@ -6,7 +6,6 @@ use std::fs;
 use proptest::prelude::*;
 use safetensors::tensor::Dtype;
 use serde_json::{Value, json};
-use warpweft_compiler::graph::Element;
 use warpweft_models::{Imported, import};
 use warpweft_plan::{Assets, OutputKind};
 use warpweft_tests::{Copy, Tensors, demo, fixture, says, worst};
@@ -47,12 +46,7 @@ fn every_fixture_is_imported() {
         assert_eq!(model.graph.declarations().caches.len(), 2 * layers as usize);
         for weight in &model.graph.declarations().weights {
             let value = model.weights.get(&weight.name).unwrap();
-            assert_eq!(
-                (Element::from(value.dtype), value.shape),
-                (weight.dtype, weight.shape.as_slice()),
-                "{}",
-                weight.name
-            );
+            assert_eq!((value.dtype, value.shape), (weight.dtype, weight.shape.as_slice()), "{}", weight.name);
         }
         assert!((0..layers).all(|i| model.graph.nodes().iter().any(|node| node.layer == Some(i))));
         for text in [Assets::TOKENIZER, Assets::TOKENIZER_CONFIG, Assets::GENERATION_CONFIG] {

@@ -7,7 +7,6 @@ use std::path::Path;
 use proptest::prelude::*;
 use safetensors::tensor::Dtype;
 use serde_json::{Value, json};
-use warpweft_compiler::graph::Element;
 use warpweft_compiler::weights::WeightSource;
 use warpweft_models::{Imported, families, import};
 use warpweft_plan::{DType, OutputKind};
@@ -38,14 +37,9 @@ fn every_fixture_is_imported() {
         assert!(model.assets.tokenizer().is_some());
         for weight in &model.graph.declarations().weights {
             let value = model.weights.get(&weight.name).unwrap();
-            assert_eq!(
-                (Element::from(value.dtype), value.shape),
-                (weight.dtype, weight.shape.as_slice()),
-                "{}",
-                weight.name
-            );
+            assert_eq!((value.dtype, value.shape), (weight.dtype, weight.shape.as_slice()), "{}", weight.name);
             let elements: u64 = weight.shape.iter().product();
-            assert_eq!(value.bytes.len() as u64, elements * value.dtype.bytes());
+            assert_eq!(value.bytes.len() as u64, value.dtype.row_bytes(elements));
             model.weights.release(&weight.name);
         }
         assert!(model.graph.nodes().iter().filter_map(|n| n.layer).all(|layer| layer < layers));

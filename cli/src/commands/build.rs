@@ -7,7 +7,9 @@ use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use serde_json::json;
 use warpweft_compiler::lossy::Quantization;
+use warpweft_compiler::target::Target;
 use warpweft_compiler::{Options, Phase, PhaseReport, WeightChoice};
+use warpweft_runtime::{Adapter, AdapterChoice, block_on, choose};
 
 use crate::CliError;
 use crate::args::RuleOptions;
@@ -18,7 +20,7 @@ use crate::files::check_writable;
 use crate::hub;
 use crate::progress::Unit;
 use crate::report::Table;
-use crate::units;
+use crate::{tuned, units};
 
 /// Compile a checkpoint into a plan.
 ///
@@ -34,6 +36,7 @@ Examples:
   compile-model build Qwen3-0.6B -o qwen3-auto.weft --quantize auto --budget 1% --calibrate my-texts.txt
   compile-model build Qwen3-8B -o qwen3-8b.weft --quantize auto --fit 6GiB
   compile-model build all-MiniLM-L6-v2 -o minilm.weft --targets webgpu,subgroup32
+  compile-model build all-MiniLM-L6-v2 -o minilm.weft --tuned
   compile-model build all-MiniLM-L6-v2 --dump rewritten > rewritten.txt
   compile-model build all-MiniLM-L6-v2 -o slower.weft --without merge-siblings")]
 pub(crate) struct Build {
@@ -53,6 +56,11 @@ pub(crate) struct Build {
     #[arg(long, value_name = "LIST", default_value = "all")]
     targets: String,
 
+    /// Choose kernels by the rates that `compile-model tune` measured on an adapter of this machine, for the target that it
+    /// runs. The plan runs everywhere all the same.
+    #[arg(long, value_name = "ADAPTER", num_args = 0..=1, require_equals = true, default_missing_value = "0")]
+    tuned: Option<String>,
+
     /// Print the program as it is after a phase, on stdout.
     #[arg(long, value_name = "PHASE", value_parser = phases())]
     dump: Option<Phase>,
@@ -62,6 +70,27 @@ pub(crate) struct Build {
 
     #[command(flatten)]
     calibration: CalibrationOptions,
+}
+
+/// Puts the measured rates of an adapter into the target that it runs.
+fn replace_tuned(targets: &mut [&'static Target], adapter: &Adapter) -> Result<(), CliError> {
+    if tuned::rates(adapter).is_none() {
+        return Err(CliError::Failed(format!(
+            "nothing was measured on {} with this driver; run `compile-model tune --adapter {}` first",
+            adapter.name, adapter.index
+        )));
+    }
+    let measured = tuned::target(adapter)?;
+    match targets.iter_mut().find(|target| target.name == measured.name) {
+        Some(target) => *target = measured,
+        None => {
+            return Err(CliError::Usage(format!(
+                "--tuned is for {}, which {} runs, but --targets leaves it out",
+                measured.name, adapter.name
+            )));
+        }
+    }
+    Ok(())
 }
 
 pub(super) fn weight_choices() -> impl TypedValueParser<Value = WeightChoice> {
@@ -74,7 +103,10 @@ fn phases() -> impl TypedValueParser<Value = Phase> {
 
 pub(crate) fn run(args: &Build, console: &mut Console<'_>) -> Result<(), CliError> {
     let start = Instant::now();
-    let targets = choose_targets(&args.targets)?;
+    let mut targets = choose_targets(&args.targets)?;
+    if let Some(adapter) = &args.tuned {
+        replace_tuned(&mut targets, &block_on(choose(&AdapterChoice::from(adapter.as_str())))?)?;
+    }
     if let Some(path) = &args.output {
         check_writable(path)?;
     }

@@ -11,9 +11,11 @@ pub(crate) mod explain;
 pub(crate) mod fit;
 pub(crate) mod inspect;
 pub(crate) mod logits;
+pub(crate) mod profile;
 pub(crate) mod pull;
 pub(crate) mod report;
 pub(crate) mod run;
+pub(crate) mod tune;
 
 use crate::CliError;
 use crate::args::Command;
@@ -34,6 +36,8 @@ pub(crate) fn run(command: &Command, console: &mut Console<'_>) -> Result<(), Cl
         Command::Pull(args) => pull::run(args, console),
         Command::Fit(args) => fit::run(args, console),
         Command::Bench(args) => bench::run(args, console),
+        Command::Profile(args) => profile::run(args, console),
+        Command::Tune(args) => tune::run(args, console),
         Command::Devices(args) => devices::run(args, console),
         Command::Doctor(args) => doctor::run(args, console),
     }

@@ -43,7 +43,7 @@ impl Random {
 
 /// Sequences one after the other.
 #[derive(Clone, Debug)]
-pub(super) struct Batch {
+pub(crate) struct Batch {
     /// New rows of each.
     pub(super) lengths: Vec<u32>,
     /// Rows that its caches held before.
@@ -54,7 +54,7 @@ pub(super) struct Batch {
 impl Batch {
     /// Sequences of the given lengths (as far as the model allows) with random ids below `limit`. Where there are caches,
     /// some of them go on from earlier rows.
-    pub(super) fn new(lengths: &[u32], max_positions: u32, call: &Call, seed: u64) -> Batch {
+    pub(crate) fn new(lengths: &[u32], max_positions: u32, call: &Call, seed: u64) -> Batch {
         let lengths: Vec<u32> = lengths.iter().map(|&n| n.min(max_positions)).collect();
         let before = CACHED.iter().cycle().map(|&n| if call.paged { n } else { 0 });
         let cached = lengths.iter().zip(before).map(|(&rows, cached)| cached.min(max_positions - rows)).collect();
@@ -65,7 +65,7 @@ impl Batch {
         Batch { lengths, cached, ids }
     }
 
-    pub(super) fn sizes(&self) -> Sizes {
+    pub(crate) fn sizes(&self) -> Sizes {
         Sizes {
             tokens: self.ids.len() as u64,
             context: (0..self.lengths.len()).map(|i| self.context(i)).max().unwrap_or(0) as u64,
@@ -142,7 +142,7 @@ struct Table {
 }
 
 /// What a kernel writes.
-pub(super) struct Output {
+pub(crate) struct Output {
     /// The binding's name.
     name: String,
     /// Columns that it computes.
@@ -158,7 +158,7 @@ pub(super) struct Output {
 }
 
 /// A kernel and its meaning.
-pub(super) struct Call {
+pub(crate) struct Call {
     pub(super) graph: Graph,
     pub(super) outputs: Vec<Output>,
     tables: Vec<Table>,
@@ -179,10 +179,10 @@ enum Content {
 }
 
 /// All that a kernel is run on.
-pub(super) struct Data {
-    pub(super) batch: Batch,
+pub(crate) struct Data {
+    pub(crate) batch: Batch,
     /// By binding.
-    pub(super) buffers: Vec<Vec<u8>>,
+    pub(crate) buffers: Vec<Vec<u8>>,
     /// By weight of the meaning.
     pub(super) weights: Vec<Tensor>,
     /// By argument of the meaning: all rows, padded.
@@ -192,7 +192,7 @@ pub(super) struct Data {
 }
 
 impl Call {
-    pub(super) fn new(kernel: &Kernel, graph: Graph) -> Result<Call, String> {
+    pub(crate) fn new(kernel: &Kernel, graph: Graph) -> Result<Call, String> {
         let outputs = graph.outputs().iter().map(|output| Output::of(&graph, output));
         let outputs = outputs.collect::<Result<Vec<_>, _>>()?;
         let written = kernel.bindings.iter().filter(|b| b.access == Access::ReadWrite);
@@ -263,7 +263,7 @@ impl Call {
     }
 
     /// Random numbers for a batch.
-    pub(super) fn data(&self, kernel: &Kernel, batch: Batch, seed: u64) -> Data {
+    pub(crate) fn data(&self, kernel: &Kernel, batch: Batch, seed: u64) -> Data {
         let mut random = Random::new(seed);
         let declarations = self.graph.declarations();
         let capacity = batch.capacity();

@@ -5,7 +5,7 @@
 //! that do a part of an operator (attention to a chunk of the context, say) have no graph of their own and are left out.
 
 mod builtin;
-mod data;
+pub(crate) mod data;
 
 use std::collections::{BTreeMap, BTreeSet};
 

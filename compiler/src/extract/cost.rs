@@ -1,155 +1,321 @@
-//! What a node costs: time on a target.
+//! What a node costs: the predicted time of the kernel that it would become, the best of its candidates on the target.
 //!
-//! ```text
-//! time = max(bytes / bandwidth, multiply-adds / rate) + one dispatch
-//! ```
+//! The prediction is that of the choice between kernels ([`Rates::seconds`](crate::target::Rates::seconds)), so what is
+//! fused is what is faster with the tile that it would get.
 //!
 //! A node that needs no dispatch (attributes, terms, column windows, what is computed when the plan is packed) costs next
 //! to nothing, but never zero, so that of two equal programs the shorter one is taken.
 
+use std::cell::RefCell;
+
 use egg::{Id, Language};
-use rustc_hash::FxHashSet;
-use warpweft_plan::{Dim, Sizes};
+use rustc_hash::{FxHashMap, FxHashSet};
+use warpweft_plan::{Dim, Keys};
 
 use super::normed;
-use crate::graph::{Element, Fact, Op, TensorFact};
+use crate::formats::Format;
+use crate::graph::{Fact, Op, Shape, TensorFact};
+use crate::kernels::RowRange;
+use crate::kernels::cached;
+use crate::kernels::cost::attention::AttentionShape;
+use crate::kernels::cost::linear::{LinearShape, NormShape, PerHeadShape};
+use crate::kernels::cost::rowwise::RowShape;
+use crate::kernels::cost::{Launch, cheapest};
+use crate::kernels::spec::{Pool, Rows};
 use crate::rules::EGraph;
+use crate::target::Target;
 
-/// A target's rates at a number of rows.
+/// A target at a range of rows.
 #[derive(Clone, Debug)]
 pub struct CostModel<'w> {
-    /// Bytes per second.
-    pub bandwidth: f64,
-    /// Multiply-adds per second.
-    pub fmas: f64,
-    /// Seconds of a dispatch.
-    pub dispatch: f64,
-    /// Rows of the step that the program is made for.
-    pub tokens: u64,
-    /// What a load of 16 bytes costs a lane, in multiply-adds.
-    pub load: f64,
-    /// The same where nothing else is to be done meanwhile.
-    pub scattered_load: f64,
-    /// Columns of a contraction that one workgroup makes: for so many, a row is normalised once more.
-    pub columns: u32,
+    target: &'w Target,
+    rows: RowRange,
     /// Each program of the body computes all of its outputs, so that one kernel may make several.
-    pub whole: bool,
-    /// Storage buffers of one kernel.
-    pub storage_buffers: usize,
+    whole: bool,
     /// Classes of weights that other programs of this body read already; any other pays for its bytes.
-    pub stored: Option<&'w FxHashSet<Id>>,
+    stored: Option<&'w FxHashSet<Id>>,
+    /// Contractions that were asked for: many nodes have the same sizes.
+    known: RefCell<FxHashMap<LinearKey, f64>>,
+}
+
+/// The sizes of a contraction.
+type LinearKey = (u32, u32, Format, u32, [i64; 2], RowRange);
+
+/// A contraction's operands: its result, what it reads, its weight, how many of those, its term.
+struct Contraction<'f> {
+    result: &'f TensorFact,
+    x: &'f TensorFact,
+    w: &'f TensorFact,
+    weights: u32,
+    term: &'f Fact,
+    norm: Option<NormShape>,
 }
 
 /// What a node that needs no dispatch costs, in dispatches.
 const FREE: f64 = 1e-6;
 
-/// How often a second copy of a weight is paid for as if it were read: memory is dearer than time.
+/// How often a second copy of a weight is paid for as if a dispatch read it: memory is dearer than time.
 const SECOND_COPY: f64 = 16.0;
 
-impl CostModel<'_> {
+impl<'w> CostModel<'w> {
+    /// The costs of a program for that range of rows. `whole` says that each program of the body computes all of its
+    /// outputs, so that one kernel may make several; `stored` are the classes of weights that other programs of the body
+    /// read already, if there are other programs.
+    pub fn new(target: &'w Target, rows: RowRange, whole: bool, stored: Option<&'w FxHashSet<Id>>) -> CostModel<'w> {
+        CostModel { target, rows, whole, stored, known: RefCell::default() }
+    }
+
+    /// The same for another range of rows.
+    pub fn at(&self, rows: RowRange) -> CostModel<'w> {
+        CostModel::new(self.target, rows, self.whole, self.stored)
+    }
+
+    /// The same for a body some of whose weights are stored.
+    pub fn with_stored(&self, stored: &'w FxHashSet<Id>) -> CostModel<'w> {
+        CostModel::new(self.target, self.rows, self.whole, Some(stored))
+    }
+
+    /// The rows for which costs are predicted.
+    pub fn rows(&self) -> RowRange {
+        self.rows
+    }
+
     /// Seconds of this node of `class` alone, its operands being there; `None` if no kernel computes it.
     pub fn node(&self, egraph: &EGraph, class: Id, node: &Op) -> Option<f64> {
         let fact = |id: Id| egraph[id].data.as_ref().ok();
-        let free = Some(self.dispatch * FREE);
+        let free = Some(self.target.rates.dispatch * FREE);
         let result = match fact(class)? {
             Fact::Tensor(t) if !t.constant => t,
             Fact::Pair(product, _) => product,
             Fact::Tensor(_) | Fact::Term(_) | Fact::Prologue(_) => return free,
             Fact::Int(_) | Fact::Real(_) | Fact::Size(_) | Fact::Cache(_) | Fact::Format(_) => return free,
         };
-        let tensors: Vec<(Id, &TensorFact)> =
-            node.children().iter().filter_map(|&c| Some((c, fact(c)?.tensor()?))).collect();
-        let moved: f64 = self.bytes(result) + tensors.iter().map(|(_, t)| self.bytes(t)).sum::<f64>();
-        let second_copy: f64 = tensors
-            .iter()
-            .filter(|(id, t)| t.constant && self.stored.is_some_and(|s| !s.contains(&egraph.find(*id))))
-            .map(|(_, t)| SECOND_COPY * self.bytes(t))
-            .sum();
-        let operands: f64 = node.children().iter().filter_map(|&c| fact(c)).map(|f| self.operand_bytes(f)).sum();
-        let size = |t: &TensorFact| self.elements(&t.shape);
-        let mut first = 0.0;
-        let fmas = match node {
+        let tensor = |id: &Id| fact(*id).and_then(Fact::tensor);
+        let int = |id: &Id| match fact(*id) {
+            Some(Fact::Int(n)) => u32::try_from(*n).ok(),
+            _ => None,
+        };
+        let seconds = match node {
             Op::Ids | Op::Positions | Op::Arg(_) | Op::Cache(_) | Op::BandMask(_) => return free,
             Op::Second(_) if !self.whole => return None,
-            Op::Slice(_) | Op::First(_) | Op::Second(_) => return free,
-            Op::Add(_) | Op::Sub(_) | Op::Mul(_) | Op::Div(_) => size(result),
-            Op::Gelu(_) | Op::GeluTanh(_) | Op::Silu(_) | Op::Relu(_) | Op::Tanh(_) | Op::Sigmoid(_) => size(result),
-            Op::Gather(_) => return Some(self.dispatch + 2.0 * self.bytes(result) / self.bandwidth),
-            Op::LayerNorm(_) | Op::RmsNorm(_) | Op::L2Norm(_) => 4.0 * size(result),
-            Op::Rope(_) | Op::HeadNorm(_) => 4.0 * size(result),
+            Op::Slice(_) | Op::First(_) | Op::Second(_) | Op::Rms(_) | Op::Layer(_) | Op::Then(_) => return free,
+            Op::Int(_) | Op::Real(_) | Op::Weight(_) | Op::Fill(_) | Op::Acc | Op::Acc2 | Op::Size(_) => {
+                return free;
+            }
+            Op::Add(_) | Op::Sub(_) | Op::Mul(_) | Op::Div(_) | Op::Gelu(_) | Op::GeluTanh(_) | Op::Silu(_) => {
+                self.rowwise(result, operands(egraph, node, result), |shape| Some(shape.map()))?
+            }
+            Op::Relu(_) | Op::Tanh(_) | Op::Sigmoid(_) => {
+                self.rowwise(result, operands(egraph, node, result), |shape| Some(shape.map()))?
+            }
+            // Only the rows that are asked for are read.
+            Op::Gather([table, _]) => {
+                let bytes = row_bytes(tensor(table)?)?;
+                self.rowwise(result, [bytes, 0], |shape| Some(shape.map()))?
+            }
+            Op::LayerNorm(_) | Op::RmsNorm(_) | Op::L2Norm(_) => {
+                let shape = row_shape(result, operands(egraph, node, result))?;
+                cheapest(&shape.norms(self.target, self.range(result)))?
+            }
+            Op::Rope(_) | Op::HeadNorm(_) => {
+                self.rowwise(result, operands(egraph, node, result), |shape| Some(shape.map()))?
+            }
             // Only the new rows are written.
             Op::Append([_, x]) => {
-                return Some(self.dispatch + 2.0 * fact(*x)?.tensor().map_or(0.0, |t| self.bytes(t)) / self.bandwidth);
+                let x = tensor(x)?;
+                self.rowwise(x, [4 * width(x)?, 0], |shape| Some(shape.map()))?
             }
-            Op::Candidates(_) => tensors.iter().map(|(_, t)| size(t)).sum(),
-            Op::LastRow(_) => return Some(self.dispatch + 2.0 * self.bytes(result) / self.bandwidth),
-            Op::MeanPool(_) | Op::FirstRow(_) | Op::MaxPool(_) => tensors.iter().map(|(_, t)| size(t)).sum(),
-            Op::Linear(_) | Op::LinearPair(_) | Op::NormedLinear(_) | Op::NormedLinearPair(_) => {
-                if normed::storage_buffers(egraph, node) > self.storage_buffers {
-                    return None;
+            Op::Candidates([x, _]) => self.rowwise(tensor(x)?, [0, 0], |shape| Some(shape.map()))?,
+            Op::MeanPool(_) | Op::MaxPool(_) => self.rowwise(result, [0, 0], |shape| Some(shape.pool(Pool::Mean)))?,
+            Op::FirstRow(_) | Op::LastRow(_) => self.rowwise(result, [0, 0], |shape| Some(shape.pool(Pool::First)))?,
+            Op::Linear(_) | Op::LinearPair(_) | Op::NormedLinear(_) | Op::NormedLinearPair(_)
+                if normed::storage_buffers(egraph, node) > self.target.limits.storage_buffers as usize =>
+            {
+                return None;
+            }
+            Op::Linear([x, w, term]) => {
+                let (x, w, term) = (tensor(x)?, tensor(w)?, fact(*term)?);
+                self.linear(&Contraction { result, x, w, weights: 1, term, norm: None })?
+            }
+            Op::LinearPair([x, w, _, term]) => {
+                let (x, w, term) = (tensor(x)?, tensor(w)?, fact(*term)?);
+                self.linear(&Contraction { result, x, w, weights: 2, term, norm: None })?
+            }
+            Op::NormedLinear([x, prologue, w, term]) => {
+                let (x, w, term) = (tensor(x)?, tensor(w)?, fact(*term)?);
+                let norm = self.norm(egraph, *prologue, x);
+                self.linear(&Contraction { result, x, w, weights: 1, term, norm: Some(norm?) })?
+            }
+            Op::NormedLinearPair([x, prologue, w, _, term]) => {
+                let (x, w, term) = (tensor(x)?, tensor(w)?, fact(*term)?);
+                let norm = self.norm(egraph, *prologue, x);
+                self.linear(&Contraction { result, x, w, weights: 2, term, norm: Some(norm?) })?
+            }
+            Op::HeadLinear([x, w, heads]) => {
+                let heads = int(heads)?.max(1);
+                let columns = |t: &TensorFact| Some(u32::try_from(width(t)?).ok()? / heads);
+                let shape = PerHeadShape {
+                    heads,
+                    k: columns(tensor(x)?)?,
+                    n: columns(result)?,
+                    format: tensor(w)?.dtype.format()?,
+                    rows: rows_of(result)?,
+                };
+                let sizes = self.range(result).sizes(shape.rows);
+                shape.launch().seconds(&self.target.rates, shape.bytes(), sizes)
+            }
+            Op::Attention([q, k, v, heads, kv_heads, _]) => {
+                let (q, k, v) = (tensor(q)?, tensor(k)?, tensor(v)?);
+                let (heads, kv_heads) = (int(heads)?, int(kv_heads)?);
+                let columns = |t: &TensorFact, heads: u32| Some(u32::try_from(width(t)?).ok()? / heads.max(1));
+                let cached = k.shape.first() == Some(&Dim::CONTEXT);
+                let sizes = self.rows.cached_sizes();
+                // One row's context is cut into chunks, whose results are put together.
+                let split = (cached && self.rows.max == Some(1)).then(|| cached::chunks(sizes.context));
+                let shape = AttentionShape {
+                    heads,
+                    kv_heads,
+                    head_dim: columns(q, heads)?,
+                    value_dim: columns(v, kv_heads)?,
+                    // What a term masks is not among its facts.
+                    keys: Keys { causal: cached, most: split.map(|split| split.keys) },
+                    windowed: false,
+                    cached,
+                    fresh: false,
+                    split,
+                };
+                match cached {
+                    true => cheapest(&shape.cached_candidates(self.target, self.rows))?,
+                    false => cheapest(&shape.candidates(self.target, self.rows))?,
                 }
-                let rows = self.elements(&result.shape[..1]);
-                if let Op::NormedLinear([x, prologue, ..]) | Op::NormedLinearPair([x, prologue, ..]) = node {
-                    let passes = rows * (self.elements(&result.shape[1..]) / f64::from(self.columns)).ceil();
-                    let fours = passes * self.elements(&fact(*x)?.tensor()?.shape[1..]) / 4.0;
-                    first = fours
-                        * normed::cost_of_four(egraph, *prologue, [self.load, self.scattered_load], rows == 1.0)?
-                        / self.fmas;
-                }
-                tensors.iter().skip(1).map(|(_, t)| size(t) * rows).sum()
             }
-            Op::HeadLinear([_, _, heads]) => match fact(*heads)? {
-                Fact::Int(heads) => size(tensors.first()?.1) * self.value(result.shape[1]) / *heads as f64,
-                _ => return None,
-            },
-            // Each query meets each key twice: for its score and for its value.
-            Op::Attention([_, k, ..]) => {
-                let keys = fact(*k)?.tensor()?.shape.first().copied().unwrap_or_default();
-                2.0 * size(result) * self.value(keys)
-            }
-            Op::Int(_) | Op::Real(_) | Op::Weight(_) | Op::Fill(_) | Op::Acc | Op::Acc2 | Op::Size(_) => return free,
-            Op::Rms(_) | Op::Layer(_) | Op::Then(_) | Op::Format(_) => return free,
-            Op::Quantize(_) | Op::Dequantize(_) => return free,
+            Op::Format(_) | Op::Quantize(_) | Op::Dequantize(_) => return free,
             Op::MatMul(_) | Op::Transpose(_) | Op::Concat(_) | Op::SplitHeads(_) | Op::MergeHeads(_) => return None,
-            Op::RepeatHeads(_) | Op::Softmax(_) | Op::Scores(_) => return None,
+            Op::RepeatHeads(_) | Op::Softmax(_) | Op::Scores(_) | Op::GatherColumns(_) => return None,
         };
-        let bytes = moved + operands + second_copy;
-        Some(self.dispatch + first + (bytes / self.bandwidth).max(fmas / self.fmas))
+        Some(seconds + self.second_copies(egraph, node))
     }
 
-    fn operand_bytes(&self, fact: &Fact) -> f64 {
-        match fact {
-            Fact::Term(t) => t.operands.iter().map(|shape| 4.0 * self.elements(shape)).sum(),
-            Fact::Prologue(p) => p.operands.iter().map(|shape| 4.0 * self.elements(shape)).sum(),
-            Fact::Pair(..)
-            | Fact::Tensor(_)
-            | Fact::Int(_)
-            | Fact::Real(_)
-            | Fact::Size(_)
-            | Fact::Cache(_)
-            | Fact::Format(_) => 0.0,
-        }
+    /// A layout of a weight that no other program reads has to be stored and fetched beside the others.
+    fn second_copies(&self, egraph: &EGraph, node: &Op) -> f64 {
+        let Some(stored) = self.stored else { return 0.0 };
+        let new = node.children().iter().filter(|c| !stored.contains(&egraph.find(**c)));
+        let weights = new.filter_map(|c| egraph[*c].data.as_ref().ok()?.tensor().filter(|t| t.constant));
+        let seconds = |t: &TensorFact| {
+            let rows = t.shape.iter().rev().skip(1).map(|d| d.as_constant().unwrap_or(0) as f64).product::<f64>();
+            let bytes = rows * row_bytes(t).unwrap_or(0) as f64;
+            self.target.rates.dispatch + bytes / self.target.rates.bandwidth
+        };
+        SECOND_COPY * weights.map(seconds).sum::<f64>()
     }
 
-    fn bytes(&self, t: &TensorFact) -> f64 {
-        match t.dtype {
-            Element::Plain(dtype) => dtype.bytes() as f64 * self.elements(&t.shape),
-            Element::Quantized(_) => {
-                let (width, rows) =
-                    t.shape.split_last().map_or((0.0, 0.0), |(w, r)| (self.value(*w), self.elements(r)));
-                rows * t.dtype.row_bytes(width as u64) as f64
+    /// How many rows a result has: those of the step, its sequences, or where they are those of a cache, some hundred.
+    fn range(&self, t: &TensorFact) -> RowRange {
+        match rows_of(t) {
+            _ if t.shape.first() == Some(&Dim::CONTEXT) => {
+                let rows = u32::try_from(self.rows.cached_sizes().context).unwrap_or(u32::MAX);
+                RowRange { min: rows, max: Some(rows) }
             }
+            Some(rows) => rows.range(self.rows),
+            None => self.rows,
         }
     }
 
-    fn elements(&self, shape: &[Dim]) -> f64 {
-        shape.iter().map(|&d| self.value(d)).product()
+    fn norm(&self, egraph: &EGraph, prologue: Id, x: &TensorFact) -> Option<NormShape> {
+        let (cost, afterwards) = normed::cost(egraph, prologue)?;
+        let Ok(Fact::Prologue(fact)) = &egraph[prologue].data else { return None };
+        Some(NormShape { cost, afterwards, operands: shapes_bytes(fact.operands.iter(), width(x)?) })
     }
 
-    fn value(&self, dim: Dim) -> f64 {
-        // Where rows are cached, some hundred are.
-        let context = self.tokens.max(512);
-        let sizes = Sizes { tokens: self.tokens, context, sequences: self.tokens.div_ceil(128) };
-        dim.eval(sizes).unwrap_or(0) as f64
+    fn linear(&self, contraction: &Contraction<'_>) -> Option<f64> {
+        let Contraction { result, x, w, weights, term, norm } = *contraction;
+        // Rows of a cache are spread over its pages, which attention alone finds.
+        if result.shape.first() == Some(&Dim::CONTEXT) {
+            return None;
+        }
+        let shape = LinearShape {
+            k: u32::try_from(width(x)?).ok()?,
+            n: u32::try_from(width(result)?).ok()?,
+            format: w.dtype.format()?,
+            weights,
+            norm,
+            operands: term_operands(term, width(result)?),
+            rows: rows_of(result)?,
+        };
+        let key = (shape.k, shape.n, shape.format, weights, shape.operands, self.range(result));
+        // Those with norms are few.
+        if let Some(&seconds) = self.known.borrow().get(&key).filter(|_| norm.is_none()) {
+            return Some(seconds);
+        }
+        let rows = self.range(result);
+        let seconds = cheapest(&shape.candidates(self.target, rows))?;
+        // A weight above the limit of a binding becomes windows, a dispatch each.
+        let bytes = shape.format.row_bytes(shape.k as usize) as u64 * u64::from(shape.n);
+        let windows = bytes.div_ceil(self.target.limits.binding_bytes).max(1);
+        let seconds = seconds + (windows - 1) as f64 * self.target.rates.dispatch;
+        if norm.is_none() {
+            self.known.borrow_mut().insert(key, seconds);
+        }
+        Some(seconds)
     }
+
+    fn rowwise(
+        &self,
+        rows: &TensorFact,
+        operands: [i64; 2],
+        launch: impl Fn(&RowShape) -> Option<Launch>,
+    ) -> Option<f64> {
+        let shape = row_shape(rows, operands)?;
+        let sizes = self.range(rows).sizes(shape.rows);
+        Some(launch(&shape)?.seconds(&self.target.rates, shape.bytes(), sizes))
+    }
+}
+
+fn row_shape(rows: &TensorFact, operands: [i64; 2]) -> Option<RowShape> {
+    Some(RowShape { width: u32::try_from(width(rows)?).ok()?, operands, rows: rows_of(rows)? })
+}
+
+fn rows_of(t: &TensorFact) -> Option<Rows> {
+    match *t.shape.first()? {
+        d if d == Dim::SEQUENCES => Some(Rows::Sequences),
+        // What has neither is computed once, and counts as one row for each token.
+        _ => Some(Rows::Tokens),
+    }
+}
+
+fn width(t: &TensorFact) -> Option<i64> {
+    t.shape.last()?.as_constant()
+}
+
+/// Bytes of a row of a weight.
+fn row_bytes(t: &TensorFact) -> Option<i64> {
+    i64::try_from(t.dtype.row_bytes(u64::try_from(width(t)?).ok()?)).ok()
+}
+
+/// Bytes that a node reads for each row of its result, and for all.
+fn operands(egraph: &EGraph, node: &Op, result: &TensorFact) -> [i64; 2] {
+    let width = width(result).unwrap_or(0);
+    node.children().iter().filter_map(|c| egraph[*c].data.as_ref().ok()).fold([0, 0], |[row, once], fact| match fact {
+        Fact::Tensor(t) if t.constant => [row, once + 4 * width],
+        Fact::Tensor(_) => [row + 4 * width, once],
+        Fact::Term(_) => {
+            let [more, all] = term_operands(fact, width);
+            [row + more, once + all]
+        }
+        Fact::Prologue(_) | Fact::Pair(..) => [row, once],
+        Fact::Int(_) | Fact::Real(_) | Fact::Size(_) | Fact::Cache(_) | Fact::Format(_) => [row, once],
+    })
+}
+
+/// The same for the tensors of a term over rows of `width`.
+fn term_operands(term: &Fact, width: i64) -> [i64; 2] {
+    let Fact::Term(term) = term else { return [0, 0] };
+    shapes_bytes(term.operands.iter(), width)
+}
+
+fn shapes_bytes<'s>(shapes: impl Iterator<Item = &'s Shape>, width: i64) -> [i64; 2] {
+    shapes.fold([0, 0], |[row, once], shape| match shape.first().and_then(|d| d.as_constant()) {
+        Some(_) => [row, once + 4 * width],
+        None => [row + 4 * width, once],
+    })
 }

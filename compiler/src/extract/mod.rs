@@ -13,7 +13,7 @@ mod normed;
 use egg::{Id, Language};
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use crate::graph::{FactError, Graph, Op};
+use crate::graph::{Fact, FactError, Graph, Op};
 use crate::rules::{EGraph, Saturated};
 
 pub use cost::CostModel;
@@ -91,7 +91,7 @@ struct Search<'e> {
     classes: Vec<Id>,
     /// Nodes that can be chosen, with their own cost.
     nodes: FxHashMap<Id, Vec<(Op, f64)>>,
-    /// For each class, the nodes (with their classes) that have it as a child.
+    /// For each class, the nodes (with their classes) that have it as a child or read it in a term.
     users: FxHashMap<Id, Vec<(Id, Op)>>,
     costs: FxHashMap<(Id, Op), f64>,
 }
@@ -107,11 +107,18 @@ impl<'e> Search<'e> {
             costs: FxHashMap::default(),
             classes,
         };
+        let mut operands = FxHashMap::default();
         for &class in &search.classes {
             for node in &egraph[class].nodes {
                 let Some(cost) = model.node(egraph, class, node) else { continue };
                 let node = node.clone().map_children(|c| egraph.find(c));
+                let mut read: Vec<Id> = node.children().to_vec();
                 for &child in node.children() {
+                    read.extend(term_operands(egraph, child, &mut operands).iter().copied());
+                }
+                read.sort_unstable();
+                read.dedup();
+                for child in read {
                     search.users.entry(child).or_default().push((class, node.clone()));
                 }
                 search.costs.insert((class, node.clone()), cost);
@@ -191,6 +198,11 @@ impl<'e> Search<'e> {
         loop {
             let before = best;
             best = self.take_results(choice, roots, best);
+            // What gains most comes first: one product of several siblings stands in the way of another.
+            while let Some((cost, adopters)) = self.best_adoption(choice, roots, best) {
+                self.apply(choice, adopters);
+                best = cost;
+            }
             for at in 0..self.classes.len() {
                 let class = self.classes[at];
                 for (node, _) in self.nodes.get(&class).into_iter().flatten() {
@@ -261,13 +273,24 @@ impl<'e> Search<'e> {
         needed
     }
 
-    /// Makes the changes if they lower the cost.
-    fn attempt(&self, choice: &mut Choice, roots: &[Id], best: f64, changes: Vec<(Id, Op)>) -> f64 {
-        self.attempt_within(choice, roots, best * (1.0 - 1e-9), changes).unwrap_or(best)
+    /// The class whose users lower the cost most if all of them take it up: the cost, and what the users become.
+    fn best_adoption(&self, choice: &mut Choice, roots: &[Id], best: f64) -> Option<(f64, Vec<(Id, Op)>)> {
+        let mut found: Option<(f64, Vec<(Id, Op)>)> = None;
+        for class in &self.classes {
+            let Some(adopters) = self.users.get(class).filter(|users| users.len() > 1) else { continue };
+            let old = self.apply(choice, adopters.clone());
+            let cost = if old.is_empty() { None } else { self.cost(choice, roots) };
+            choice.extend(old.into_iter().rev());
+            let bound = found.as_ref().map_or(best, |(cost, _)| *cost);
+            if let Some(cost) = cost.filter(|cost| *cost < bound * (1.0 - 1e-9)) {
+                found = Some((cost, adopters.clone()));
+            }
+        }
+        found
     }
 
-    /// Makes the changes if the cost is then at most `limit`, and gives it.
-    fn attempt_within(&self, choice: &mut Choice, roots: &[Id], limit: f64, changes: Vec<(Id, Op)>) -> Option<f64> {
+    /// Makes the changes that are possible; gives what was there before.
+    fn apply(&self, choice: &mut Choice, changes: Vec<(Id, Op)>) -> Vec<(Id, Op)> {
         let mut old = Vec::new();
         for (class, node) in changes {
             let possible = node.children().iter().all(|c| choice.contains_key(c)) && choice.get(&class) != Some(&node);
@@ -275,6 +298,17 @@ impl<'e> Search<'e> {
                 old.push((class, previous));
             }
         }
+        old
+    }
+
+    /// Makes the changes if they lower the cost.
+    fn attempt(&self, choice: &mut Choice, roots: &[Id], best: f64, changes: Vec<(Id, Op)>) -> f64 {
+        self.attempt_within(choice, roots, best * (1.0 - 1e-9), changes).unwrap_or(best)
+    }
+
+    /// Makes the changes if the cost is then at most `limit`, and gives it.
+    fn attempt_within(&self, choice: &mut Choice, roots: &[Id], limit: f64, changes: Vec<(Id, Op)>) -> Option<f64> {
+        let old = self.apply(choice, changes);
         if old.is_empty() {
             return None;
         }
@@ -338,6 +372,31 @@ impl<'e> Search<'e> {
             }
         }
     }
+}
+
+/// The activations that a term reads; none for anything else than a term.
+fn term_operands<'o>(egraph: &EGraph, class: Id, known: &'o mut FxHashMap<Id, Vec<Id>>) -> &'o [Id] {
+    if !known.contains_key(&class) {
+        // What is being looked at reads nothing new.
+        known.insert(class, Vec::new());
+        let is_term = |id: Id| matches!(egraph[id].data, Ok(Fact::Term(_) | Fact::Prologue(_)));
+        let mut read = Vec::new();
+        let nodes = if is_term(class) { egraph[class].nodes.as_slice() } else { &[] };
+        for child in nodes.iter().flat_map(|node| node.children()).map(|&child| egraph.find(child)) {
+            match &egraph[child].data {
+                Ok(Fact::Term(_) | Fact::Prologue(_)) => {
+                    read.extend(term_operands(egraph, child, known).iter().copied())
+                }
+                Ok(Fact::Tensor(t)) if !t.constant => read.push(child),
+                Ok(Fact::Tensor(_) | Fact::Pair(..)) | Err(_) => {}
+                Ok(Fact::Int(_) | Fact::Real(_) | Fact::Size(_) | Fact::Cache(_) | Fact::Format(_)) => {}
+            }
+        }
+        read.sort_unstable();
+        read.dedup();
+        known.insert(class, read);
+    }
+    known.get(&class).map_or(&[], Vec::as_slice)
 }
 
 /// A sum that does not depend on the order of a hash map.

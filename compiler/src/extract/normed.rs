@@ -41,14 +41,13 @@ fn operands(egraph: &EGraph, id: Id) -> BTreeSet<Id> {
     found
 }
 
-/// Multiply-adds of a lane for four values of a row that a workgroup normalises, x being read; `alone` is one row.
-pub(super) fn cost_of_four(egraph: &EGraph, prologue: Id, loads: [f64; 2], alone: bool) -> Option<f64> {
+/// What a lane does for four values of a row that a workgroup normalises, and whether the scale of one row can follow its
+/// contraction.
+pub(super) fn cost(egraph: &EGraph, prologue: Id) -> Option<(NormCost, bool)> {
     let mut norms = Vec::new();
     let term = norms_of(egraph, prologue, &mut norms)?;
-    let cost = NormCost::of(&norms, loads);
-    // The scale of one row follows its contraction.
-    let afterwards = alone && matches!(norms[..], [(Norm::Rms, _)]) && is_gain(egraph, term);
-    Some(if afterwards { cost.reading } else { cost.reading + cost.statistics })
+    let afterwards = matches!(norms[..], [(Norm::Rms, _)]) && is_gain(egraph, term);
+    Some((NormCost::of(&norms), afterwards))
 }
 
 /// The norms of a prologue with the number of tensors that each reads; gives the last one's term.

@@ -129,6 +129,19 @@ impl Format {
         self.bits().div_ceil(8)
     }
 
+    /// Operations that unpack four values in the shader, each as long as a multiply-add.
+    pub fn decode(self) -> f64 {
+        match self {
+            Format::F32 => 0.0,
+            Format::F16 | Format::Bf16 => 4.0,
+            // Taken apart and converted.
+            Format::Int8(_) => 8.0,
+            Format::Int4 { .. } => 10.0,
+            // Rearranged bit by bit, or looked up.
+            Format::Fp8(_) | Format::Mxfp4 | Format::Nf4(_) => 16.0,
+        }
+    }
+
     /// The shader's half: the functions that unpack, and of floats the type of eight packed values.
     pub fn wgsl(self) -> &'static str {
         match self {

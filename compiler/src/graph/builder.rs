@@ -53,6 +53,9 @@ operators! {
     gather(table, index) => Gather;
     /// The values of a quantized weight, as f32.
     dequantize(w) => Dequantize;
+    /// Column j of the result is column `index[j]` of `x`: `[rows, width] → [rows, n]`. `index` is a constant vector
+    /// `[n]`; its numbers are rounded down and clamped to the columns that there are.
+    gather_columns(x, index) => GatherColumns;
     /// `[heads, rows, width] → [rows, heads · width]`
     merge_heads(x) => MergeHeads;
     /// exp(x - max) / Σ over the last axis.

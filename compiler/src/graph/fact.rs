@@ -198,6 +198,20 @@ impl<'a, F: Fn(Id) -> &'a Fact> Infer<'_, F> {
                     )),
                 }
             }
+            Op::GatherColumns([x, index]) => {
+                let (t, i) = (self.tensor(*x)?, self.tensor(*index)?);
+                let [rows, width] = matrix(t)?;
+                match i.shape.as_slice() {
+                    [n] if i.constant && width.as_constant().is_some() => {
+                        tensor(vec![rows, *n], DType::F32, t.constant)
+                    }
+                    _ => Err(format!(
+                        "needs rows of a constant width and a constant vector, found {} and {}",
+                        show(&t.shape),
+                        show(&i.shape)
+                    )),
+                }
+            }
             Op::SplitHeads([x, n]) => {
                 let (t, n) = (self.tensor(*x)?, self.positive(*n)?);
                 let [rows, width] = matrix(t)?;

@@ -132,6 +132,7 @@ fn legal(op: &Op, fact: &Fact, form: Form) -> bool {
         | Op::Sigmoid(_)
         | Op::Slice(_)
         | Op::Gather(_)
+        | Op::GatherColumns(_)
         | Op::LayerNorm(_)
         | Op::RmsNorm(_)
         | Op::L2Norm(_)
@@ -222,6 +223,10 @@ fn row_kind(graph: &Graph, kinds: &[RowKind], op: &Op) -> Result<RowKind, &'stat
         Op::Transpose([x]) | Op::SplitHeads([x, _]) | Op::MergeHeads([x]) | Op::RepeatHeads([x, _]) => match kind(x) {
             RowKind::None => Ok(RowKind::None),
             RowKind::Token | RowKind::Sequence | RowKind::Context => Err("the rows are no longer the first axis"),
+        },
+        Op::GatherColumns([x, index]) => match kind(index) {
+            RowKind::None => Ok(kind(x)),
+            RowKind::Token | RowKind::Sequence | RowKind::Context => Err("the columns depend on the sequence"),
         },
         Op::Scores(_) => Err("scores relate rows to rows"),
         Op::Add(_)

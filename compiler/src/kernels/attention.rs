@@ -2,12 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use warpweft_plan::{Dim, Groups};
+use warpweft_plan::{Dim, Keys};
 
 use super::KernelError;
-use super::compose::{Algorithm, Choice, Composed, Draft, RowRange, Slot};
+use super::compose::{Choice, Composed, Draft, RowRange, Slot};
+use super::cost::attention::AttentionShape;
 use super::interface::{Interface, check_view, store_columns, store_view, view_type};
-use super::spec::{self, Binary, Operation, Rows, Term, View};
+use super::spec::{self, Binary, Operation, Term, View};
 use super::term::expression;
 use crate::target::Target;
 
@@ -22,7 +23,7 @@ pub struct AttentionTile {
 const KEYS4: u32 = 1;
 
 /// Rows of a tile, keys of a block and invocations in `attention/workgroup_tile.wgsl`.
-const WORKGROUP_TILE: (u32, u32, u32) = (16, 32, 64);
+pub(crate) const WORKGROUP_TILE: (u32, u32, u32) = (16, 32, 64);
 
 /// Keys that a row sees around itself.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -89,6 +90,23 @@ impl Attention {
         let (logit, band) = split_mask(term);
         let logit = logit.unwrap_or(Term::Constant(0.0));
         Ok(Attention { q: *q, k: *k, v: *v, heads, kv_heads, logit, band, max_context: *max_context })
+    }
+
+    /// What its time depends on.
+    pub(super) fn shape(&self) -> AttentionShape {
+        let Band { before, after } = self.band;
+        let most = before.map(|before| before.saturating_add(after.unwrap_or(0)).saturating_add(1));
+        AttentionShape {
+            heads: self.heads,
+            kv_heads: self.kv_heads,
+            head_dim: self.head_dim(),
+            value_dim: self.value_dim(),
+            keys: Keys { causal: after == Some(0), most },
+            windowed: before.is_some(),
+            cached: false,
+            fresh: false,
+            split: None,
+        }
     }
 
     pub(super) fn head_dim(&self) -> u32 {
@@ -158,11 +176,6 @@ impl Attention {
         Dim::TOKENS * (per_key * i64::from(self.max_context))
     }
 
-    fn bytes(&self) -> Dim {
-        let width = self.q.width + self.k.width + self.v.width + self.heads * self.value_dim();
-        Dim::TOKENS * (4 * i64::from(width))
-    }
-
     fn name(&self, tile: &str) -> String {
         let heads = match self.kv_heads == self.heads {
             true => format!("{}", self.heads),
@@ -204,32 +217,7 @@ pub(super) fn load_head(name: &str, view: View, dim: u32, exact: bool) -> String
 
 /// The ways to compute an attention.
 pub(crate) fn candidates(operation: &Operation, target: &Target, rows: RowRange) -> Result<Vec<Choice>, KernelError> {
-    let attention = Attention::of(operation)?;
-    let typical = f64::from(rows.typical());
-    let keys = f64::from(attention.max_context).min(typical).max(1.0);
-    let work = f64::from(attention.heads * (attention.head_dim() + attention.value_dim())) * typical * keys;
-    let rates = &target.rates;
-    let padded = |size: f64, to: u32| (size / f64::from(to)).ceil() * f64::from(to) / size;
-    let mut choices = Vec::new();
-    if let Some(lanes) = target.subgroup_size {
-        for tile_rows in [4, 8, 16] {
-            // For each fused multiply-add: its share of the loads of keys and values and of the broadcasts.
-            let reuse = 4.0 * f64::from(tile_rows);
-            let loads = rates.scattered_load / reuse + rates.load / reuse;
-            let broadcasts = rates.broadcast / 4.0;
-            let idle = padded(f64::from(attention.value_dim().div_ceil(4)), lanes);
-            let spill = (2.0 * reuse / f64::from(rates.registers)).max(1.0);
-            let each = (0.5 + 0.5 * idle) * spill + loads + broadcasts;
-            let seconds = work * each * padded(typical, tile_rows) * padded(keys, 4 * lanes) / rates.fmas;
-            let tile = AttentionTile { rows: tile_rows };
-            choices.push(Choice { algorithm: Algorithm::AttentionBroadcast(tile), seconds });
-        }
-    }
-    let each = 1.0 + rates.load / 4.0 + rates.workgroup_load;
-    let (tile_rows, tile_keys, _) = WORKGROUP_TILE;
-    let seconds = work * each * padded(typical, tile_rows) * padded(keys, tile_keys) / rates.fmas;
-    choices.push(Choice { algorithm: Algorithm::AttentionWorkgroup, seconds });
-    Ok(choices)
+    Ok(Attention::of(operation)?.shape().candidates(target, rows))
 }
 
 /// Writes `attention/broadcast_tile.wgsl`.
@@ -260,10 +248,9 @@ pub(crate) fn broadcast_tile(
         ],
         slots: vec![("lanes", lanes_loop.to_owned())],
         interface: attention.interface()?,
-        workgroup: lanes,
-        grid: attention_grid(&attention, rows),
+        launch: tile.launch(&attention.shape(), lanes, target.rates.registers),
         flops: attention.flops(),
-        bytes: attention.bytes(),
+        bytes: attention.shape().bytes(),
     }
     .finish(target)
 }
@@ -288,24 +275,15 @@ pub(crate) fn workgroup_tile(operation: &Operation, target: &Target) -> Result<C
         ],
         slots: Vec::new(),
         interface: attention.interface()?,
-        workgroup: invocations,
-        grid: attention_grid(&attention, rows),
+        launch: attention.shape().workgroup_tile(),
         flops: attention.flops(),
-        bytes: attention.bytes(),
+        bytes: attention.shape().bytes(),
     }
     .finish(target)
 }
 
 pub(super) fn blocks(span: u64, keys: u32) -> u32 {
     u32::try_from(span.div_ceil(u64::from(keys))).unwrap_or(u32::MAX)
-}
-
-fn attention_grid(attention: &Attention, rows: u32) -> [Groups; 3] {
-    [
-        Groups { dim: Rows::Tokens.dim(), per: rows },
-        Groups { dim: Dim::constant(i64::from(attention.heads)), per: 1 },
-        Groups::ONE,
-    ]
 }
 
 #[cfg(test)]

@@ -2,11 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use warpweft_plan::{Access, Dim, Groups};
+use warpweft_plan::{Access, Dim, Keys};
 
 use super::KernelError;
 use super::attention::{Attention, Band, load_head, split_mask, store_head};
-use super::compose::{Algorithm, Choice, Composed, Draft, RowRange, Slot};
+use super::compose::{Choice, Composed, Draft, RowRange, Slot};
+use super::cost;
+use super::cost::attention::AttentionShape;
 use super::fresh::ADDING;
 use super::interface::{Interface, store_columns, store_view, view_type};
 use super::spec::{Fresh, Operation, Split, Term, View};
@@ -34,7 +36,7 @@ pub struct CachedWorkgroup {
 }
 
 /// Invocations of a workgroup that uses workgroup memory.
-const INVOCATIONS: u32 = 64;
+pub(crate) const INVOCATIONS: u32 = 64;
 
 /// Keys of a chunk of the context, where it is cut at all; a multiple of it in a very long one.
 const CHUNK: u32 = 256;
@@ -43,7 +45,7 @@ const CHUNK: u32 = 256;
 const MOST_CHUNKS: u32 = 64;
 
 /// What making a column ready costs, in multiply-adds: its loads, and its share of a sine and a cosine.
-const READY: f64 = 24.0;
+pub(crate) const READY: f64 = 24.0;
 
 /// Contexts up to here are attended to at once.
 const SHORT: u32 = 512;
@@ -55,10 +57,16 @@ pub fn split(term: &Term, max_context: u32) -> Option<Split> {
     if seen <= SHORT {
         return None;
     }
-    let keys = max_context.div_ceil(MOST_CHUNKS).next_multiple_of(CHUNK);
+    let all = chunks(max_context.into());
     // A window does not begin where a chunk does.
-    let count = max_context.div_ceil(keys).min(seen.div_ceil(keys) + 1);
-    Some(Split { keys, count })
+    Some(Split { count: all.count.min(seen.div_ceil(all.keys) + 1), ..all })
+}
+
+/// How one row's attention to all of a context is cut.
+pub(crate) fn chunks(context: u64) -> Split {
+    let context = u32::try_from(context).unwrap_or(u32::MAX);
+    let keys = context.div_ceil(MOST_CHUNKS).next_multiple_of(CHUNK);
+    Split { keys, count: context.div_ceil(keys) }
 }
 
 impl Operation {
@@ -167,6 +175,14 @@ if (begin >= {stop}) {{\n    return;\n}}{before}"
         }
     }
 
+    /// What its time depends on.
+    fn shape(&self) -> AttentionShape {
+        let shape = self.core.shape();
+        let most = shape.keys.most.into_iter().chain(self.split.map(|split| split.keys)).min();
+        let keys = Keys { most, ..shape.keys };
+        AttentionShape { cached: true, fresh: self.fresh.is_some(), split: self.split, keys, ..shape }
+    }
+
     /// An error for a tile of several rows, where each row has to be made ready.
     fn check_tile(&self, rows: u32) -> Result<(), KernelError> {
         match self.fresh.is_some() && rows != 1 {
@@ -175,30 +191,11 @@ if (begin >= {stop}) {{\n    return;\n}}{before}"
         }
     }
 
-    fn grid(&self, rows: u32, heads: u32) -> [Groups; 3] {
-        let constant = |n: u32| Groups { dim: Dim::constant(n.into()), per: 1 };
-        let depth = match self.split {
-            Some(split) if self.core.band.before.is_none() => Groups { dim: Dim::CONTEXT, per: split.keys },
-            Some(split) => constant(split.count),
-            // As many sequences may share a tile.
-            None => constant(rows),
-        };
-        [Groups { dim: Dim::TOKENS, per: rows }, constant(self.core.heads / heads), depth]
-    }
-
     fn flops(&self) -> Dim {
         let per_key = 2 * i64::from(self.core.heads) * i64::from(self.core.head_dim() + self.core.value_dim());
         Dim::TOKENS
             * (per_key
                 * i64::from(self.core.band.before.map_or(self.core.max_context, |b| b.min(self.core.max_context))))
-    }
-
-    fn bytes(&self) -> Dim {
-        let caches = self.core.k.width + self.core.v.width;
-        // Read as they are, and written to the caches.
-        let appended = if self.fresh.is_some() { caches } else { 0 };
-        let width = self.core.q.width + caches + appended + self.core.heads * self.core.value_dim();
-        Dim::TOKENS * (4 * i64::from(width))
     }
 
     fn name(&self, tile: &str) -> String {
@@ -250,51 +247,9 @@ fn key_range(band: Band) -> String {
     )
 }
 
-/// Divisors of a group of heads that a tile may take together.
-fn together(group: u32) -> impl Iterator<Item = u32> {
-    (1..=group.min(8)).filter(move |h| group.is_multiple_of(*h))
-}
-
 /// The ways to compute an attention over a cache.
 pub(crate) fn candidates(operation: &Operation, target: &Target, rows: RowRange) -> Result<Vec<Choice>, KernelError> {
-    let cached = Cached::of(operation)?;
-    let typical = f64::from(rows.typical());
-    let keys = typical.max(512.0).min(f64::from(cached.span(rows.typical()))).max(1.0);
-    let dims = f64::from(cached.core.head_dim() + cached.core.value_dim());
-    let work = f64::from(cached.core.heads) * dims * typical * keys;
-    let rates = &target.rates;
-    let mut choices = Vec::new();
-    let one = cached.split.is_some() || cached.fresh.is_some() || rows.max == Some(1);
-    let tiles: &[u32] = if one { &[1] } else { &[1, 2, 4, 8, 16] };
-    // A column that is made ready, in multiply-adds; each tile makes its own.
-    let ready = |heads: u32| match cached.fresh {
-        Some(_) => {
-            let columns = heads * cached.core.head_dim() + cached.core.head_dim() + cached.core.value_dim();
-            READY * f64::from(cached.core.heads / heads * columns) * typical / rates.fmas
-        }
-        None => 0.0,
-    };
-    for &tile_rows in tiles {
-        for heads in together(cached.group()) {
-            let reuse = f64::from(tile_rows * heads);
-            let waste = (typical / f64::from(tile_rows)).ceil() * f64::from(tile_rows) / typical;
-            if let Some(lanes) = target.subgroup_size.filter(|_| tile_rows * heads <= 8) {
-                // For each fused multiply-add: its share of the loads of keys and values and of the broadcasts.
-                let loads = rates.scattered_load / (4.0 * reuse) + rates.load / (4.0 * reuse);
-                let broadcasts = rates.broadcast * 0.25;
-                let c4 = f64::from(cached.core.value_dim().div_ceil(4).div_ceil(lanes));
-                let spill = (4.0 * reuse * (2.0 + c4) / f64::from(rates.registers)).max(1.0);
-                let seconds = work * (spill + loads + broadcasts) * waste / rates.fmas + ready(heads);
-                let algorithm = Algorithm::CachedBroadcast(CachedTile { rows: tile_rows, heads, keys4: 1 });
-                choices.push(Choice { algorithm, seconds });
-            }
-            let each = 1.0 + rates.load / 4.0 + 2.0 * rates.load / (4.0 * reuse) + rates.workgroup_load;
-            let seconds = work * each * waste / rates.fmas + ready(heads);
-            let algorithm = Algorithm::CachedWorkgroup(CachedWorkgroup { rows: tile_rows, heads });
-            choices.push(Choice { algorithm, seconds });
-        }
-    }
-    Ok(choices)
+    Ok(Cached::of(operation)?.shape().cached_candidates(target, rows))
 }
 
 /// Writes `attention/cached_broadcast.wgsl`.
@@ -346,10 +301,9 @@ if (lane == 0u) {
         constants,
         slots,
         interface: cached.interface()?,
-        workgroup: lanes,
-        grid: cached.grid(rows, heads),
+        launch: tile.launch(&cached.shape(), lanes, target.rates.registers),
         flops: cached.flops(),
-        bytes: cached.bytes(),
+        bytes: cached.shape().bytes(),
     }
     .finish(target)
 }
@@ -406,10 +360,9 @@ if (item % DV4 == 0u) {
         constants,
         slots,
         interface: cached.interface()?,
-        workgroup: INVOCATIONS,
-        grid: cached.grid(rows, heads),
+        launch: tile.launch(&cached.shape()),
         flops: cached.flops(),
-        bytes: cached.bytes(),
+        bytes: cached.shape().bytes(),
     }
     .finish(target)
 }
@@ -440,12 +393,7 @@ pub(crate) fn combine(operation: &Operation, target: &Target) -> Result<Composed
         ],
         slots: Vec::new(),
         interface,
-        workgroup: INVOCATIONS,
-        grid: [
-            Groups { dim: Dim::constant(i64::from(heads * dv4)), per: INVOCATIONS },
-            Groups { dim: Dim::TOKENS, per: 1 },
-            Groups::ONE,
-        ],
+        launch: cost::rowwise::combine(heads * dv4, split.keys, INVOCATIONS),
         flops: Dim::TOKENS * (4 * width),
         bytes: Dim::TOKENS * (8 * width),
     }

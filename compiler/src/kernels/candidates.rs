@@ -1,9 +1,10 @@
 //! The greatest values of long rows, in two dispatches.
 
-use warpweft_plan::{Access, Dim, Groups};
+use warpweft_plan::Access;
 
 use super::KernelError;
 use super::compose::{Composed, Draft, Slot};
+use super::cost;
 use super::interface::{Interface, check_view};
 use super::spec::{Rows, View};
 use crate::target::Target;
@@ -64,8 +65,7 @@ pub(crate) fn chunk_of_candidates(x: View, n: u32, rows: Rows, target: &Target) 
         ],
         slots: Vec::new(),
         interface,
-        workgroup: INVOCATIONS,
-        grid: [Groups { dim: Dim::constant(chunks.into()), per: 1 }, Groups { dim: rows.dim(), per: 1 }, Groups::ONE],
+        launch: cost::rowwise::candidates(CHUNK / INVOCATIONS, chunks, rows, INVOCATIONS),
         flops: rows.dim() * (8 * i64::from(x.width)),
         bytes: rows.dim() * (4 * i64::from(x.width)),
     }
@@ -93,8 +93,7 @@ pub(crate) fn merge_candidates(width: u32, n: u32, rows: Rows, target: &Target) 
         ],
         slots: Vec::new(),
         interface,
-        workgroup: INVOCATIONS,
-        grid: [Groups::ONE, Groups { dim: rows.dim(), per: 1 }, Groups::ONE],
+        launch: cost::rowwise::candidates((chunks * n).div_ceil(INVOCATIONS), 1, rows, INVOCATIONS),
         flops: rows.dim() * (8 * i64::from(chunks * n)),
         bytes: rows.dim() * (8 * i64::from((chunks + 1) * n)),
     }

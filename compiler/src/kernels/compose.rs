@@ -1,12 +1,13 @@
 //! From an operation to a kernel: candidates, choice, composition.
 
-use warpweft_plan::{Binding, Dim, Groups};
+use warpweft_plan::{Binding, Cost, Dim, Groups, Sizes};
 
 use super::candidates::{chunk_of_candidates, merge_candidates};
+use super::cost::Launch;
 use super::interface::{Bound, Interface};
-use super::spec::Operation;
+use super::spec::{Operation, Rows};
 use super::{KernelError, attention, cached, heads, linear, per_head, rowwise, template, unroll, validate};
-use crate::target::Target;
+use crate::target::{Dispatch, Rates, Target, groups};
 
 /// What a binding of a composed kernel is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -62,6 +63,22 @@ impl RowRange {
             None => self.min.max(1024),
         }
     }
+
+    /// The step for which costs are computed, given what these rows are: sequences of at most 128 rows.
+    pub fn sizes(self, rows: Rows) -> Sizes {
+        let n = u64::from(self.typical());
+        let sequences = match rows {
+            Rows::Tokens => n.div_ceil(128),
+            Rows::Sequences => n,
+        };
+        Sizes { tokens: n, context: n.min(128), sequences }
+    }
+
+    /// The same where rows are cached: one sequence, of which some hundred rows are.
+    pub fn cached_sizes(self) -> Sizes {
+        let tokens = u64::from(self.typical());
+        Sizes { tokens, context: tokens.max(512), sequences: 1 }
+    }
 }
 
 /// An algorithm and its tile.
@@ -92,7 +109,7 @@ pub enum Algorithm {
 pub struct Choice {
     /// How.
     pub algorithm: Algorithm,
-    /// Estimated time on the target for the typical number of rows, without the charge for a dispatch.
+    /// Predicted time on the target for the typical number of rows; 0 for the only one that there is.
     pub seconds: f64,
 }
 
@@ -113,10 +130,21 @@ pub struct Composed {
     pub grid: [Groups; 3],
     /// The most loop iterations that one invocation makes.
     pub loop_trips: u64,
+    /// What one invocation does.
+    pub cost: Cost,
     /// Floating-point operations.
     pub flops: Dim,
     /// Bytes to move at the least.
     pub bytes: Dim,
+}
+
+impl Composed {
+    /// Predicted seconds of a dispatch in a step of these sizes.
+    pub fn seconds(&self, rates: &Rates, sizes: Sizes) -> f64 {
+        let invocations = self.workgroup.iter().product();
+        let bytes = self.bytes.eval(sizes).unwrap_or(0);
+        rates.seconds(&self.cost, Dispatch { invocations, groups: groups(self.grid, sizes), bytes }, sizes)
+    }
 }
 
 /// The algorithms for an operation, cheapest first.
@@ -200,8 +228,7 @@ pub(crate) struct Draft<'a> {
     pub(crate) constants: Vec<(&'static str, u32, &'static str)>,
     pub(crate) slots: Vec<(&'static str, String)>,
     pub(crate) interface: Interface,
-    pub(crate) workgroup: u32,
-    pub(crate) grid: [Groups; 3],
+    pub(crate) launch: Launch,
     pub(crate) flops: Dim,
     pub(crate) bytes: Dim,
 }
@@ -226,11 +253,12 @@ impl Draft<'_> {
         Ok(Composed {
             name: self.name,
             wgsl: enable + &wgsl,
-            workgroup: [self.workgroup, 1, 1],
+            workgroup: [self.launch.invocations, 1, 1],
             bindings,
             slots,
-            grid: self.grid,
+            grid: self.launch.grid,
             loop_trips: trips,
+            cost: self.launch.cost,
             flops: self.flops,
             bytes: self.bytes,
         })
@@ -275,6 +303,31 @@ mod tests {
                 panic!("{name} unrolled: {error}");
             }
         }
+    }
+
+    /// What a choice is made by is what the kernel's own counts give.
+    #[test]
+    fn a_choice_is_predicted_as_its_kernel_is() {
+        let rows = [RowRange { min: 1, max: Some(1) }, RowRange { min: 17, max: None }];
+        let mut checked = 0;
+        for target in ["webgpu", "subgroup8"].map(|name| Target::named(name).unwrap()) {
+            for operation in operations() {
+                for tokens in rows {
+                    let choices = candidates(&operation, target, operation.row_range(tokens)).unwrap();
+                    for choice in choices.into_iter().filter(|c| c.algorithm != Algorithm::Only).take(3) {
+                        let Ok(composed) = compose(&operation, choice, target) else { continue };
+                        let seconds = composed.seconds(&target.rates, operation.sizes(tokens));
+                        assert!(
+                            (seconds / choice.seconds - 1.0).abs() < 1e-9,
+                            "{}: {seconds} {choice:?}",
+                            composed.name
+                        );
+                        checked += 1;
+                    }
+                }
+            }
+        }
+        assert!(checked > 100, "{checked}");
     }
 
     fn operations() -> Vec<Operation> {

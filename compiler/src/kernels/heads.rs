@@ -2,10 +2,11 @@
 
 use std::fmt::Write as _;
 
-use warpweft_plan::{Access, Dim, Groups};
+use warpweft_plan::{Access, Dim};
 
 use super::KernelError;
 use super::compose::{Composed, Draft, Slot};
+use super::cost;
 use super::interface::{Interface, check_view};
 use super::spec::{Destination, HeadPart, View};
 use super::term::literal;
@@ -282,8 +283,7 @@ pub(crate) fn ready(parts: &[HeadPart], vector: u32, target: &Target) -> Result<
         constants: vec![("T", invocations, "invocations"), ("C", units, "the most units of an invocation")],
         slots,
         interface,
-        workgroup: invocations,
-        grid: [Groups { dim: Dim::constant(heads.into()), per: 1 }, Groups { dim: Dim::TOKENS, per: 1 }, Groups::ONE],
+        launch: cost::rowwise::heads(heads, units, invocations),
         flops: Dim::TOKENS * (4 * width),
         bytes: Dim::TOKENS * (8 * width),
     }

@@ -1,15 +1,16 @@
 //! Contractions: `out[m, n] = epilogue(Σ_k x[m, k] · w[n, k])`.
 
-use warpweft_plan::{Access, Dim, Groups, PAD};
+use warpweft_plan::{Access, Dim, PAD};
 
 use super::KernelError;
-use super::compose::{Algorithm, Choice, Composed, Draft, RowRange, Slot};
+use super::compose::{Choice, Composed, Draft, RowRange, Slot};
+use super::cost::linear::LinearShape;
 use super::interface::{Interface, check_view, count};
 use super::prologue::Normed;
 use super::spec::{Operand, Operation, Rows, Term, View};
 use super::term::reads;
 use crate::formats::Format;
-use crate::target::{Rates, Target};
+use crate::target::Target;
 
 /// A tile in registers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -43,14 +44,10 @@ pub struct SplitDot {
 }
 
 /// Invocations of a workgroup that uses workgroup memory.
-const INVOCATIONS: u32 = 64;
-
-/// Multiply-adds of an octet of k from which on an iteration loads only four k: bodies of more than about a thousand don't
-/// fit the instruction cache of a CPU.
-const LARGE_BODY: u32 = 1024;
+pub(crate) const INVOCATIONS: u32 = 64;
 
 /// The same along columns; the others are along rows.
-const ALONG_COLUMNS: u32 = 8;
+pub(crate) const ALONG_COLUMNS: u32 = 8;
 
 /// The fields of [`Operation::Linear`].
 struct Linear<'a> {
@@ -158,12 +155,17 @@ fn unpack(packed: Packed, h: u32) -> vec4<f32> {{
         self.rows.dim() * per_row
     }
 
-    fn bytes(&self) -> Dim {
-        let weight = i64::from(self.weights() * self.format.bytes()) * i64::from(self.n) * i64::from(self.x.width);
-        let operands: Dim =
-            self.operands.iter().fold(Dim::default(), |sum, o| sum + operand_bytes(o, self.n, self.rows));
-        let normed = self.norm.map_or(Dim::default(), |norm| norm.bytes());
-        Dim::constant(weight) + operands + normed + self.rows.dim() * (4 * i64::from(self.x.width + self.n))
+    /// What its time depends on.
+    fn shape(&self) -> LinearShape {
+        LinearShape {
+            k: self.x.width,
+            n: self.n,
+            format: self.format,
+            weights: self.weights(),
+            norm: self.norm.map(|norm| norm.shape()),
+            operands: operands_bytes(self.operands, self.n),
+            rows: self.rows,
+        }
     }
 
     /// Operands that are the same for all rows.
@@ -183,21 +185,9 @@ fn unpack(packed: Packed, h: u32) -> vec4<f32> {{
         vec![("columns", columns), ("result", format!("store(m, column4, epilogue(m, column4, {arguments}));"))]
     }
 
-    /// Workgroups of `columns4` vec4s of columns and `rows` rows.
-    fn grid(&self, columns4: u32, rows: u32) -> [Groups; 3] {
-        let x = Groups { dim: Dim::constant(i64::from(self.n4())), per: columns4 };
-        [x, Groups { dim: self.rows.dim(), per: rows }, Groups::ONE]
-    }
-
     /// Whether a tile of so many rows finds its scale while it contracts.
     fn scales_afterwards(&self, rows: u32) -> bool {
         rows == 1 && self.norm.is_some_and(|norm| norm.scales_afterwards())
-    }
-
-    /// Multiply-adds of one of `invocations` that together find the statistics of a tile's rows first.
-    fn statistics(&self, rates: &Rates, rows: u32, invocations: u32) -> f64 {
-        let fours = f64::from(rows) * f64::from((2 * self.k8()).div_ceil(invocations));
-        self.norm.map_or(0.0, |norm| fours * norm.cost(rates).statistics)
     }
 
     fn name(&self, tile: &str) -> String {
@@ -207,116 +197,19 @@ fn unpack(packed: Packed, h: u32) -> vec4<f32> {{
     }
 }
 
-/// Bytes of an operand that a kernel of `width` columns must read.
-pub(crate) fn operand_bytes(operand: &Operand, width: u32, rows: Rows) -> Dim {
-    match operand {
-        Operand::Vector => Dim::constant(4 * i64::from(width)),
-        Operand::Matrix(_) => rows.dim() * (4 * i64::from(width)),
-        Operand::Gather { format, .. } => rows.dim() * (i64::from(format.bytes()) * i64::from(width)),
-    }
+/// Bytes of operands that a kernel of `width` columns must read for each row, and for all rows.
+pub(crate) fn operands_bytes(operands: &[Operand], width: u32) -> [i64; 2] {
+    let width = i64::from(width);
+    operands.iter().fold([0, 0], |[row, once], operand| match operand {
+        Operand::Vector => [row, once + 4 * width],
+        Operand::Matrix(_) => [row + 4 * width, once],
+        Operand::Gather { format, .. } => [row + i64::from(format.bytes()) * width, once],
+    })
 }
 
 /// The ways to compute a linear.
 pub(crate) fn candidates(operation: &Operation, target: &Target, rows: RowRange) -> Result<Vec<Choice>, KernelError> {
-    let linear = Linear::of(operation)?;
-    let mut choices = Vec::new();
-    if let Some(lanes) = target.subgroup_size {
-        for rows_of_tile in [1, 2, 4, 8, 16, 32] {
-            // With one row, more columns of a lane would share nothing but its share of x.
-            for columns4 in 1..=rows_of_tile.min(2) {
-                let fours = if 32 * rows_of_tile * columns4 * linear.weights() < LARGE_BODY { 2 } else { 1 };
-                let steps = steps_per_iteration(linear.k8() * 2 / fours, rows_of_tile * fours, lanes);
-                let tile = BroadcastTile { rows: rows_of_tile, columns4, fours, steps };
-                let seconds = tile.seconds(&linear, target, lanes, rows.typical());
-                choices.push(Choice { algorithm: Algorithm::LinearBroadcast(tile), seconds });
-            }
-        }
-    }
-    for rows_each in [1, 2, 4, 8] {
-        let octets = if linear.k8().is_multiple_of(2) { 2 } else { 1 };
-        let tile = WorkgroupTile { rows: rows_each, octets };
-        choices.push(Choice {
-            algorithm: Algorithm::LinearWorkgroup(tile),
-            seconds: tile.seconds(&linear, target, rows.typical()),
-        });
-    }
-    for rows_each in [1, 2, 4] {
-        let split = SplitDot { rows: rows_each, shares: if linear.k8() >= 32 { 16 } else { 8 } };
-        choices.push(Choice {
-            algorithm: Algorithm::LinearSplit(split),
-            seconds: split.seconds(&linear, target, rows.typical()),
-        });
-    }
-    Ok(choices)
-}
-
-/// The fewest of `along` loads of w, each of which meets `each` vec4s of x, for which every lane has one of those to read.
-fn steps_per_iteration(along: u32, each: u32, lanes: u32) -> u32 {
-    let wanted = (lanes / each).clamp(1, 4);
-    (1..=wanted).rev().find(|u| along.is_multiple_of(*u)).unwrap_or(1)
-}
-
-impl BroadcastTile {
-    /// vec4s of x that a lane reads in one iteration.
-    fn loads(self, lanes: u32) -> u32 {
-        (self.rows * self.fours * self.steps).div_ceil(lanes)
-    }
-
-    fn seconds(self, linear: &Linear, target: &Target, lanes: u32, rows: u32) -> f64 {
-        let rates = &target.rates;
-        let columns = f64::from(linear.weights() * self.columns4 * 4);
-        let tile_rows = f64::from(self.rows);
-        let fours = f64::from(self.fours * self.steps);
-        let fmas = 4.0 * fours * tile_rows * columns;
-        // A load of 8 bytes saves little.
-        let vec4s_of_w = (f64::from(linear.format.bytes() * self.fours) / 4.0).max(0.7);
-        let loads_of_w = vec4s_of_w * columns * f64::from(self.steps) * rates.scattered_load;
-        let reading = linear.norm.map_or(0.0, |norm| norm.cost(rates).reading);
-        let loads = loads_of_w + f64::from(self.loads(lanes)) * (rates.load + reading);
-        let broadcasts = 4.0 * fours * tile_rows * rates.broadcast;
-        let spill = (tile_rows * columns / f64::from(rates.registers)).max(1.0).powf(1.5);
-        let lane = f64::from(linear.k8()) * 2.0 / fours * (fmas * spill + loads + broadcasts)
-            + if linear.scales_afterwards(self.rows) { 0.0 } else { linear.statistics(rates, self.rows, lanes) };
-        let groups = f64::from(rows.div_ceil(self.rows)) * f64::from(linear.n4().div_ceil(self.columns4 * lanes));
-        let busy = f64::from(rates.lanes / lanes).max(1.0);
-        lane * f64::from(lanes) * (groups / busy).ceil() * busy / rates.fmas
-    }
-}
-
-impl WorkgroupTile {
-    fn seconds(self, linear: &Linear, target: &Target, rows: u32) -> f64 {
-        let rates = &target.rates;
-        let columns = f64::from(4 * linear.weights());
-        let each = f64::from(self.rows);
-        let per_octet = 8.0 * each * columns + 2.0 * (each + columns) * rates.workgroup_load;
-        let bytes = f64::from(linear.format.bytes()) / 4.0;
-        let reading = linear.norm.map_or(0.0, |norm| norm.cost(rates).reading);
-        let fill = ((2.0 * each + bytes * columns) * rates.load + 2.0 * each * reading) / 8.0 * 1.5;
-        let lane =
-            f64::from(linear.k8()) * (per_octet + fill + 8.0) + linear.statistics(rates, 8 * self.rows, INVOCATIONS);
-        let tiles = rows.div_ceil(8 * self.rows) * linear.n4().div_ceil(ALONG_COLUMNS);
-        let busy = (f64::from(rates.lanes) / f64::from(INVOCATIONS)).max(1.0);
-        lane * f64::from(INVOCATIONS) * (f64::from(tiles) / busy).ceil() * busy / rates.fmas
-    }
-}
-
-impl SplitDot {
-    fn seconds(self, linear: &Linear, target: &Target, rows: u32) -> f64 {
-        let rates = &target.rates;
-        let columns = f64::from(4 * linear.weights());
-        let each = f64::from(self.rows);
-        let bytes = f64::from(linear.format.bytes()) / 2.0;
-        let reading = linear.norm.map_or(0.0, |norm| norm.cost(rates).reading);
-        let per_octet = 8.0 * each * columns + columns * bytes * rates.load + 2.0 * each * (rates.load + reading);
-        // The last of the work is adding up through workgroup memory.
-        let sums = columns / 4.0 * each * f64::from(self.shares) * (rates.workgroup_load + 4.0);
-        let lane = f64::from(linear.k8().div_ceil(self.shares)) * per_octet
-            + sums
-            + if linear.scales_afterwards(self.rows) { 0.0 } else { linear.statistics(rates, self.rows, INVOCATIONS) };
-        let groups = rows.div_ceil(self.rows) * linear.n4().div_ceil(INVOCATIONS / self.shares);
-        let busy = (f64::from(rates.lanes) / f64::from(INVOCATIONS)).max(1.0);
-        lane * f64::from(INVOCATIONS) * (f64::from(groups) / busy).ceil() * busy / rates.fmas
-    }
+    Ok(Linear::of(operation)?.shape().candidates(target, rows))
 }
 
 /// Writes `linear/workgroup_tile.wgsl`.
@@ -348,10 +241,9 @@ pub(crate) fn workgroup_tile(
         ],
         slots,
         interface: linear.interface(2)?,
-        workgroup: INVOCATIONS,
-        grid: linear.grid(ALONG_COLUMNS, rows * along_rows),
+        launch: tile.launch(&linear.shape()),
         flops: linear.flops(),
-        bytes: linear.bytes(),
+        bytes: linear.shape().bytes(),
     }
     .finish(target)
 }
@@ -383,10 +275,9 @@ pub(crate) fn split_dot(operation: &Operation, split: SplitDot, target: &Target)
         ],
         slots,
         interface: linear.interface(2)?,
-        workgroup: INVOCATIONS,
-        grid: linear.grid(INVOCATIONS / shares, rows),
+        launch: split.launch(&linear.shape()),
         flops: linear.flops(),
-        bytes: linear.bytes(),
+        bytes: linear.shape().bytes(),
     }
     .finish(target)
 }
@@ -425,10 +316,9 @@ pub(crate) fn broadcast_tile(
         ],
         slots,
         interface: linear.interface(fours)?,
-        workgroup: lanes,
-        grid: linear.grid(columns4 * lanes, rows),
+        launch: tile.launch(&linear.shape(), lanes, target.rates.registers),
         flops: linear.flops(),
-        bytes: linear.bytes(),
+        bytes: linear.shape().bytes(),
     }
     .finish(target)
 }

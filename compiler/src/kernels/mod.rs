@@ -8,6 +8,7 @@ pub mod cached;
 pub mod candidates;
 mod compose;
 mod constant;
+pub(crate) mod cost;
 mod fresh;
 pub mod heads;
 mod interface;

@@ -1,16 +1,15 @@
 //! A contraction of each head with its own rows of a weight: `out[m, h·n + i] = Σ_k x[m, h·K + k] · w[h·n + i, k]`.
 
-use warpweft_plan::{Access, Dim, Groups, PAD};
+use warpweft_plan::{Access, PAD};
 
 use super::KernelError;
 use super::compose::{Composed, Draft, Slot};
+use super::cost::linear::PerHeadShape;
 use super::interface::Interface;
+use super::linear::INVOCATIONS;
 use super::spec::{Rows, View};
 use crate::formats::Format;
 use crate::target::Target;
-
-/// Invocations of a workgroup.
-const INVOCATIONS: u32 = 64;
 
 /// Sizes of a [`PerHead`](super::spec::Operation::PerHead).
 #[derive(Clone, Copy, Debug)]
@@ -41,7 +40,7 @@ pub(crate) fn dot(linear: PerHead, target: &Target) -> Result<Composed, KernelEr
     ));
     interface.result(View::whole(width), rows)?;
     let columns4 = width.div_ceil(4);
-    let elements = i64::from(width) * i64::from(k);
+    let shape = PerHeadShape { heads, k, n, format, rows };
     Draft {
         name: format!("per_head_{}_{heads}x{k}x{n}", format.name()),
         source: include_str!("per-head/dot.wgsl"),
@@ -54,14 +53,9 @@ pub(crate) fn dot(linear: PerHead, target: &Target) -> Result<Composed, KernelEr
         ],
         slots: Vec::new(),
         interface,
-        workgroup: INVOCATIONS,
-        grid: [
-            Groups { dim: Dim::constant(i64::from(columns4)), per: INVOCATIONS },
-            Groups { dim: rows.dim(), per: 1 },
-            Groups::ONE,
-        ],
-        flops: rows.dim() * (2 * elements),
-        bytes: Dim::constant(i64::from(format.bytes()) * elements) + rows.dim() * (4 * i64::from(x.width + width)),
+        launch: shape.launch(),
+        flops: rows.dim() * (2 * i64::from(width) * i64::from(k)),
+        bytes: shape.bytes(),
     }
     .finish(target)
 }

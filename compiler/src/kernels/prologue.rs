@@ -4,14 +4,14 @@
 //! statistics `s` = (mean, scale of the first norm, mean, scale of the second); loops over the row that find `s`, in two
 //! passes where there is a mean, so that a large mean does not cancel; and the call of the last stage instead of `load_x`.
 
-use warpweft_plan::{Access, Dim};
+use warpweft_plan::{Access, Work};
 
+use super::cost::linear::NormShape;
 use super::interface::{Interface, count};
-use super::linear::operand_bytes;
+use super::linear::operands_bytes;
 use super::spec::{Binary, Norm, Operand, Prologue, RowNorm, Rows, Term, View};
 use super::term::{literal, reads};
 use super::{KernelError, Slot};
-use crate::target::Rates;
 
 /// A prologue with the sizes of its rows.
 #[derive(Clone, Copy)]
@@ -21,27 +21,28 @@ pub(crate) struct Normed<'a> {
     pub(crate) rows: Rows,
 }
 
-/// Multiply-adds of a lane for four values of a row.
-#[derive(Clone, Copy, Debug, PartialEq)]
+/// What a lane does for four values of a row.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct NormCost {
     /// To take them into the statistics.
-    pub statistics: f64,
+    pub statistics: Work,
     /// To normalise them, x being read.
-    pub reading: f64,
+    pub reading: Work,
 }
 
 impl NormCost {
-    /// Of norms one after the other, each with the number of tensors that its term reads. A load of four values costs
-    /// `load` beside a contraction, and `lone` where nothing hides it: while statistics are found.
-    pub fn of(norms: &[(Norm, usize)], [load, lone]: [f64; 2]) -> NormCost {
+    /// Of norms one after the other, each with the number of tensors that its term reads. Nothing hides a load while
+    /// statistics are found, so it counts as a scattered one there.
+    pub fn of(norms: &[(Norm, usize)]) -> NormCost {
         // What a value costs in arithmetic for each norm that it has been through.
         const EACH: f64 = 8.0;
-        let mut cost = NormCost { statistics: 0.0, reading: 0.0 };
+        let mut cost = NormCost::default();
         let mut read = 0.0;
         for &(norm, operands) in norms {
             let passes = if norm == Norm::Layer { 2.0 } else { 1.0 };
-            cost.statistics += passes * ((1.0 + read) * lone + EACH);
-            cost.reading += operands as f64 * load + EACH;
+            let found = Work { fmas: EACH, scattered: 1.0 + read, ..Work::default() };
+            cost.statistics = cost.statistics.and(found.times(passes));
+            cost.reading = cost.reading.and(Work { fmas: EACH, loads: operands as f64, ..Work::default() });
             read += operands as f64;
         }
         cost
@@ -238,19 +239,14 @@ workgroupBarrier();",
         Ok(format!("let scale = {};", reciprocal(norm, "squares", eps)?))
     }
 
-    /// Bytes of what the terms read and of what is left behind.
-    pub(crate) fn bytes(&self) -> Dim {
-        let Prologue { operands, carried, .. } = self.prologue;
-        let carried = if *carried { self.rows.dim() * (4 * i64::from(self.x.width)) } else { Dim::default() };
-        operands.iter().fold(carried, |sum, o| sum + operand_bytes(o, self.x.width, self.rows))
-    }
-
-    /// What it costs a lane.
-    pub(crate) fn cost(&self, rates: &Rates) -> NormCost {
-        let Prologue { norms, operands, .. } = self.prologue;
+    /// What its time depends on.
+    pub(crate) fn shape(&self) -> NormShape {
+        let Prologue { norms, operands, carried } = self.prologue;
         let read = |term: &Term| (0..operands.len()).filter(|i| reads(term, &Term::Operand(*i))).count();
         let norms: Vec<_> = norms.iter().map(|norm| (norm.norm, read(&norm.term))).collect();
-        NormCost::of(&norms, [rates.load, rates.scattered_load])
+        let [row, once] = operands_bytes(operands, self.x.width);
+        let carried = if *carried { 4 * i64::from(self.x.width) } else { 0 };
+        NormShape { cost: NormCost::of(&norms), afterwards: self.scales_afterwards(), operands: [row + carried, once] }
     }
 
     /// For kernels' names.

@@ -1,24 +1,25 @@
 //! Operations on rows: normalise, map, pool.
 
-use warpweft_plan::{Access, Dim, Groups};
+use warpweft_plan::{Access, Dim};
 
 use super::KernelError;
-use super::compose::{Algorithm, Choice, Composed, Draft, RowRange, Slot};
+use super::compose::{Choice, Composed, Draft, RowRange, Slot};
+use super::cost::rowwise::RowShape;
 use super::interface::{Interface, check_view};
-use super::linear::operand_bytes;
+use super::linear::operands_bytes;
 use super::prologue::reciprocal;
 use super::spec::{Norm, Operand, Operation, Pool, Rows, Term, View};
 use crate::target::Target;
 
 /// Invocations of a workgroup that works on columns one by one.
-const INVOCATIONS: u32 = 64;
+pub(crate) const INVOCATIONS: u32 = 64;
 
 /// The most vec4s of a row that an invocation of a workgroup keeps.
-const MOST_KEPT: u32 = 32;
+pub(crate) const MOST_KEPT: u32 = 32;
 
 /// The most vec4s of a row that a lane of a subgroup keeps. Written out, more take a driver seconds to compile: 32 took
 /// lavapipe 22.3 five seconds beside other builds.
-const MOST_IN_LANE: u32 = 12;
+pub(crate) const MOST_IN_LANE: u32 = 12;
 
 /// How rows are normalised.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -37,28 +38,10 @@ pub(crate) fn normalize_candidates(
     target: &Target,
     rows: RowRange,
 ) -> Result<Vec<Choice>, KernelError> {
-    let Operation::Normalize { width, .. } = operation else {
+    let Operation::Normalize { width, operands, rows: rows_of, .. } = operation else {
         return Err(KernelError::Algorithm("normalize for another operation".to_owned()));
     };
-    let n4 = width.div_ceil(4);
-    let rates = &target.rates;
-    let cost = |lanes: u32, exchange: f64| {
-        let each = f64::from(n4.div_ceil(lanes)) * (rates.load + 40.0) + 2.0 * exchange;
-        f64::from(rows.typical()) * f64::from(lanes) * each / rates.fmas
-    };
-    let mut choices = Vec::new();
-    if let Some(lanes) = target.subgroup_size {
-        let exchange = f64::from(lanes.ilog2()) * 2.0 * rates.broadcast;
-        let by = if n4.div_ceil(lanes) <= MOST_IN_LANE { NormalizeBy::Subgroup } else { NormalizeBy::Streamed };
-        choices.push(Choice { algorithm: Algorithm::Normalize(by), seconds: cost(lanes, exchange) });
-    }
-    for invocations in [INVOCATIONS, target.limits.workgroup_invocations] {
-        if n4.div_ceil(invocations) <= MOST_KEPT {
-            let exchange = f64::from(invocations.ilog2()) * (4.0 * rates.workgroup_load + 8.0);
-            let algorithm = Algorithm::Normalize(NormalizeBy::Workgroup(invocations));
-            choices.push(Choice { algorithm, seconds: cost(invocations, exchange) });
-        }
-    }
+    let choices = shape(*width, operands, *rows_of).norms(target, rows);
     match choices.is_empty() {
         true => Err(KernelError::Shape(format!("a row of {width} is too wide to normalise"))),
         false => Ok(choices),
@@ -105,6 +88,7 @@ pub(crate) fn normalize(operation: &Operation, by: NormalizeBy, target: &Target)
             (include_str!("normalize/streamed.wgsl"), ("S", lanes, "lanes of a subgroup"), "streamed")
         }
     };
+    let shape = shape(width, operands, rows);
     Draft {
         name: format!("normalize_{kind}_{width}_{tile}{lanes}"),
         source,
@@ -116,21 +100,16 @@ pub(crate) fn normalize(operation: &Operation, by: NormalizeBy, target: &Target)
         ],
         slots,
         interface,
-        workgroup: lanes,
-        grid: [Groups { dim: rows.dim(), per: 1 }, Groups::ONE, Groups::ONE],
+        launch: shape.norm(by, lanes),
         flops: rows.dim() * (8 * i64::from(width)),
-        bytes: row_bytes(operands, width, rows),
+        bytes: shape.bytes(),
     }
     .finish(target)
 }
 
-fn row_bytes(operands: &[Operand], width: u32, rows: Rows) -> Dim {
-    operands.iter().fold(rows.dim() * (4 * i64::from(width)), |sum, o| sum + operand_bytes(o, width, rows))
-}
-
-fn columns_grid(columns: u32, rows: Rows) -> [Groups; 3] {
-    let x = Groups { dim: Dim::constant(i64::from(columns)), per: INVOCATIONS };
-    [x, Groups { dim: rows.dim(), per: 1 }, Groups::ONE]
+/// What the time of an operation on rows depends on.
+fn shape(width: u32, operands: &[Operand], rows: Rows) -> RowShape {
+    RowShape { width, operands: operands_bytes(operands, width), rows }
 }
 
 /// Writes `map/pointwise.wgsl`.
@@ -151,10 +130,9 @@ pub(crate) fn map(
         constants: vec![("T", INVOCATIONS, "invocations"), ("N4", n4, "vec4s of a row")],
         slots: Vec::new(),
         interface,
-        workgroup: INVOCATIONS,
-        grid: columns_grid(n4, rows),
+        launch: shape(width, operands, rows).map(),
         flops: rows.dim() * i64::from(width),
-        bytes: row_bytes(operands, width, rows),
+        bytes: shape(width, operands, rows).bytes(),
     }
     .finish(target)
 }
@@ -188,8 +166,7 @@ pub(crate) fn pool((pool, x, max_context): (Pool, View, u32), target: &Target) -
         ],
         slots,
         interface,
-        workgroup: INVOCATIONS,
-        grid: columns_grid(n4, Rows::Sequences),
+        launch: shape(x.width, &[], Rows::Sequences).pool(pool),
         flops: read * i64::from(x.width),
         bytes: (read + Dim::SEQUENCES) * (4 * i64::from(x.width)),
     }

@@ -1,6 +1,6 @@
 //! What a kernel has to compute, in the terms that shaders are composed from.
 
-use warpweft_plan::{Dim, PAD};
+use warpweft_plan::{Dim, PAD, Sizes};
 
 use super::RowRange;
 use crate::formats::Format;
@@ -41,6 +41,15 @@ impl Rows {
         match self {
             Rows::Tokens => Dim::TOKENS,
             Rows::Sequences => Dim::SEQUENCES,
+        }
+    }
+
+    /// How many there are in a step of so many tokens.
+    pub fn range(self, tokens: RowRange) -> RowRange {
+        match self {
+            Rows::Tokens => tokens,
+            // Mostly one long sequence, or as many as there are rows.
+            Rows::Sequences => RowRange { min: 1, max: Some(tokens.max.unwrap_or(u32::MAX).min(MOST_SEQUENCES)) },
         }
     }
 }
@@ -419,24 +428,32 @@ impl Operation {
 
     /// The numbers of rows of the result in a step of so many tokens.
     pub fn row_range(&self, tokens: RowRange) -> RowRange {
-        let rows = match self {
+        self.rows().range(tokens)
+    }
+
+    /// The step for which its time is predicted, in a program for so many tokens.
+    pub fn sizes(&self, tokens: RowRange) -> Sizes {
+        match self {
+            Operation::CachedAttention { .. } | Operation::CombineAttention { .. } => tokens.cached_sizes(),
+            _ => self.row_range(tokens).sizes(self.rows()),
+        }
+    }
+
+    /// What the rows of the result are.
+    fn rows(&self) -> Rows {
+        match self {
             Operation::Linear { rows, .. }
             | Operation::PerHead { rows, .. }
             | Operation::Normalize { rows, .. }
             | Operation::Map { rows, .. }
             | Operation::CandidateChunks { rows, .. }
             | Operation::Candidates { rows, .. } => *rows,
-            Operation::NormedLinear { linear, .. } => return linear.row_range(tokens),
+            Operation::NormedLinear { linear, .. } => linear.rows(),
             Operation::Pool { .. } => Rows::Sequences,
             Operation::Attention(_)
             | Operation::Heads { .. }
             | Operation::CachedAttention { .. }
             | Operation::CombineAttention { .. } => Rows::Tokens,
-        };
-        match rows {
-            Rows::Tokens => tokens,
-            // Mostly one long sequence, or as many as there are rows.
-            Rows::Sequences => RowRange { min: 1, max: Some(tokens.max.unwrap_or(u32::MAX).min(MOST_SEQUENCES)) },
         }
     }
 }

@@ -182,6 +182,13 @@ pub fn lower(body: &Graph, bounds: Bounds) -> Result<LoweredBody, LowerError> {
     Ok(LoweredBody { calls: lowering.calls, values: lowering.values, outputs, results: lowering.known })
 }
 
+/// The operation of a kernel whose meaning that graph is; `None` if it takes several, or none.
+pub fn operation(meaning: &Graph, bounds: Bounds) -> Option<Operation> {
+    let mut calls = lower(meaning, bounds).ok()?.calls;
+    let call = calls.pop()?;
+    calls.is_empty().then_some(call.operation)
+}
+
 /// For each node: one user alone reads it, and takes it up into its term.
 fn inlined(body: &Graph) -> Vec<bool> {
     let live = body.live();
@@ -411,6 +418,7 @@ impl Lowering<'_> {
             | Op::Candidates(_)
             | Op::RepeatHeads(_)
             | Op::Softmax(_)
+            | Op::GatherColumns(_)
             | Op::BandMask(_)
             | Op::NormedLinear(_)
             | Op::NormedLinearPair(_)

@@ -208,6 +208,7 @@ pub fn assemble(
         output,
         taps,
         steps,
+        tunings: Vec::new(),
     };
     Ok((program, origins))
 }

@@ -68,6 +68,7 @@ impl Shared {
             workgroup: composed.workgroup,
             bindings: composed.bindings.clone(),
             loop_trips: composed.loop_trips,
+            cost: composed.cost,
             meaning: meaning.to_string(),
         });
         self.kernel_index.insert(composed.wgsl.clone(), self.kernels.len() - 1);

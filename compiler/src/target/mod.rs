@@ -1,9 +1,14 @@
 //! What a compile aims at: features, limits and rates, read from `targets/*.toml`.
 
+mod rates;
+
 use std::sync::OnceLock;
 
 use serde::Deserialize;
 use warpweft_plan::Tier;
+
+pub(crate) use rates::groups;
+pub use rates::{Dispatch, Rates};
 
 /// A class of adapters.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -35,30 +40,6 @@ pub struct Limits {
     pub storage_buffers: u32,
     /// Loop iterations of one invocation: some drivers stop silently beyond.
     pub loop_trips: u64,
-}
-
-/// How fast a typical adapter is. Only ratios matter for choosing between kernels.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Rates {
-    /// Bytes per second from memory.
-    pub bandwidth: f64,
-    /// Fused multiply-adds per second, over all lanes.
-    pub fmas: f64,
-    /// Seconds of one dispatch.
-    pub dispatch: f64,
-    /// Lanes that must be busy to reach `fmas`.
-    pub lanes: u32,
-    /// What one lane's load of 16 bytes costs, in multiply-adds, when its neighbours load the adjacent ones.
-    pub load: f64,
-    /// The same when each lane loads from another row.
-    pub scattered_load: f64,
-    /// What reading 16 bytes from workgroup memory costs, in multiply-adds.
-    pub workgroup_load: f64,
-    /// What handing one f32 from a lane to the others costs, in multiply-adds.
-    pub broadcast: f64,
-    /// f32 values that a lane can keep.
-    pub registers: u32,
 }
 
 impl Target {

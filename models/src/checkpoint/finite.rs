@@ -26,14 +26,19 @@ impl StoredTensor<'_> {
         };
         match found {
             None => Ok(()),
-            Some((index, value)) => Err(CheckpointError::NotFinite {
-                file: self.file.to_owned(),
-                tensor: self.name.to_owned(),
-                value,
-                index,
-                position: position(index, self.shape),
-                shape: self.shape.to_owned(),
-            }),
+            Some((index, value)) => Err(self.not_finite(value, index)),
+        }
+    }
+
+    /// The error that the element of that index is `value`, which is not finite.
+    pub(crate) fn not_finite(&self, value: f32, index: u64) -> CheckpointError {
+        CheckpointError::NotFinite {
+            file: self.file.to_owned(),
+            tensor: self.name.to_owned(),
+            value,
+            index,
+            position: position(index, self.shape),
+            shape: self.shape.to_owned(),
         }
     }
 }

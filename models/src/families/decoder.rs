@@ -233,12 +233,18 @@ impl Head<'_> {
         norm: impl Fn(&mut Net<'_>, Id) -> Result<Id, CheckpointError>,
     ) -> Result<Parts, CheckpointError> {
         net.graph.set_layer(None);
-        let weight = match config.flag_or("tie_word_embeddings", self.tied)? {
-            true => self.table,
-            false => net.weight(self.names, &[sizes.vocab_size, sizes.width])?,
+        let own = match config.flag_or("tie_word_embeddings", self.tied)? {
+            true => None,
+            false => Some(net.projection(self.names, &[sizes.vocab_size, sizes.width])?),
         };
         let score = |net: &mut Net<'_>, hidden: Id| -> Result<Id, CheckpointError> {
-            let scores = net.graph.linear(hidden, weight, None)?;
+            let scores = match &own {
+                Some(own) => {
+                    let hidden = net.facing(hidden, own)?;
+                    net.graph.linear(hidden, own.weight, None)?
+                }
+                None => net.graph.linear(hidden, self.table, None)?,
+            };
             Ok(capped(&mut net.graph, scores, self.cap)?)
         };
         let hidden = norm(net, x)?;

@@ -67,18 +67,18 @@ impl Layers {
         let name = |part: &str| format!("{prefix}{part}");
         let width = self.sizes.width;
         let normed = self.norm(net, x, &name("ln_1"))?;
-        let qkv = stored_linear(net, normed, &name("attn.c_attn"), width, 3 * width)?;
+        let qkv = net.linear_by_inputs(normed, &name("attn.c_attn"), width, 3 * width)?;
         let graph = &mut net.graph;
         let q = columns(graph, qkv, 0, width)?;
         let k = columns(graph, qkv, width, width)?;
         let v = columns(graph, qkv, 2 * width, width)?;
         let mixed = self.attention(index).mix(graph, [q, k, v])?;
-        let mixed = stored_linear(net, mixed, &name("attn.c_proj"), width, width)?;
+        let mixed = net.linear_by_inputs(mixed, &name("attn.c_proj"), width, width)?;
         let x = net.graph.plus(mixed, x)?;
         let normed = self.norm(net, x, &name("ln_2"))?;
-        let up = stored_linear(net, normed, &name("mlp.c_fc"), width, self.inner)?;
+        let up = net.linear_by_inputs(normed, &name("mlp.c_fc"), width, self.inner)?;
         let up = self.activation.apply(&mut net.graph, up)?;
-        let down = stored_linear(net, up, &name("mlp.c_proj"), self.inner, width)?;
+        let down = net.linear_by_inputs(up, &name("mlp.c_proj"), self.inner, width)?;
         Ok(net.graph.plus(down, x)?)
     }
 
@@ -96,12 +96,4 @@ impl Layers {
     fn norm(&self, net: &mut Net<'_>, x: Id, name: &str) -> Result<Id, CheckpointError> {
         net.layer_norm(x, name, self.sizes.width, self.eps, Bias::Yes)
     }
-}
-
-/// `x · weight + bias` with the weight as GPT-2 stores it, `[inputs, outputs]`.
-fn stored_linear(net: &mut Net<'_>, x: Id, name: &str, inputs: u32, outputs: u32) -> Result<Id, CheckpointError> {
-    let weight = net.weight(&[&format!("{name}.weight")], &[inputs, outputs])?;
-    let bias = net.weight(&[&format!("{name}.bias")], &[outputs])?;
-    let y = net.graph.matmul(x, weight)?;
-    Ok(net.graph.plus(y, bias)?)
 }

@@ -92,14 +92,15 @@ impl Layers {
     fn attention(&self, net: &mut Net<'_>, prefix: &str, x: Id) -> Result<Id, CheckpointError> {
         let Layers { sizes, rotary, bias, .. } = *self;
         let name = format!("{prefix}query_key_value");
-        let weight = net.weight(&[&format!("{name}.weight")], &[3 * sizes.width, sizes.width])?;
+        let projection = net.projection(&[&format!("{name}.weight")], &[3 * sizes.width, sizes.width])?;
+        let x = net.facing(x, &projection)?;
         let biases = match bias {
             Bias::Yes => Some(net.weight(&[&format!("{name}.bias")], &[3 * sizes.width])?),
             Bias::No => None,
         };
         let graph = &mut net.graph;
         let project = |graph: &mut Graph, part: u32| {
-            let weight = part_of_heads(graph, weight, &sizes, part)?;
+            let weight = part_of_heads(graph, projection.weight, &sizes, part)?;
             let bias = biases.map(|bias| part_of_heads(graph, bias, &sizes, part)).transpose()?;
             graph.linear(x, weight, bias)
         };

@@ -26,6 +26,10 @@ pub const MAX_GROUPS: u64 = 65_535;
 const MAX_COEFFICIENT: i64 = 1 << 40;
 /// Longest WGSL and longest meaning of a kernel, in bytes.
 const MAX_TEXT: usize = 1 << 20;
+/// The most that one invocation does of anything.
+const MAX_COUNT: f64 = 1e15;
+/// Longest name of a family of adapters, in bytes.
+const MAX_FAMILY: usize = 256;
 /// Most bindings of a kernel; WebGPU's own limits are lower.
 const MAX_BINDINGS: usize = 64;
 
@@ -164,6 +168,11 @@ fn check_kernels(kernels: &[Kernel]) -> Result<(), PlanError> {
         }
         if kernel.loop_trips > MAX_LOOP_TRIPS {
             return Err(invalid(format!("{at}: loop_trips"), kernel.loop_trips, format!("at most {MAX_LOOP_TRIPS}")));
+        }
+        let cost = &kernel.cost;
+        let counts = cost.once.counts().into_iter().chain(cost.key.counts());
+        if let Some(count) = counts.into_iter().find(|n| !(0.0..=MAX_COUNT).contains(n)) {
+            return Err(invalid(format!("{at}: cost"), count, format!("counts from 0 to {MAX_COUNT:e}")));
         }
         check_bindings(&at, kernel)?;
     }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use super::{MAX_GROUPS, MAX_STEP_ROWS, check_size};
+use super::{MAX_FAMILY, MAX_GROUPS, MAX_STEP_ROWS, check_size};
 use crate::error::{PlanError, clipped, invalid};
 use crate::{Access, Dim, Groups, Input, Kernel, OutputKind, Plan, Program, Role, Sizes, Step, Tap, Tier};
 
@@ -18,8 +18,38 @@ pub(super) fn check(plan: &Plan) -> Result<(), PlanError> {
             check_tap(&format!("{at}: tap {i}"), plan, *tap)?;
         }
         check_steps(&at, plan, program)?;
+        check_tunings(&at, plan, program)?;
     }
     check_ranges(plan)
+}
+
+/// A family's program has to be as sound as the one that it replaces.
+fn check_tunings(at: &str, plan: &Plan, program: &Program) -> Result<(), PlanError> {
+    let mut families = HashSet::new();
+    for tuning in &program.tunings {
+        let at = format!("{at}: tuning for {}", clipped(&tuning.family));
+        if tuning.family.is_empty() || tuning.family.len() > MAX_FAMILY || !families.insert(tuning.family.as_str()) {
+            let expected = format!("families of 1 to {MAX_FAMILY} bytes, each once");
+            return Err(invalid(&at, "a family that is empty, too long or there twice", expected));
+        }
+        let mut kernels = HashSet::new();
+        for swap in &tuning.swaps {
+            let pair = plan.kernels.get(swap.kernel).zip(plan.kernels.get(swap.with));
+            let found = format!("kernel {} in place of {}", swap.with, swap.kernel);
+            let Some((kernel, with)) = pair else {
+                return Err(invalid(&at, found, format!("indices below {}", plan.kernels.len())));
+            };
+            if !kernels.insert(swap.kernel) {
+                return Err(invalid(&at, format!("{found}, which has another already"), "one for each kernel"));
+            }
+            if kernel.bindings != with.bindings {
+                return Err(invalid(&at, format!("{found}, which has other bindings"), "equal bindings"));
+            }
+        }
+        let steps = tuning.apply(&program.steps);
+        check_steps(&at, plan, &Program { steps, tunings: Vec::new(), ..program.clone() })?;
+    }
+    Ok(())
 }
 
 fn check_tier(at: &str, tier: &Tier) -> Result<(), PlanError> {

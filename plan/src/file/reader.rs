@@ -73,6 +73,11 @@ impl PlanFile {
         &self.plan
     }
 
+    /// Gives the programs the kernels that were found fastest on a family of adapters, as [`Plan::tune`] does.
+    pub fn tune(&mut self, family: &str) -> usize {
+        self.plan.tune(family)
+    }
+
     /// The texts that came with it.
     pub fn assets(&self) -> &Assets {
         &self.assets

@@ -20,6 +20,7 @@ fn sample() -> Plan {
         workgroup: [64, 1, 1],
         bindings,
         loop_trips: 12,
+        cost: Default::default(),
         meaning: "(gather table ids)".into(),
     };
     let step = |kernel, buffers, dim| Step {
@@ -47,6 +48,7 @@ fn sample() -> Plan {
         output: Output { kind: OutputKind::Embedding, buffer: 6, rows: Dim::SEQUENCES, width: 5, stride: 8 },
         taps: Vec::new(),
         steps: steps.clone(),
+        tunings: Vec::new(),
     };
     let buffer = |name: &str, role, bytes| Buffer { name: name.into(), role, bytes };
     Plan {
@@ -359,6 +361,19 @@ fn lies_are_named() {
         ("workgroup: found [0, 1, 1]", Box::new(|p| p.kernels[0].workgroup[0] = 0)),
         ("workgroup: found 512", Box::new(|p| p.kernels[0].workgroup[0] = 512)),
         ("loop_trips: found 65536, expected at most 65535", Box::new(|p| p.kernels[0].loop_trips = 65_536)),
+        ("cost: found -1", Box::new(|p| p.kernels[0].cost.once.loads = -1.0)),
+        ("cost: found inf", Box::new(|p| p.kernels[0].cost.key.fmas = f64::INFINITY)),
+        ("a family that is empty", Box::new(|p| p.programs[0].tunings = vec![tuning("", 0, 0)])),
+        ("there twice", Box::new(|p| p.programs[0].tunings = vec![tuning("a", 0, 0), tuning("a", 0, 0)])),
+        ("kernel 9 in place of 0", Box::new(|p| p.programs[0].tunings = vec![tuning("a", 0, 9)])),
+        ("which has other bindings", Box::new(|p| p.programs[0].tunings = vec![tuning("a", 0, 1)])),
+        (
+            "grid.x: per",
+            Box::new(|p| {
+                p.programs[0].tunings = vec![tuning("a", 0, 0)];
+                p.programs[0].tunings[0].swaps[0].grid[0].per = 0;
+            }),
+        ),
         ("wgsl: found 1048577", Box::new(|p| p.kernels[0].wgsl = " ".repeat((1 << 20) + 1))),
         ("\"ids\" twice", Box::new(|p| p.kernels[0].bindings[0].name = "ids".into())),
         ("kernel: found 2, expected below 2", Box::new(|p| p.programs[0].steps[0].kernel = 2)),
@@ -536,4 +551,30 @@ proptest! {
             let _ = plan.check();
         }
     }
+}
+
+fn tuning(family: &str, kernel: usize, with: usize) -> Tuning {
+    Tuning { family: family.into(), swaps: vec![Swap { kernel, with, grid: [Groups::ONE; 3] }] }
+}
+
+#[test]
+fn a_family_gets_its_kernels() {
+    let mut plan = sample();
+    plan.kernels.push(Kernel { name: "faster".into(), ..plan.kernels[0].clone() });
+    let mut tuning = tuning("nvidia 10de", 0, 2);
+    tuning.swaps[0].grid[0].per = 7;
+    plan.programs[0].tunings = vec![tuning];
+    let mut writer = PlanWriter::new(Vec::new(), &plan, &Assets::default()).unwrap();
+    for (index, tensor) in plan.tensors.iter().enumerate() {
+        writer.tensor(index).unwrap();
+        writer.write(&vec![0; tensor.bytes().unwrap() as usize]).unwrap();
+    }
+    let mut file = PlanFile::from_bytes(writer.into_inner().unwrap()).unwrap();
+    assert_eq!(file.tune("amd 1002"), 0);
+    assert_eq!(*file.plan(), plan);
+    assert_eq!(file.tune("nvidia 10de"), 1);
+    let steps = &file.plan().programs[0].steps;
+    assert_eq!((steps[0].kernel, steps[0].grid[0].per, &steps[1]), (2, 7, &plan.programs[0].steps[1]));
+    assert_eq!(file.plan().programs[1], plan.programs[1]);
+    file.plan().check().unwrap();
 }

@@ -14,6 +14,8 @@ pub struct Adapter {
     pub name: String,
     /// The driver and its version.
     pub driver: String,
+    /// What plans know adapters by that are fast at the same things: driver and vendor.
+    pub family: String,
     /// Vulkan, Metal, DX12, GL or WebGPU.
     pub backend: String,
     /// What kind of device it is: `discrete`, `integrated`, `virtual`, `software` or `unknown`.
@@ -57,6 +59,7 @@ impl Adapter {
         let fixed = features.contains(wgpu::Features::SUBGROUP) && least == most && least > 0;
         Adapter {
             index: 0,
+            family: family(&info),
             name: info.name,
             driver: format!("{} {}", info.driver, info.driver_info).trim().to_owned(),
             backend: info.backend.to_string(),
@@ -116,6 +119,12 @@ impl Adapter {
         let text = text.to_lowercase();
         [&self.name, &self.driver, &self.backend].iter().any(|field| field.to_lowercase().contains(&text))
     }
+}
+
+/// `nvidia 10de`; where a driver has no name, its API has.
+fn family(info: &wgpu::AdapterInfo) -> String {
+    let driver = if info.driver.trim().is_empty() { info.backend.to_string() } else { info.driver.trim().to_owned() };
+    format!("{} {:04x}", driver.to_lowercase(), info.vendor)
 }
 
 /// All adapters of this machine, best first: hardware before software, GL last.

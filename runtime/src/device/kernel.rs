@@ -151,6 +151,72 @@ impl Device {
         Ok(KernelRun { outputs, seconds })
     }
 
+    /// Seconds of one dispatch of a kernel: the least of many, in rounds of so many dispatches that submitting them takes
+    /// no part. Each dispatch reads the same buffers, so what fits a device's caches comes from there. It takes about
+    /// `budget` seconds, and at least three dispatches.
+    ///
+    /// # Errors
+    /// As [`Device::run_kernel`].
+    pub async fn dispatch_seconds(
+        &self,
+        kernel: &Kernel,
+        grid: [u32; 3],
+        contents: &[Vec<u8>],
+        budget: f64,
+    ) -> Result<f64, RuntimeError> {
+        /// A round is to take so long at least, in seconds.
+        const ROUND: f64 = 5e-3;
+        /// Dispatches of a round at the most.
+        const MOST: f64 = 400.0;
+        check_call(kernel, grid, contents)?;
+        let pipeline = Pipeline::new(self, kernel).await?;
+        let bind = || {
+            let buffers: Vec<_> =
+                kernel.bindings.iter().zip(contents).map(|(b, bytes)| self.filled(b.access, bytes)).collect();
+            pipeline.bind(self, &buffers.iter().collect::<Vec<_>>())
+        };
+        let group = self.guard("preparing a kernel", bind).await?;
+        // The first dispatch may include compiling.
+        self.round(&pipeline, &group, grid, 1).await?;
+        let start = crate::run::Clock::start();
+        let mut single = self.round(&pipeline, &group, grid, 1).await?;
+        let more = (ROUND / single.max(1e-9)).min(MOST).floor();
+        let (mut many, mut rounds) = (f64::INFINITY, 0);
+        while rounds < 2 || start.seconds() < budget {
+            single = single.min(self.round(&pipeline, &group, grid, 1).await?);
+            if more >= 1.0 {
+                many = many.min(self.round(&pipeline, &group, grid, 1 + more as u32).await?);
+            }
+            rounds += 1;
+        }
+        // What one dispatch more adds; one alone where it takes as long as a round.
+        Ok(if more >= 1.0 { ((many - single) / more).max(0.0) } else { single })
+    }
+
+    /// Wall time of `count` dispatches in one submission.
+    async fn round(
+        &self,
+        pipeline: &Pipeline,
+        group: &wgpu::BindGroup,
+        grid: [u32; 3],
+        count: u32,
+    ) -> Result<f64, RuntimeError> {
+        let doing = "measuring a kernel";
+        let start = crate::run::Clock::start();
+        let submit = || {
+            let mut encoder = self.gpu.create_command_encoder(&Default::default());
+            let mut pass = encoder.begin_compute_pass(&Default::default());
+            pass.set_pipeline(&pipeline.pipeline);
+            pass.set_bind_group(0, group, &[]);
+            (0..count).for_each(|_| pass.dispatch_workgroups(grid[0], grid[1], grid[2]));
+            drop(pass);
+            self.queue.submit([encoder.finish()]);
+        };
+        self.guard(doing, submit).await?;
+        self.idle(doing).await?;
+        Ok(start.seconds())
+    }
+
     fn filled(&self, access: Access, bytes: &[u8]) -> wgpu::Buffer {
         let kind = match access {
             Access::Uniform => wgpu::BufferUsages::UNIFORM,

@@ -19,6 +19,7 @@ fn kernel(body: &str) -> Kernel {
         workgroup: [1, 1, 1],
         bindings: vec![Binding { name: "y".into(), access: Access::ReadWrite }],
         loop_trips: 1,
+        cost: Default::default(),
         meaning: String::new(),
     }
 }

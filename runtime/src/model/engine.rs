@@ -74,10 +74,12 @@ impl Engine {
     /// As [`Engine::open`].
     pub async fn open_on(
         adapter: &Adapter,
-        file: PlanFile,
+        mut file: PlanFile,
         options: &Options,
         progress: OnProgress<'_>,
     ) -> Result<Engine, RuntimeError> {
+        let tuned = if options.untuned { 0 } else { file.tune(&adapter.family) };
+        tracing::debug!(family = adapter.family, tuned, "programs with kernels of the family");
         let has = |kind: &OutputKind| file.plan().programs.iter().any(|p| p.output.kind == *kind);
         let preferred = [OutputKind::Embedding, OutputKind::Candidates, OutputKind::Hidden, OutputKind::Logits];
         let first = preferred.into_iter().find(has);

@@ -26,6 +26,9 @@ pub struct Options {
     /// Compile the kernels for a number of rows when a step first has it, instead of all at opening: the shortest way to
     /// one result, but the first step of each size waits.
     pub lazy: bool,
+    /// Run the kernels that the compiler chose, even where the plan has others that were found faster on the adapter's
+    /// family.
+    pub untuned: bool,
     /// Measure every step, see [`Engine::timed_steps`](crate::Engine::timed_steps).
     pub clock: Option<StepClock>,
 }

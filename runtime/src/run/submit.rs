@@ -149,8 +149,9 @@ impl Ready<'_> {
                     Some(timer) => timer.pass(&mut encoder, first),
                     None => encoder.begin_compute_pass(&Default::default()),
                 };
-                for (at, step) in program.steps.iter().enumerate().skip(first).take(length) {
-                    self.dispatch(&mut pass, step, &groups[at], sizes);
+                let steps = program.steps.iter().zip(groups).enumerate().skip(first).take(length);
+                for (at, (step, group)) in steps {
+                    self.dispatch(&mut pass, step, group, sizes);
                     if let Some(timer) = timer {
                         timer.mark(&mut pass, at + 1);
                     }

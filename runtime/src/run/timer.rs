@@ -89,6 +89,7 @@ impl Device {
             workgroup: [64, 1, 1],
             bindings: vec![Binding { name: "out".into(), access: Access::ReadWrite }],
             loop_trips: 4096,
+            cost: Default::default(),
             meaning: String::new(),
         };
         let pipeline = Pipeline::new(self, &kernel).await?;

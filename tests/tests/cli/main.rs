@@ -4,6 +4,7 @@
 mod compare;
 mod decoders;
 mod explain;
+mod profile;
 mod refusals;
 mod results;
 

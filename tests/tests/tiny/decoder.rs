@@ -192,7 +192,16 @@ pub(crate) fn plan() -> Plan {
         let mut program = |kind, buffer, rows, width, tail: Vec<Step>| {
             let output = Output { kind, buffer, rows, width, stride: 16 };
             let steps = body().into_iter().chain(tail).collect();
-            programs.push(Program { target: "webgpu".into(), tier: tier(None), min_rows, max_rows, output, taps: Vec::new(), steps });
+            programs.push(Program {
+                target: "webgpu".into(),
+                tier: tier(None),
+                min_rows,
+                max_rows,
+                output,
+                taps: Vec::new(),
+                steps,
+                tunings: Vec::new(),
+            });
         };
         let logits = vec![step(4, &[8, 5, 11], grid(Dim::TOKENS * 16, 64))];
         program(OutputKind::Logits, 11, Dim::TOKENS, VOCAB as u32, logits);

@@ -54,6 +54,7 @@ fn kernel(name: &str, wgsl: &str, workgroup: [u32; 3], bindings: &[(&str, Access
         workgroup,
         bindings: bindings.iter().map(|(name, access)| Binding { name: (*name).into(), access: *access }).collect(),
         loop_trips: u64::from(POSITIONS),
+        cost: Default::default(),
         meaning: String::new(),
     }
 }
@@ -109,16 +110,16 @@ pub(crate) fn plan() -> Plan {
         [("webgpu", None), ("subgroup-4", Some(4)), ("subgroup-8", Some(8)), ("subgroup-32", Some(32))]
     {
         for (min_rows, max_rows) in [(1, Some(4)), (5, None)] {
-            let program =
-                |output, steps| Program {
-                    target: target.into(),
-                    tier: tier(size),
-                    min_rows,
-                    max_rows,
-                    output,
-                    taps: Vec::new(),
-                    steps,
-                };
+            let program = |output, steps| Program {
+                target: target.into(),
+                tier: tier(size),
+                min_rows,
+                max_rows,
+                output,
+                taps: Vec::new(),
+                steps,
+                tunings: Vec::new(),
+            };
             let (width, stride) = (WIDTH as u32, STRIDE as u32);
             programs.push(program(
                 Output { kind: OutputKind::Embedding, buffer: 8, rows: Dim::SEQUENCES, width, stride },

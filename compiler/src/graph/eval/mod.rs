@@ -276,6 +276,7 @@ impl<'g> Evaluator<'g> {
             // The value of what is quantized is what it stands for.
             Op::Dequantize([w]) => self.get(*w)?.clone(),
             Op::Gather([table, index]) => reorder::gather(self.get(*table)?, self.get(*index)?)?,
+            Op::GatherColumns([x, index]) => reorder::gather_columns(self.get(*x)?, self.get(*index)?),
             Op::SplitHeads([x, n]) => reorder::split_heads(self.get(*x)?, self.int(*n)),
             Op::MergeHeads([x]) => reorder::merge_heads(self.get(*x)?),
             Op::RepeatHeads([x, n]) => reorder::repeat_heads(self.get(*x)?, self.int(*n)),

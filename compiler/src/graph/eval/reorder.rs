@@ -41,6 +41,14 @@ pub(super) fn gather(table: &Tensor, index: &Tensor) -> Result<Tensor, EvalError
     Ok(Tensor { shape: vec![index.data.len(), width], data })
 }
 
+pub(super) fn gather_columns(x: &Tensor, index: &Tensor) -> Tensor {
+    let [_, rows, width] = x.batches();
+    let columns = index.data.len();
+    // A float as an integer is clamped at 0.
+    let column = |j: usize| (index.data[j] as usize).min(width.saturating_sub(1));
+    Tensor::filled(vec![rows, columns], |at| x.data[at / columns * width + column(at % columns)])
+}
+
 pub(super) fn split_heads(x: &Tensor, heads: usize) -> Tensor {
     let [_, rows, columns] = x.batches();
     let width = columns / heads;

@@ -1,0 +1,236 @@
+//! What is measured on an adapter: how fast it starts work, moves bytes, and runs alternatives of known operations.
+
+use std::mem::discriminant;
+use std::time::Instant;
+
+use warpweft_compiler::formats::Format;
+use warpweft_compiler::kernels::spec::{Attention, Binary, Norm, Operation, Rows, Term, View};
+use warpweft_compiler::kernels::{Choice, Composed, RowRange, Slot, candidates, compose};
+use warpweft_compiler::target::{Dispatch, Rates, Target};
+use warpweft_plan::{Access, Binding, Groups, Kernel, ROW_BLOCK, Sizes};
+use warpweft_runtime::{Device, RuntimeError, block_on};
+
+use super::fit::Sample;
+use crate::CliError;
+use crate::interrupt;
+use crate::progress::{Bar, Unit};
+
+/// Bytes of the buffer whose copying is measured.
+const COPIED: u64 = 128 << 20;
+/// Seconds for one kernel.
+pub(super) const EACH: f64 = 0.25;
+/// Columns of what contractions read.
+const WIDTH: u32 = 1024;
+/// Columns of their results: enough to keep a GPU busy, few enough that a CPU is not interrupted meanwhile.
+const RESULT: [u32; 2] = [256, 4096];
+/// Alternatives of an operation, at the most, and how much slower than the best they may be predicted to be.
+const ALTERNATIVES: (usize, f64) = (5, 4.0);
+/// The same for the first of each other algorithm: rates of what no close alternative does are measured too.
+const OTHERS: f64 = 32.0;
+
+/// Of an invocation that does nothing.
+const NOTHING: &str = "@group(0) @binding(0) var<storage, read_write> out: array<u32>;
+
+@compute @workgroup_size(SIZE)
+fn main(@builtin(workgroup_id) group: vec3<u32>) {
+    if (group.x == 0xffffffffu) {
+        out[0] = 1u;
+    }
+}
+";
+
+/// Dispatch, launch and bandwidth; the rest is the target's.
+pub(super) fn basics(device: &Device, target: &Target) -> Result<Rates, CliError> {
+    let mut rates = target.rates.clone();
+    if device.adapter.is_software() {
+        rates.units = std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(1));
+        rates.lanes = rates.units * target.subgroup_size.unwrap_or(4);
+    }
+    let size = target.subgroup_size.unwrap_or(64);
+    let kernel = Kernel {
+        name: "nothing".into(),
+        wgsl: NOTHING.replace("SIZE", &size.to_string()),
+        workgroup: [size, 1, 1],
+        bindings: vec![Binding { name: "out".into(), access: Access::ReadWrite }],
+        loop_trips: 0,
+        cost: Default::default(),
+        meaning: String::new(),
+    };
+    const GROUPS: u32 = 32_768;
+    let seconds = |groups| block_on(device.dispatch_seconds(&kernel, [groups, 1, 1], &[vec![0; 16]], EACH));
+    let (one, many) = (seconds(1)?, seconds(GROUPS)?);
+    let places = f64::from(rates.lanes / size).max(rates.units.into());
+    rates.dispatch = one.max(1e-9);
+    rates.launch = ((many - one) * places / f64::from(GROUPS)).max(0.0);
+    match block_on(device.copy_rate(COPIED)) {
+        Ok(rate) => rates.bandwidth = rate,
+        Err(RuntimeError::OutOfMemory { .. }) => {}
+        Err(other) => return Err(other.into()),
+    }
+    Ok(rates)
+}
+
+/// An operation at a number of rows.
+struct Probe {
+    name: String,
+    operation: Operation,
+    rows: u32,
+}
+
+fn probes(software: bool) -> Vec<Probe> {
+    let mut probes = Vec::new();
+    let n = RESULT[usize::from(!software)];
+    for rows in [128, 1, 16] {
+        for format in [Format::F16, Format::F32, Format::Bf16] {
+            let operation = Operation::Linear {
+                x: View::whole(WIDTH),
+                n,
+                format,
+                paired: false,
+                term: Term::Acc,
+                operands: Vec::new(),
+                out: View::whole(n),
+                rows: Rows::Tokens,
+            };
+            let name = format!("linear {} {WIDTH}x{n}, {rows} rows", format.name());
+            probes.push(Probe { name, operation, rows });
+        }
+    }
+    let scale = Term::Binary(Binary::Mul, Box::new(Term::Acc), Box::new(Term::Constant(0.125)));
+    let (heads, view) = (8, View::whole(512));
+    let operation = Operation::Attention(Attention {
+        q: view,
+        k: view,
+        v: view,
+        heads,
+        kv_heads: heads,
+        term: scale,
+        max_context: 512,
+    });
+    probes.push(Probe { name: "attention 8x64, 128 rows".into(), operation, rows: 128 });
+    let operation = Operation::Normalize {
+        norm: Norm::Rms,
+        eps: 1e-6,
+        width: WIDTH,
+        input: Term::Operand(0),
+        term: Term::Acc,
+        operands: vec![warpweft_compiler::kernels::spec::Operand::Matrix(View::whole(WIDTH))],
+        rows: Rows::Tokens,
+    };
+    probes.push(Probe { name: "rms-norm 1024, 128 rows".into(), operation, rows: 128 });
+    probes
+}
+
+/// Alternatives of known operations, until `deadline`.
+pub(super) fn samples(
+    device: &Device,
+    target: &Target,
+    deadline: Instant,
+    bar: &mut Bar<'_>,
+) -> Result<Vec<Sample>, CliError> {
+    let mut samples = Vec::new();
+    let probes = probes(device.adapter.is_software());
+    let total = probes.len() as u64;
+    for (done, probe) in (0..).zip(probes) {
+        let rows = RowRange { min: probe.rows, max: Some(probe.rows) };
+        let choices = candidates(&probe.operation, target, rows).map_err(|e| CliError::Failed(e.to_string()))?;
+        for choice in shown(&choices) {
+            interrupt::check()?;
+            if Instant::now() >= deadline {
+                return Ok(samples);
+            }
+            let Ok(composed) = compose(&probe.operation, choice, target) else { continue };
+            let sizes = Sizes { tokens: probe.rows.into(), context: probe.rows.into(), sequences: 1 };
+            let contents = |slot: &Slot| contents(*slot, &probe.operation, sizes);
+            let contents: Vec<_> = composed.slots.iter().map(contents).collect::<Result<_, _>>()?;
+            samples.push(measure(device, &probe.name, &composed, &contents, sizes)?);
+        }
+        bar.set(done + 1, total, Unit::Items);
+    }
+    Ok(samples)
+}
+
+/// The closest alternatives, and the first of each other algorithm.
+fn shown(choices: &[Choice]) -> Vec<Choice> {
+    let best = choices.first().map_or(0.0, |choice| choice.seconds);
+    let mut algorithms = Vec::new();
+    let mut shown = Vec::new();
+    for &choice in choices {
+        let algorithm = discriminant(&choice.algorithm);
+        let close = choice.seconds <= best * ALTERNATIVES.1 && shown.len() < ALTERNATIVES.0;
+        if close || (choice.seconds <= best * OTHERS && !algorithms.contains(&algorithm)) {
+            algorithms.push(algorithm);
+            shown.push(choice);
+        }
+    }
+    shown
+}
+
+/// The time of a kernel over buffers with these contents.
+pub(super) fn measure(
+    device: &Device,
+    operation: &str,
+    composed: &Composed,
+    contents: &[Vec<u8>],
+    sizes: Sizes,
+) -> Result<Sample, CliError> {
+    let kernel = kernel_of(composed, String::new());
+    let grid = grid(composed.grid, sizes).ok_or_else(|| CliError::Failed(format!("{} has no grid", composed.name)))?;
+    let seconds = block_on(device.dispatch_seconds(&kernel, grid, contents, EACH))?;
+    tracing::debug!(operation, kernel = composed.name, seconds, "measured");
+    Ok(Sample {
+        operation: operation.to_owned(),
+        kernel: composed.name.clone(),
+        seconds,
+        cost: composed.cost,
+        dispatch: Dispatch {
+            invocations: composed.workgroup.iter().product(),
+            groups: grid.iter().map(|&n| u64::from(n)).product(),
+            bytes: composed.bytes.eval(sizes).unwrap_or(0),
+        },
+        sizes,
+    })
+}
+
+/// A composed kernel as a plan has it.
+pub(super) fn kernel_of(composed: &Composed, meaning: String) -> Kernel {
+    Kernel {
+        name: composed.name.clone(),
+        wgsl: composed.wgsl.clone(),
+        workgroup: composed.workgroup,
+        bindings: composed.bindings.clone(),
+        loop_trips: composed.loop_trips,
+        cost: composed.cost,
+        meaning,
+    }
+}
+
+pub(super) fn grid(grid: [Groups; 3], sizes: Sizes) -> Option<[u32; 3]> {
+    let count = |axis: usize| grid[axis].count(sizes).and_then(|n| u32::try_from(n).ok());
+    Some([count(0)?, count(1)?, count(2)?])
+}
+
+/// Numbers for a binding of one of the probes, in one sequence.
+fn contents(slot: Slot, operation: &Operation, sizes: Sizes) -> Result<Vec<u8>, CliError> {
+    let rows = sizes.tokens.next_multiple_of(ROW_BLOCK) as usize;
+    let words = |words: Vec<u32>| words.into_iter().flat_map(u32::to_le_bytes).collect::<Vec<u8>>();
+    let tokens = sizes.tokens as u32;
+    Ok(match slot {
+        Slot::Step => words(vec![tokens, 1, 0, 0]),
+        Slot::Rows => words((0..rows as u32).flat_map(|row| [row.min(tokens - 1), 0, tokens, 0]).collect()),
+        Slot::W => match operation {
+            Operation::Linear { x, n, format, .. } => {
+                let width = x.width as usize;
+                let values: Vec<f32> = numbers(width * n.next_multiple_of(4) as usize).collect();
+                return format.pack(&values, width).map_err(|e| CliError::Failed(e.to_string()));
+            }
+            _ => Vec::new(),
+        },
+        _ => numbers(rows * WIDTH.max(RESULT[1]) as usize).flat_map(f32::to_le_bytes).collect(),
+    })
+}
+
+/// Numbers between -1 and 1.
+fn numbers(count: usize) -> impl Iterator<Item = f32> {
+    (0..count).map(|i| (i.wrapping_mul(2_654_435_761) >> 8 & 0xffff) as f32 / 32_768.0 - 1.0)
+}

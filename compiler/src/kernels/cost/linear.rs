@@ -1,0 +1,253 @@
+//! Contractions.
+
+use warpweft_plan::{Cost, Dim, Groups, PAD, Work};
+
+use super::Launch;
+use crate::formats::Format;
+use crate::kernels::NormCost;
+use crate::kernels::compose::{Algorithm, Choice, RowRange};
+use crate::kernels::linear::{ALONG_COLUMNS, BroadcastTile, INVOCATIONS, SplitDot, WorkgroupTile};
+use crate::kernels::spec::Rows;
+use crate::target::Target;
+
+/// Multiply-adds of an octet of k from which on an iteration loads only four k: bodies of more than about a thousand don't
+/// fit the instruction cache of a CPU.
+const LARGE_BODY: u32 = 1024;
+
+/// A contraction as far as its time is concerned.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct LinearShape {
+    /// Columns of x.
+    pub(crate) k: u32,
+    /// Columns of the result.
+    pub(crate) n: u32,
+    /// How the weights are stored.
+    pub(crate) format: Format,
+    /// Weights of the same shape: two where they are paired.
+    pub(crate) weights: u32,
+    /// What is done to x first.
+    pub(crate) norm: Option<NormShape>,
+    /// Bytes that the epilogue reads for each row, and for all.
+    pub(crate) operands: [i64; 2],
+    /// What a row is.
+    pub(crate) rows: Rows,
+}
+
+/// Norms in front of a contraction as far as its time is concerned.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct NormShape {
+    pub(crate) cost: NormCost,
+    /// The scale of one row can follow its contraction.
+    pub(crate) afterwards: bool,
+    /// Bytes that the norms read or leave behind for each row, and for all.
+    pub(crate) operands: [i64; 2],
+}
+
+impl LinearShape {
+    fn k8(&self) -> u32 {
+        self.k.div_ceil(PAD as u32)
+    }
+
+    fn n4(&self) -> u32 {
+        self.n.div_ceil(4)
+    }
+
+    /// Bytes to move at the least.
+    pub(crate) fn bytes(&self) -> Dim {
+        let weight = i64::from(self.weights) * i64::from(self.n) * self.format.row_bytes(self.k as usize) as i64;
+        let [more, all] = self.norm.map_or([0, 0], |norm| norm.operands);
+        let [row, once] = [self.operands[0] + more, self.operands[1] + all];
+        Dim::constant(weight + once) + self.rows.dim() * (4 * (i64::from(self.k) + i64::from(self.n)) + row)
+    }
+
+    /// Workgroups of `columns4` vec4s of columns and `rows` rows.
+    fn grid(&self, columns4: u32, rows: u32) -> [Groups; 3] {
+        let x = Groups { dim: Dim::constant(self.n4().into()), per: columns4 };
+        [x, Groups { dim: self.rows.dim(), per: rows }, Groups::ONE]
+    }
+
+    /// What storing the results of `rows` rows and `columns4` vec4s of columns takes.
+    fn epilogue(&self, rows: f64, columns4: f64) -> Work {
+        let [row, once] = self.operands.map(|bytes| bytes as f64 / (4.0 * f64::from(self.n.max(1))));
+        Work { loads: columns4 * (rows * (1.0 + row) + once), ..Work::default() }
+    }
+
+    /// What normalizing four values of x takes.
+    fn reading(&self) -> Work {
+        self.norm.map_or(Work::default(), |norm| norm.cost.reading)
+    }
+
+    /// What one of `invocations` does that together find the statistics of a tile's rows first.
+    fn statistics(&self, rows: u32, invocations: u32) -> Work {
+        let fours = f64::from(rows) * f64::from((2 * self.k8()).div_ceil(invocations));
+        match self.norm {
+            Some(norm) if !(norm.afterwards && rows == 1) => norm.cost.statistics.times(fours),
+            Some(_) | None => Work::default(),
+        }
+    }
+
+    /// Loads of 16 bytes that so many vec4s of a weight's row take.
+    fn loads(&self, vec4s: u32) -> f64 {
+        loads(self.format, vec4s)
+    }
+
+    /// What unpacking so many vec4s of weights takes.
+    fn decode(&self, vec4s: f64) -> Work {
+        Work { fmas: self.format.decode() * vec4s, ..Work::default() }
+    }
+
+    /// The ways to compute it.
+    pub(crate) fn candidates(&self, target: &Target, rows: RowRange) -> Vec<Choice> {
+        let (rates, sizes, bytes) = (&target.rates, rows.sizes(self.rows), self.bytes());
+        let mut choices = Vec::new();
+        let mut take = |algorithm, launch: Launch| choices.push(launch.choice(algorithm, rates, bytes, sizes));
+        if let Some(lanes) = target.subgroup_size {
+            for rows in [1, 2, 4, 8, 16, 32] {
+                // With one row, more columns of a lane would share nothing but its share of x.
+                for columns4 in 1..=rows.min(2) {
+                    let fours = if 32 * rows * columns4 * self.weights < LARGE_BODY { 2 } else { 1 };
+                    let steps = steps_per_iteration(self.k8() * 2 / fours, rows * fours, lanes);
+                    let tile = BroadcastTile { rows, columns4, fours, steps };
+                    take(Algorithm::LinearBroadcast(tile), tile.launch(self, lanes, rates.registers));
+                }
+            }
+        }
+        for rows in [1, 2, 4, 8] {
+            let octets = if self.k8().is_multiple_of(2) { 2 } else { 1 };
+            let tile = WorkgroupTile { rows, octets };
+            take(Algorithm::LinearWorkgroup(tile), tile.launch(self));
+        }
+        for rows in [1, 2, 4] {
+            let split = SplitDot { rows, shares: if self.k8() >= 32 { 16 } else { 8 } };
+            take(Algorithm::LinearSplit(split), split.launch(self));
+        }
+        choices
+    }
+}
+
+/// Loads of 16 bytes that so many vec4s of a weight's row take.
+fn loads(format: Format, vec4s: u32) -> f64 {
+    f64::from(vec4s * format.bits()) / 32.0
+}
+
+/// The fewest of `along` loads of w, each of which meets `each` vec4s of x, for which every lane has one of those to read.
+fn steps_per_iteration(along: u32, each: u32, lanes: u32) -> u32 {
+    let wanted = (lanes / each).clamp(1, 4);
+    (1..=wanted).rev().find(|u| along.is_multiple_of(*u)).unwrap_or(1)
+}
+
+impl BroadcastTile {
+    /// vec4s of x that a lane reads in one iteration.
+    pub(crate) fn loads(self, lanes: u32) -> u32 {
+        (self.rows * self.fours * self.steps).div_ceil(lanes)
+    }
+
+    pub(crate) fn launch(self, linear: &LinearShape, lanes: u32, registers: u32) -> Launch {
+        let columns = f64::from(linear.weights * self.columns4 * 4);
+        let rows = f64::from(self.rows);
+        let fours = f64::from(self.fours * self.steps);
+        // A load of 8 bytes saves little.
+        let vec4s_of_w = (linear.loads(1) * f64::from(self.fours)).max(0.7);
+        let of_x = f64::from(self.loads(lanes));
+        let spill = (rows * columns / f64::from(registers)).max(1.0).powf(1.5);
+        let iteration = Work {
+            fmas: 4.0 * fours * rows * columns * spill,
+            loads: of_x,
+            scattered: vec4s_of_w * columns * f64::from(self.steps),
+            shared: 0.0,
+            broadcasts: 4.0 * fours * rows,
+        };
+        let decode = linear.decode(fours * columns);
+        let iteration = iteration.and(decode).and(linear.reading().times(of_x));
+        let once = iteration.times(f64::from(linear.k8()) * 2.0 / fours).and(linear.statistics(self.rows, lanes));
+        Launch {
+            invocations: lanes,
+            grid: linear.grid(self.columns4 * lanes, self.rows),
+            cost: Cost::of(once.and(linear.epilogue(rows, self.columns4.into()))),
+        }
+    }
+}
+
+impl WorkgroupTile {
+    pub(crate) fn launch(self, linear: &LinearShape) -> Launch {
+        let columns = f64::from(4 * linear.weights);
+        let rows = f64::from(self.rows);
+        let bytes = linear.loads(1);
+        let octet = Work {
+            fmas: 8.0 * rows * columns + 8.0,
+            // Filling workgroup memory is shared, but costs index arithmetic and a barrier.
+            loads: (2.0 * rows + bytes * columns) / 8.0 * 1.5,
+            shared: 2.0 * (rows + columns),
+            ..Work::default()
+        };
+        // Unpacked once for all rows of the tile.
+        let decode = linear.decode(columns / 4.0);
+        let octet = octet.and(decode).and(linear.reading().times(2.0 * rows / 8.0 * 1.5));
+        let statistics = linear.statistics(8 * self.rows, INVOCATIONS);
+        let once = octet.times(f64::from(linear.k8())).and(statistics).and(linear.epilogue(rows, 1.0));
+        let along_rows = INVOCATIONS / ALONG_COLUMNS;
+        Launch {
+            invocations: INVOCATIONS,
+            grid: linear.grid(ALONG_COLUMNS, self.rows * along_rows),
+            cost: Cost::of(once),
+        }
+    }
+}
+
+impl SplitDot {
+    pub(crate) fn launch(self, linear: &LinearShape) -> Launch {
+        let columns = f64::from(4 * linear.weights);
+        let rows = f64::from(self.rows);
+        let bytes = linear.loads(2);
+        let octet = Work { fmas: 8.0 * rows * columns, loads: columns * bytes + 2.0 * rows, ..Work::default() };
+        // The last of the work is adding up through workgroup memory.
+        let shared = columns / 4.0 * rows * f64::from(self.shares);
+        let sums = Work { shared, fmas: 4.0 * shared, ..Work::default() };
+        let octet = octet.and(linear.decode(2.0 * columns)).and(linear.reading().times(2.0 * rows));
+        let sums = sums.and(linear.statistics(self.rows, INVOCATIONS));
+        let once = octet.times(linear.k8().div_ceil(self.shares).into()).and(sums);
+        Launch {
+            invocations: INVOCATIONS,
+            grid: linear.grid(INVOCATIONS / self.shares, self.rows),
+            cost: Cost::of(once.and(linear.epilogue(rows, 1.0))),
+        }
+    }
+}
+
+/// `per-head/dot.wgsl`: each head with its own rows of a weight, four columns for each invocation.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct PerHeadShape {
+    pub(crate) heads: u32,
+    /// Columns of a head of x.
+    pub(crate) k: u32,
+    /// Columns of a head of the result.
+    pub(crate) n: u32,
+    pub(crate) format: Format,
+    pub(crate) rows: Rows,
+}
+
+impl PerHeadShape {
+    pub(crate) fn bytes(&self) -> Dim {
+        let [heads, k, n] = [self.heads, self.k, self.n].map(i64::from);
+        Dim::constant(self.format.row_bytes(self.k as usize) as i64 * heads * n) + self.rows.dim() * (4 * heads * (k + n))
+    }
+
+    pub(crate) fn launch(&self) -> Launch {
+        let columns4 = (self.heads * self.n).div_ceil(4);
+        // Four weights and one of x at a time; a load of 8 bytes saves little.
+        let four = Work {
+            fmas: 16.0 + 4.0 * self.format.decode(),
+            loads: 1.0,
+            scattered: 4.0 * loads(self.format, 1).max(0.7),
+            ..Work::default()
+        };
+        let stored = Work { loads: 1.0, ..Work::default() };
+        let once = four.times(f64::from(self.k.div_ceil(4))).and(stored);
+        let grid = [
+            Groups { dim: Dim::constant(columns4.into()), per: INVOCATIONS },
+            Groups { dim: self.rows.dim(), per: 1 },
+            Groups::ONE,
+        ];
+        Launch { invocations: INVOCATIONS, grid, cost: Cost::of(once) }
+    }
+}
