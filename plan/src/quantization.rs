@@ -15,8 +15,8 @@ pub struct Quantization {
     /// perplexity grows. Of language models whose formats were chosen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub predicted_loss: Option<f64>,
-    /// The divergence from the unrounded model's predictions that was measured on text that no weight was rounded by, in
-    /// nats per token. Of language models.
+    /// What was measured with all of them rounded, on text that no weight was rounded by: between the divergence from the
+    /// unrounded model's predictions and the growth of the loss, in nats per token. Of language models.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub measured_loss: Option<f64>,
 }

@@ -99,9 +99,11 @@ fn measure(work: &mut Work<'_, '_>, console: &mut Console<'_>) -> Result<Vec<f64
     let mut bar = console.bar("measuring");
     for (done, probe) in probes.iter_mut().enumerate() {
         probe.loss = work.measure_members(&store, &probe.members)?.unwrap_or(0.0);
-        tracing::debug!(probe = probe.name, loss = probe.loss, "measured");
         bar.set(done as u64 + 1, total, Unit::Items);
     }
+    drop(bar);
+    let cost = work.cost();
+    probes.iter_mut().for_each(|probe| probe.loss *= cost);
     Ok(sensitivities(&errors, &probes, NOISE))
 }
 

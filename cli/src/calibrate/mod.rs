@@ -88,7 +88,7 @@ pub(crate) struct Calibrated {
     pub(crate) measured_tokens: usize,
     /// Nats per token that all weights together are predicted to cost; of language models.
     pub(crate) predicted: Option<f64>,
-    /// The divergence that was measured with all weights rounded, in nats per token; of language models.
+    /// What was measured with all weights rounded, in nats per token; of language models.
     pub(crate) measured: Option<f64>,
 }
 

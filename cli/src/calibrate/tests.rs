@@ -42,7 +42,7 @@ fn four_calibrated_bits_cost_less_than_nine_parts_in_a_thousand() {
     let wanted = Wanted::Formats { matrices: INT4, tables: Some(Format::Int8(Group::Row)) };
     let (calibrated, loss) = validated(wanted);
     let measured = calibrated.measured.unwrap();
-    eprintln!("perplexity × {:.5}, divergence {measured:.5}", loss.exp());
+    eprintln!("perplexity × {:.5}, measured {measured:.5}", loss.exp());
     assert!(loss.exp() <= 1.009, "{loss}");
     assert!((0.5..=2.0).contains(&(measured / loss)), "{measured} {loss}");
     assert_eq!(calibrated.choices.len(), 57);
@@ -58,7 +58,7 @@ fn chosen_formats_stay_within_the_budget() {
         None => choice.candidate.values() * 2,
     };
     let total: u64 = calibrated.choices.iter().map(bytes).sum();
-    eprintln!("perplexity × {:.5}, predicted {predicted:.5}, divergence {measured:.5}, {total} bytes", loss.exp());
+    eprintln!("perplexity × {:.5}, predicted {predicted:.5}, measured {measured:.5}, {total} bytes", loss.exp());
     for choice in &calibrated.choices {
         let format = choice.format.map_or("kept".into(), |f| f.name());
         eprintln!("{} {format} {:.3e} {:.2e}", choice.candidate.name, choice.error, choice.loss.unwrap_or(0.0));

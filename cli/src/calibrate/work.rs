@@ -9,7 +9,7 @@ use warpweft_compiler::quantize::{Candidate, Factors, Moments, candidates};
 use warpweft_models::Imported;
 use warpweft_runtime::{Adapter, block_on, choose};
 
-use super::divergence::Reference;
+use super::divergence::{Distance, Reference};
 use super::store::{Decoded, Store};
 use super::subject::Subject;
 use super::{BUNDLED, Setting};
@@ -57,6 +57,8 @@ pub(super) struct Work<'i, 's> {
     factors: Option<BTreeMap<Id, Factors>>,
     ids: Vec<u32>,
     reference: Option<Reference>,
+    /// All measurements together.
+    moved: Distance,
 }
 
 impl<'i, 's> Work<'i, 's> {
@@ -96,8 +98,23 @@ impl<'i, 's> Work<'i, 's> {
             true => Some(Reference::of(&mut subject, &measured, vocabulary)?),
             false => None,
         };
-        let (open, factors) = (0, None);
-        Ok(Work { imported, candidates, text: name, setting, adapter, taps, groups, subject, open, factors, ids, reference })
+        let (open, factors, moved) = (0, None, Distance::default());
+        let text = name;
+        Ok(Work {
+            imported,
+            candidates,
+            text,
+            setting,
+            adapter,
+            taps,
+            groups,
+            subject,
+            open,
+            factors,
+            ids,
+            reference,
+            moved,
+        })
     }
 
     /// Tokens over which moments are collected.
@@ -166,10 +183,16 @@ impl<'i, 's> Work<'i, 's> {
         })
     }
 
-    /// The divergence with those weights rounded that have a format; `None` for a model that is no language model.
+    /// What it costs that those weights are rounded that have a format, in nats per token; `None` for a model that is no
+    /// language model.
     pub(super) fn measure(&mut self, store: &Store, formats: &[Option<Format>]) -> Result<Option<f64>, CliError> {
         let members: Vec<usize> = (0..formats.len()).filter(|&at| formats[at].is_some()).collect();
-        self.measure_members(store, &members)
+        Ok(self.measure_members(store, &members)?.map(|divergence| divergence * self.moved.cost()))
+    }
+
+    /// Of a divergence, the part that costs, by all that was measured so far.
+    pub(super) fn cost(&self) -> f64 {
+        self.moved.cost()
     }
 
     /// The mean negative log-probability of a text's tokens, each chunk's first one left out, in nats, with the rounded
@@ -184,15 +207,17 @@ impl<'i, 's> Work<'i, 's> {
         super::divergence::loss(&mut self.subject, ids)
     }
 
-    /// The same with the rounded weights of these indices.
+    /// The divergence with the rounded weights of these indices, in nats per token.
     pub(super) fn measure_members(&mut self, store: &Store, members: &[usize]) -> Result<Option<f64>, CliError> {
         let Some(reference) = &self.reference else { return Ok(None) };
         let names: BTreeSet<&str> = members.iter().map(|&at| self.candidates[at].name.as_str()).collect();
         let weights = &self.imported.weights;
         self.subject.replace(names.iter().copied(), &Decoded { weights, store, names: &names })?;
-        let found = reference.divergence(&mut self.subject)?;
+        let found = reference.distance(&mut self.subject)?;
         self.subject.replace(names.iter().copied(), weights)?;
-        Ok(Some(found))
+        self.moved += found;
+        tracing::debug!(found.divergence, found.growth, cost = self.moved.cost(), "measured");
+        Ok(Some(found.divergence))
     }
 }
 

@@ -66,7 +66,7 @@ pub fn solve(classes: &[Vec<Choice>], limit: f64) -> Result<Solution, KnapsackEr
     let suffixes = suffixes(&fronts);
     let all = &suffixes[0];
     // Sums in another order differ in their last bits.
-    let slack = limit.abs() * 1e-12;
+    let slack = if limit.is_finite() { limit.abs() * 1e-12 } else { 0.0 };
     let limit = if limit.is_nan() { f64::NEG_INFINITY } else { limit };
     if all.weight > limit + slack {
         return Err(KnapsackError::Limit { least: all.weight, limit });

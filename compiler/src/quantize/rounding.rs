@@ -245,6 +245,7 @@ mod tests {
             let factors = moments.factor(1e-6).unwrap();
             let [plain, fed] = [Feedback::Off, Feedback::On].map(|f| round(&w, width, format, Some(&factors), f));
             for rounded in [&plain, &fed] {
+                eprintln!("{format} {width} {rows} {:?} {:?}", rounded.scales.len(), rounded.error);
                 let found = measured(&w, &decoded(rounded, width, format), &x, width);
                 assert!((rounded.error / found - 1.0).abs() < 1e-3, "{format} {width}: {} {found}", rounded.error);
             }
