@@ -77,7 +77,8 @@ mod tests {
             measured_loss: None,
         };
         let text = summary(&quantization);
-        for part in ["2,000 tokens", "\"a.txt\"", "2 int4-g32 (120 B)", "1 kept (50 B)", "perplexity +1.01 % predicted"] {
+        for part in ["2,000 tokens", "\"a.txt\"", "2 int4-g32 (120 B)", "1 kept (50 B)", "perplexity +1.01 % predicted"]
+        {
             assert!(text.contains(part), "{part} in {text}");
         }
         assert!(table(&quantization).contains("0.10 %"));

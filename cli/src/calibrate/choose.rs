@@ -73,7 +73,8 @@ pub(super) fn auto(work: &mut Work<'_, '_>, limits: Limits, console: &mut Consol
         }
     }
     let (_, best) = best.ok_or_else(|| CliError::Failed("no formats were chosen".into()))?;
-    if let (Some(limit), Some(measured)) = (limits.loss, best.measured.filter(|&m| limits.loss.is_some_and(|l| m > l))) {
+    if let (Some(limit), Some(measured)) = (limits.loss, best.measured.filter(|&m| limits.loss.is_some_and(|l| m > l)))
+    {
         let (cost, limit) = (percent(measured), percent(limit));
         console.note(&format!("note: the chosen formats cost {cost} of perplexity where {limit} was asked for"));
     }
@@ -89,7 +90,8 @@ pub(crate) fn percent(loss: f64) -> String {
 fn measure(work: &mut Work<'_, '_>, console: &mut Console<'_>) -> Result<Vec<f64>, CliError> {
     if work.measured_tokens() == 0 {
         return Err(CliError::Usage(
-            "--quantize auto measures the perplexity of a language model, and this is none; name a format instead".into(),
+            "--quantize auto measures the perplexity of a language model, and this is none; name a format instead"
+                .into(),
         ));
     }
     let all = vec![Some(PROBED); work.candidates.len()];
@@ -209,13 +211,14 @@ fn decide(
     let loss = |class: &Class, offer: &Offer| -> f64 {
         class.members.iter().zip(&offer.errors).map(|(&at, error)| factors[at] * error).sum()
     };
-    let options = |weight: &dyn Fn(&Class, &Offer) -> f64, price: &dyn Fn(&Class, &Offer) -> f64| -> Vec<Vec<Option_>> {
-        let of = |class: &Class| {
-            let option = |offer: &Offer| Option_ { weight: weight(class, offer), price: price(class, offer) };
-            class.options.iter().map(option).collect()
+    let options =
+        |weight: &dyn Fn(&Class, &Offer) -> f64, price: &dyn Fn(&Class, &Offer) -> f64| -> Vec<Vec<Option_>> {
+            let of = |class: &Class| {
+                let option = |offer: &Offer| Option_ { weight: weight(class, offer), price: price(class, offer) };
+                class.options.iter().map(option).collect()
+            };
+            classes.iter().map(of).collect()
         };
-        classes.iter().map(of).collect()
-    };
     let bytes = |_: &Class, offer: &Offer| offer.bytes as f64;
     let by_loss = |limit: f64| solve(&options(&loss, &bytes), limit);
     let failed = |error: KnapsackError| CliError::Failed(format!("no formats were found: {error}"));

@@ -64,7 +64,6 @@ impl Store {
         Ok(())
     }
 
-
     fn read(&self, name: &str) -> Option<Result<(Place, Vec<u8>), WeightError>> {
         let place = self.places.get(name).copied()?;
         let mut bytes = vec![0; place.bytes as usize];

@@ -77,7 +77,13 @@ pub fn solve(classes: &[Vec<Choice>], limit: f64) -> Result<Solution, KnapsackEr
     let chosen = search.run(search.total(&greedy).price).unwrap_or(greedy);
     let total = search.total(&chosen);
     let chosen = chosen.iter().zip(&fronts).map(|(&at, front)| front[at].index).collect();
-    Ok(Solution { chosen, weight: total.weight, price: total.price, bound: bound.min(total.price), exact: search.exact })
+    Ok(Solution {
+        chosen,
+        weight: total.weight,
+        price: total.price,
+        bound: bound.min(total.price),
+        exact: search.exact,
+    })
 }
 
 /// An option that no other of its class beats.
@@ -91,9 +97,7 @@ struct Kept {
 /// The options by rising weight and falling price.
 fn front(options: &[Choice]) -> Vec<Kept> {
     let mut sorted: Vec<Kept> = options.iter().enumerate().map(|(index, &choice)| Kept { choice, index }).collect();
-    sorted.sort_by(|a, b| {
-        a.choice.weight.total_cmp(&b.choice.weight).then(a.choice.price.total_cmp(&b.choice.price))
-    });
+    sorted.sort_by(|a, b| a.choice.weight.total_cmp(&b.choice.weight).then(a.choice.price.total_cmp(&b.choice.price)));
     let mut front: Vec<Kept> = Vec::new();
     for kept in sorted {
         if front.last().is_none_or(|last| kept.choice.price < last.choice.price) {
@@ -160,8 +164,7 @@ fn suffixes(fronts: &[Vec<Kept>]) -> Vec<Suffix> {
     edges.sort_by(|a, b| (b.saves / b.weight).total_cmp(&(a.saves / a.weight)));
     let of = |first: usize| {
         let lightest = fronts[first..].iter().filter_map(|front| front.first());
-        let (weight, price) =
-            lightest.fold((0.0, 0.0), |(w, p), kept| (w + kept.choice.weight, p + kept.choice.price));
+        let (weight, price) = lightest.fold((0.0, 0.0), |(w, p), kept| (w + kept.choice.weight, p + kept.choice.price));
         let edges: Vec<Edge> = edges.iter().filter(|e| e.class >= first).copied().collect();
         let sums = edges.iter().scan((0.0, 0.0), |sum, e| {
             *sum = (sum.0 + e.weight, sum.1 + e.saves);

@@ -136,8 +136,7 @@ impl Factors {
                 let given = &a[row * width + first..][..n];
                 let solved = &mut panel[row * n..][..n];
                 for j in (0..n).rev() {
-                    let known: f64 =
-                        (j + 1..n).map(|k| f64::from(solved[k]) * triangle[j * n + k]).sum();
+                    let known: f64 = (j + 1..n).map(|k| f64::from(solved[k]) * triangle[j * n + k]).sum();
                     solved[j] = ((f64::from(given[j]) - known) / triangle[j * n + j]) as f32;
                 }
             }

@@ -27,12 +27,10 @@ pub struct Probe {
 /// measurements are noise, count as `least`.
 pub fn sensitivities(errors: &[f64], probes: &[Probe], least: f64) -> Vec<f64> {
     let mut factors = vec![1.0; errors.len()];
-    let predicted =
-        |factors: &[f64], probe: &Probe| probe.members.iter().map(|&i| factors[i] * errors[i]).sum::<f64>();
+    let predicted = |factors: &[f64], probe: &Probe| probe.members.iter().map(|&i| factors[i] * errors[i]).sum::<f64>();
     // All weights start from a factor that explains all probes together, so that the order of probes matters little.
-    let (measured, sum) = probes
-        .iter()
-        .fold((0.0, 0.0), |(m, s), probe| (m + probe.loss.max(least), s + predicted(&factors, probe)));
+    let (measured, sum) =
+        probes.iter().fold((0.0, 0.0), |(m, s), probe| (m + probe.loss.max(least), s + predicted(&factors, probe)));
     let mean = if sum > 0.0 { measured / sum } else { 0.0 };
     factors.fill(mean);
     for _ in 0..ROUNDS {

@@ -100,8 +100,11 @@ pub fn assemble(
     let homes = homes(rolled, bodies);
     let result = *homes.get(&wanted).ok_or_else(missing)?;
     let untapped = |node: &egg::Id| ScheduleError::Missing(format!("tapped node {node}"));
-    let tapped: Vec<Key> =
-        part.taps.iter().map(|node| homes.get(node).copied().ok_or_else(|| untapped(node))).collect::<Result<_, _>>()?;
+    let tapped: Vec<Key> = part
+        .taps
+        .iter()
+        .map(|node| homes.get(node).copied().ok_or_else(|| untapped(node)))
+        .collect::<Result<_, _>>()?;
     let flat = flatten(rolled, bodies, &homes)?;
     let value = |(region, at): Key| bodies[rolled.regions[region].body].composed.lowered.values[at];
     let cache = |key: Key| match value(key).place {

@@ -85,13 +85,7 @@ fn check_tap(at: &str, plan: &Plan, tap: Tap) -> Result<(), PlanError> {
 }
 
 /// Checks a buffer that is read back.
-fn check_result(
-    at: &str,
-    plan: &Plan,
-    buffer: usize,
-    rows: Dim,
-    (width, stride): (u32, u32),
-) -> Result<(), PlanError> {
+fn check_result(at: &str, plan: &Plan, buffer: usize, rows: Dim, (width, stride): (u32, u32)) -> Result<(), PlanError> {
     let known = plan.buffers.get(buffer).ok_or_else(|| {
         invalid(format!("{at}: buffer"), buffer, format!("below {} (the buffers)", plan.buffers.len()))
     })?;
