@@ -4,7 +4,9 @@ use std::mem::discriminant;
 use std::time::Instant;
 
 use warpweft_compiler::formats::Format;
-use warpweft_compiler::kernels::spec::{Attention, Binary, Norm, Operation, Rows, Term, View};
+use warpweft_compiler::kernels::spec::{
+    Attention, Binary, Norm, Operand, Operation, Prologue, RowNorm, Rows, Term, View,
+};
 use warpweft_compiler::kernels::{Choice, Composed, RowRange, Slot, candidates, compose};
 use warpweft_compiler::target::{Dispatch, Rates, Target};
 use warpweft_plan::{Access, Binding, Groups, Kernel, ROW_BLOCK, Sizes};
@@ -90,6 +92,14 @@ struct Probe {
     rows: u32,
 }
 
+/// The same behind a norm with a gain.
+fn normed(linear: Operation) -> Operation {
+    let term = Term::Binary(Binary::Mul, Box::new(Term::Acc), Box::new(Term::Operand(0)));
+    let norms = vec![RowNorm { norm: Norm::Rms, eps: 1e-6, term }];
+    let prologue = Prologue { norms, operands: vec![Operand::Vector], carried: false };
+    Operation::NormedLinear { prologue, linear: Box::new(linear) }
+}
+
 fn probes(software: bool) -> Vec<Probe> {
     let mut probes = Vec::new();
     let n = RESULT[usize::from(!software)];
@@ -106,6 +116,10 @@ fn probes(software: bool) -> Vec<Probe> {
                 rows: Rows::Tokens,
             };
             let name = format!("linear {} {WIDTH}x{n}, {rows} rows", format.name());
+            if format == Format::Bf16 {
+                let name = format!("rms-norm and {name}");
+                probes.push(Probe { name, operation: normed(operation.clone()), rows });
+            }
             probes.push(Probe { name, operation, rows });
         }
     }
@@ -127,7 +141,7 @@ fn probes(software: bool) -> Vec<Probe> {
         width: WIDTH,
         input: Term::Operand(0),
         term: Term::Acc,
-        operands: vec![warpweft_compiler::kernels::spec::Operand::Matrix(View::whole(WIDTH))],
+        operands: vec![Operand::Matrix(View::whole(WIDTH))],
         rows: Rows::Tokens,
     };
     probes.push(Probe { name: "rms-norm 1024, 128 rows".into(), operation, rows: 128 });
@@ -267,7 +281,7 @@ fn contents(slot: Slot, operation: &Operation, sizes: Sizes) -> Result<Vec<u8>, 
     Ok(match slot {
         Slot::Step => words(vec![tokens, 1, 0, 0]),
         Slot::Rows => words((0..rows as u32).flat_map(|row| [row.min(tokens - 1), 0, tokens, 0]).collect()),
-        Slot::W => match operation {
+        Slot::W => match operation.inner() {
             Operation::Linear { x, n, format, .. } => {
                 let width = x.width as usize;
                 let values: Vec<f32> = numbers(width * n.next_multiple_of(4) as usize).collect();
