@@ -1,10 +1,15 @@
 //! The command line.
 
+use std::fmt;
+use std::str::FromStr;
+
 use clap::{Args, Parser, Subcommand};
+use warpweft_compiler::formats::UnknownFormat;
 use warpweft_compiler::lossy::{Quantization, Scheme};
 use warpweft_compiler::rules::{RewriteError, RuleSet};
 use warpweft_runtime::AdapterChoice;
 
+use crate::CliError;
 use crate::commands::{
     bench, build, chat, devices, doctor, embed, eval, explain, fit, inspect, logits, profile, pull, report, run, tune,
 };
@@ -86,15 +91,50 @@ pub(crate) struct RuleOptions {
     /// Round all large weights of a checkpoint to a quantized format: int8, int8-g32, int4 (groups of 32 with zero points),
     /// int4-g64, int4-g128, int4-g32-sym, fp8 (scales of blocks of 128), mxfp4, nf4-g64 and the like. Norms, biases, small
     /// weights and what comes quantized stay as they are; embedding and head become int8 with formats of four bits, and
-    /// are kept with fp8.
+    /// are kept with fp8. `auto` chooses a format for each weight (`compile-model build` alone does that).
     #[arg(long, value_name = "FORMAT", display_order = 93)]
-    pub(crate) quantize: Option<Scheme>,
+    pub(crate) quantize: Option<Quantize>,
+}
+
+/// How weights are quantized.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Quantize {
+    /// Formats are chosen.
+    Auto,
+    /// All large ones in the same way.
+    All(Scheme),
+}
+
+impl fmt::Display for Quantize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Quantize::Auto => f.write_str("auto"),
+            Quantize::All(scheme) => scheme.fmt(f),
+        }
+    }
+}
+
+impl FromStr for Quantize {
+    type Err = UnknownFormat;
+
+    fn from_str(text: &str) -> Result<Quantize, UnknownFormat> {
+        if text == "auto" { Ok(Quantize::Auto) } else { text.parse().map(Quantize::All) }
+    }
 }
 
 impl RuleOptions {
-    /// Which weights are rounded.
-    pub(crate) fn quantization(&self) -> Quantization {
-        self.quantize.map_or(Quantization::None, Quantization::All)
+    /// Which weights are rounded, each on its own.
+    ///
+    /// # Errors
+    /// [`CliError::Usage`] where formats are to be chosen, which takes a calibration.
+    pub(crate) fn quantization(&self) -> Result<Quantization, CliError> {
+        match self.quantize {
+            None => Ok(Quantization::None),
+            Some(Quantize::All(scheme)) => Ok(Quantization::All(scheme)),
+            Some(Quantize::Auto) => Err(CliError::Usage(
+                "--quantize auto measures the model first: make a plan with compile-model build --quantize auto".into(),
+            )),
+        }
     }
 }
 

@@ -4,12 +4,14 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use warpweft_compiler::target::Target;
+use warpweft_compiler::weights::WeightSource;
 use warpweft_compiler::{Compiled, Options, PackError, PhaseReport, compile};
 use warpweft_models::{CheckpointError, Imported, import, import_config};
 use warpweft_plan::{PlanFile, PlanWriter};
 use warpweft_runtime::{Adapter, RuntimeError};
 
 use crate::CliError;
+use crate::calibrate::{Calibrated, Quantized};
 use crate::console::Console;
 use crate::hub;
 use crate::interrupt::{self, Section};
@@ -57,6 +59,8 @@ pub fn adapter_target(adapter: &Adapter) -> Result<&'static Target, CliError> {
 pub(crate) struct Made {
     pub(crate) imported: Imported,
     pub(crate) compiled: Compiled,
+    /// The weights that were rounded by calibration.
+    calibrated: Option<Calibrated>,
     /// How long reading the checkpoint's headers and building the graph took.
     pub(crate) import_time: Duration,
 }
@@ -77,15 +81,50 @@ fn make_of(
     options: &Options,
     observe: &mut dyn FnMut(&PhaseReport),
 ) -> Result<Made, CliError> {
-    let start = Instant::now();
-    let mut imported = import(folder)?;
-    // A snapshot of the Hub is called after its commit.
-    if let Some(name) = hub::name_of(folder) {
-        imported.info.name = name;
+    Read::with(import, folder)?.compile(options, None, observe)
+}
+
+/// A checkpoint that has been read.
+pub(crate) struct Read {
+    pub(crate) imported: Imported,
+    import_time: Duration,
+}
+
+impl Read {
+    /// Reads a checkpoint folder.
+    pub(crate) fn of(folder: &Path) -> Result<Read, CliError> {
+        Read::with(import, folder)
     }
-    let import_time = start.elapsed();
-    let compiled = compile(&imported.graph, &imported.info, options, observe)?;
-    Ok(Made { imported, compiled, import_time })
+
+    fn with(import: fn(&Path) -> Result<Imported, CheckpointError>, folder: &Path) -> Result<Read, CliError> {
+        let start = Instant::now();
+        let mut imported = import(folder)?;
+        // A snapshot of the Hub is called after its commit.
+        if let Some(name) = hub::name_of(folder) {
+            imported.info.name = name;
+        }
+        Ok(Read { imported, import_time: start.elapsed() })
+    }
+
+    /// Compiles it, over the weights that calibration has rounded.
+    pub(crate) fn compile(
+        self,
+        options: &Options,
+        calibrated: Option<Calibrated>,
+        observe: &mut dyn FnMut(&PhaseReport),
+    ) -> Result<Made, CliError> {
+        let Read { imported, import_time } = self;
+        let compiled = match &calibrated {
+            None => compile(&imported.graph, &imported.info, options, observe)?,
+            Some(calibrated) => {
+                let graph = calibrated.declare(&imported.graph)?;
+                let mut compiled = compile(&graph, &imported.info, options, observe)?;
+                compiled.plan.quantization = Some(calibrated.told());
+                compiled
+            }
+        };
+        Ok(Made { imported, compiled, calibrated, import_time })
+    }
 }
 
 impl Made {
@@ -111,25 +150,40 @@ impl Made {
     }
 
     fn pack<W: std::io::Write>(&self, writer: &mut PlanWriter<W>, console: &mut Console<'_>) -> Result<(), CliError> {
-        let total = self.weight_bytes();
-        let mut bar = console.bar("packing");
-        let (mut done, mut current) = (0, None);
-        let mut sink = |tensor: usize, bytes: &[u8]| -> Result<(), CliError> {
-            interrupt::check()?;
-            if current != Some(tensor) {
-                writer.tensor(tensor)?;
-                current = Some(tensor);
-            }
-            writer.write(bytes)?;
-            done += bytes.len() as u64;
-            bar.set(done, total, Unit::Bytes);
-            Ok(())
-        };
-        self.compiled.packing.write(&self.imported.weights, &mut sink).map_err(unwrap_sink)
+        let weights = &self.imported.weights;
+        match &self.calibrated {
+            None => pack(&self.compiled, weights, writer, console),
+            Some(Calibrated { store, .. }) => pack(&self.compiled, &Quantized { weights, store }, writer, console),
+        }
     }
 }
 
-fn unwrap_sink(error: PackError<CliError>) -> CliError {
+/// Packs the weights that `source` has into a plan's file.
+pub(crate) fn pack<W: std::io::Write>(
+    compiled: &Compiled,
+    source: &dyn WeightSource,
+    writer: &mut PlanWriter<W>,
+    console: &mut Console<'_>,
+) -> Result<(), CliError> {
+    let total = compiled.plan.tensors.iter().filter_map(|tensor| tensor.bytes()).sum();
+    let mut bar = console.bar("packing");
+    let (mut done, mut current) = (0, None);
+    let mut sink = |tensor: usize, bytes: &[u8]| -> Result<(), CliError> {
+        interrupt::check()?;
+        if current != Some(tensor) {
+            writer.tensor(tensor)?;
+            current = Some(tensor);
+        }
+        writer.write(bytes)?;
+        done += bytes.len() as u64;
+        bar.set(done, total, Unit::Bytes);
+        Ok(())
+    };
+    compiled.packing.write(source, &mut sink).map_err(unwrap_sink)
+}
+
+/// What went wrong while a weight was packed.
+pub(crate) fn unwrap_sink(error: PackError<CliError>) -> CliError {
     match error {
         PackError::Sink(error) => error,
         other => CliError::Failed(other.to_string()),

@@ -5,6 +5,7 @@
 
 mod args;
 mod cache;
+mod calibrate;
 mod clock;
 mod commands;
 mod compile;
@@ -20,6 +21,7 @@ mod load;
 mod plot;
 mod process;
 mod progress;
+mod quantized;
 mod report;
 mod tensors;
 mod texts;

@@ -85,7 +85,7 @@ pub(crate) fn bench_plan(
     let options = CompileOptions {
         targets: vec![tuned::target(adapter)?],
         without: rules.without.clone(),
-        quantize: rules.quantization(),
+        quantize: rules.quantization()?,
         ..CompileOptions::default()
     };
     if !console.json {
@@ -167,7 +167,7 @@ fn compiled(
     {
         return Ok(plan);
     }
-    let quantize = rules.quantization();
+    let quantize = rules.quantization()?;
     let options = CompileOptions { targets: vec![target], weights, without, quantize, ..CompileOptions::default() };
     if !console.json {
         console.note(&format!("compiling {} for {}", folder.display(), target.name));

@@ -11,7 +11,7 @@ use warpweft_plan::{Model, OutputKind, Plan, Provenance};
 use crate::extract::{CostModel, ExtractError, Extracted, extract};
 use crate::formats::Format;
 use crate::graph::verify::{Form, VerifyError, verify};
-use crate::graph::{FactError, Graph};
+use crate::graph::{FactError, Graph, Id};
 use crate::kernels::{Job, KernelError, RowRange, lower_all};
 use crate::lossy::{Quantization, Rounding, round_weights};
 use crate::lower::{Bounds, Call, LowerError, LoweredBody, lower};
@@ -40,6 +40,9 @@ pub struct Options {
     pub dump: Option<Phase>,
     /// Names of rules that are left out.
     pub without: Vec<String>,
+    /// Nodes of the graph, a row per token each, that the programs of the output `hidden` keep for whoever wants to see
+    /// them.
+    pub taps: Vec<Id>,
 }
 
 impl Default for Options {
@@ -50,6 +53,7 @@ impl Default for Options {
             quantize: Quantization::None,
             dump: None,
             without: Vec::new(),
+            taps: Vec::new(),
         }
     }
 }
@@ -138,7 +142,10 @@ pub fn compile(
 
     // Node for node the same graph; recipes read the checkpoint's own types from the first.
     let graph = &rounded;
-    let chosen = choose_formats(graph, options.weights)?;
+    let mut chosen = choose_formats(graph, options.weights)?;
+    for (i, &tap) in options.taps.iter().enumerate() {
+        chosen.add_output(format!("tap {i}"), tap);
+    }
     let rolled = roll(&chosen)?;
     let notes = vec![format!("{} regions, {} distinct", rolled.regions.len(), rolled.bodies.len())];
     log.end(Phase::Canonical, 0, notes, || bodies_text(&rolled.bodies));
@@ -156,7 +163,7 @@ pub fn compile(
     let count = composed.iter().flatten().map(|b| b.kernels.len()).sum::<usize>();
     log.end(Phase::Kernels, 0, vec![format!("{count} kernels composed and validated")], || kernels_text(&composed));
 
-    let (mut plan, packing, origins) = schedule_all(graph, model, &rolled, &variants, &composed)?;
+    let (mut plan, packing, origins) = schedule_all(graph, model, options, &rolled, &variants, &composed)?;
     let notes = vec![format!(
         "{} programs, {} distinct kernels, {} packed tensors",
         plan.programs.len(),
@@ -259,6 +266,7 @@ fn compose_all(variants: &[Variant], max_context: u32) -> Result<Vec<Vec<Compose
 fn schedule_all(
     graph: &Graph,
     model: &Model,
+    options: &Options,
     rolled: &Rolled,
     variants: &[Variant],
     composed: &[Vec<ComposedBody>],
@@ -277,7 +285,8 @@ fn schedule_all(
             .map(|(b, composed)| BodyProgram { graph: &b.graph, composed })
             .collect();
         for &output in &outputs {
-            let part = Part { target: variant.target, rows: variant.rows, output };
+            let taps = if output == OutputKind::Hidden { &options.taps[..] } else { &[] };
+            let part = Part { target: variant.target, rows: variant.rows, output, taps };
             let (program, origin) = assemble(graph, rolled, &bodies, part, &mut shared)?;
             programs.push(program);
             origins.push(origin);

@@ -10,6 +10,7 @@ pub mod lower;
 pub mod pack;
 pub mod phases;
 pub mod proof;
+pub mod quantize;
 pub mod roll;
 pub mod rules;
 pub mod schedule;

@@ -10,6 +10,7 @@ mod dtype;
 mod error;
 mod file;
 pub mod provenance;
+mod quantization;
 mod tuning;
 mod types;
 
@@ -22,5 +23,6 @@ pub use error::PlanError;
 pub use file::Staged;
 pub use file::{Assets, FORMAT_VERSION, PlanFile, PlanWriter, Source};
 pub use provenance::{Class, Provenance};
+pub use quantization::{Calibration, Quantization, RoundedWeight};
 pub use tuning::{Swap, Tuning};
 pub use types::*;

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Cost, DType, Dim, Provenance, Sizes, Tuning};
+use crate::{Cost, DType, Dim, Provenance, Quantization, Sizes, Tuning};
 
 /// A compiled model: everything that a runtime needs, and nothing that it has to decide.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -21,6 +21,9 @@ pub struct Plan {
     /// Where the programs come from. In a file it stands apart from the rest of the JSON.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub provenance: Option<Provenance>,
+    /// Which weights were rounded. In a file it stands apart as well.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quantization: Option<Quantization>,
 }
 
 /// What the model is and what its users may ask of it.
@@ -258,6 +261,9 @@ pub struct Program {
     pub max_rows: Option<u32>,
     /// What it computes.
     pub output: Output,
+    /// Values on the way that are kept for whoever wants to see them: what weights are calibrated by.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub taps: Vec<Tap>,
     /// Its dispatches, in order; each sees the writes of those before it.
     pub steps: Vec<Step>,
     /// Kernels that take the place of some of these on families of adapters where they are faster.
@@ -291,6 +297,18 @@ pub struct Output {
     pub buffer: usize,
     /// Rows: `tokens` or `sequences`.
     pub rows: Dim,
+    /// Columns that mean something.
+    pub width: u32,
+    /// Elements (f32) from one row to the next.
+    pub stride: u32,
+}
+
+/// A value on the way to a program's output, a row per token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tap {
+    /// Index into [`Plan::buffers`].
+    pub buffer: usize,
     /// Columns that mean something.
     pub width: u32,
     /// Elements (f32) from one row to the next.

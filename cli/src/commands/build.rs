@@ -6,13 +6,15 @@ use std::time::Instant;
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use serde_json::json;
+use warpweft_compiler::lossy::Quantization;
 use warpweft_compiler::target::Target;
 use warpweft_compiler::{Options, Phase, PhaseReport, WeightChoice};
 use warpweft_runtime::{Adapter, AdapterChoice, block_on, choose};
 
 use crate::CliError;
 use crate::args::RuleOptions;
-use crate::compile::{Made, choose_targets, make};
+use crate::calibrate::{CalibrationOptions, Wanted, calibrate};
+use crate::compile::{Made, Read, choose_targets};
 use crate::console::Console;
 use crate::files::check_writable;
 use crate::hub;
@@ -30,6 +32,9 @@ Examples:
   compile-model build all-MiniLM-L6-v2 -o minilm.weft
   compile-model build all-MiniLM-L6-v2 -o minilm-f16.weft --weights f16
   compile-model build Qwen3-0.6B -o qwen3-int4.weft --quantize int4
+  compile-model build Qwen3-0.6B -o qwen3-int4.weft --quantize int4 --calibrate bundled
+  compile-model build Qwen3-0.6B -o qwen3-auto.weft --quantize auto --budget 1% --calibrate my-texts.txt
+  compile-model build Qwen3-8B -o qwen3-8b.weft --quantize auto --fit 6GiB
   compile-model build all-MiniLM-L6-v2 -o minilm.weft --targets webgpu,subgroup32
   compile-model build all-MiniLM-L6-v2 -o minilm.weft --tuned
   compile-model build all-MiniLM-L6-v2 --dump rewritten > rewritten.txt
@@ -62,6 +67,9 @@ pub(crate) struct Build {
 
     #[command(flatten)]
     rules: RuleOptions,
+
+    #[command(flatten)]
+    calibration: CalibrationOptions,
 }
 
 /// Puts the measured rates of an adapter into the target that it runs.
@@ -102,17 +110,27 @@ pub(crate) fn run(args: &Build, console: &mut Console<'_>) -> Result<(), CliErro
     if let Some(path) = &args.output {
         check_writable(path)?;
     }
+    let wanted = args.calibration.wanted(args.rules.quantize)?;
+    // What calibration does not round is rounded on its own.
+    let quantize = match wanted {
+        Some(Wanted::Auto(_)) => Quantization::None,
+        Some(Wanted::Formats { .. }) | None => args.rules.quantization()?,
+    };
     let options = Options {
         targets,
         weights: args.weights,
-        quantize: args.rules.quantization(),
+        quantize,
         dump: args.dump,
         without: args.rules.without.clone(),
+        taps: Vec::new(),
     };
     let folder = hub::resolve(&args.folder, console)?;
+    let read = Read::of(&folder)?;
+    let setting = args.calibration.setting(&args.rules.without);
+    let calibrated = wanted.map(|wanted| calibrate(&read.imported, wanted, &setting, console)).transpose()?;
     let mut bar = console.bar("compile");
     let mut done = 0;
-    let made = make(&folder, &options, &mut |_: &PhaseReport| {
+    let made = read.compile(&options, calibrated, &mut |_: &PhaseReport| {
         done += 1;
         bar.set(done, Phase::ALL.len() as u64, Unit::Items);
     })?;
@@ -172,6 +190,7 @@ fn document(made: &Made, written: &Written<'_>) -> serde_json::Value {
         "bytes_read": made.imported.weights.checkpoint_bytes(),
         "bytes_written": written.bytes,
         "weight_bytes": made.weight_bytes(),
+        "quantization": plan.quantization,
         "programs": plan.programs.len(),
         "kernels": plan.kernels.len(),
     })

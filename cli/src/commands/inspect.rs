@@ -5,13 +5,13 @@ use std::path::PathBuf;
 use clap::Args;
 use serde::Serialize;
 use warpweft_plan::provenance::ClassCounts;
-use warpweft_plan::{FORMAT_VERSION, Model, Plan, PlanFile, Program};
+use warpweft_plan::{FORMAT_VERSION, Model, Plan, PlanFile, Program, Quantization};
 
 use crate::CliError;
 use crate::console::Console;
 use crate::load::open_plan;
 use crate::report::Table;
-use crate::{units, work};
+use crate::{quantized, units, work};
 
 /// Show what is in a plan.
 ///
@@ -25,6 +25,7 @@ use crate::{units, work};
 Examples:
   compile-model inspect minilm.weft
   compile-model inspect minilm.weft --kernels
+  compile-model inspect qwen3-auto.weft --weights
   compile-model inspect minilm.weft --wgsl attention_12x32 | less
   compile-model inspect minilm.weft --json | jq '.programs[].dispatches'")]
 pub(crate) struct Inspect {
@@ -36,8 +37,12 @@ pub(crate) struct Inspect {
     #[arg(long)]
     kernels: bool,
 
+    /// List the weights that were rounded, by what, and what that costs.
+    #[arg(long)]
+    weights: bool,
+
     /// Print the shaders of the kernels whose names contain TEXT.
-    #[arg(long, value_name = "TEXT", conflicts_with = "kernels")]
+    #[arg(long, value_name = "TEXT", conflicts_with_all = ["kernels", "weights"])]
     wgsl: Option<String>,
 }
 
@@ -49,6 +54,8 @@ struct Report<'p> {
     weight_bytes: u64,
     weight_types: Vec<&'p str>,
     texts: Vec<&'p str>,
+    /// Which weights were rounded; none where the plan does not tell.
+    quantization: Option<&'p Quantization>,
     programs: Vec<ProgramReport<'p>>,
 }
 
@@ -84,6 +91,9 @@ pub(crate) fn run(args: &Inspect, console: &mut Console<'_>) -> Result<(), CliEr
         return console.print_json(&report);
     }
     console.print(&summary(&report))?;
+    if let (true, Some(quantization)) = (args.weights, &file.plan().quantization) {
+        console.print(&quantized::table(quantization))?;
+    }
     if args.kernels {
         for program in &file.plan().programs {
             console.print(&steps(file.plan(), program))?;
@@ -130,6 +140,7 @@ fn report(file: &PlanFile) -> Report<'_> {
         file_bytes: file.size(),
         weight_bytes: plan.tensors.iter().filter_map(|tensor| tensor.bytes()).sum(),
         weight_types,
+        quantization: plan.quantization.as_ref(),
         texts: file.assets().texts.keys().map(String::as_str).collect(),
         programs: programs.collect(),
     }
@@ -175,9 +186,10 @@ fn summary(report: &Report<'_>) -> String {
             steps(program.proof_steps, |counts| counts.lossy),
         ]);
     }
+    let rounded = report.quantization.map_or_else(String::new, |q| format!("\n{}", quantized::summary(q)));
     format!(
         "{} ({}): {} layers, vocabulary {}, up to {} tokens ({} from text)\n\
-         format version {}, {}; weights {} in {}; texts: {texts}\n\n{}",
+         format version {}, {}; weights {} in {}; texts: {texts}{rounded}\n\n{}",
         model.name,
         model.family,
         model.layers,

@@ -210,6 +210,13 @@ impl Graph {
         Ok(graph)
     }
 
+    /// The same graph with those results alone.
+    pub fn only(&self, kinds: &[OutputKind]) -> Graph {
+        let kept = |o: &&Output| kinds.iter().any(|kind| o.name == kind.name());
+        let outputs = self.outputs.iter().filter(kept).cloned().collect();
+        Graph { outputs, ..self.clone() }
+    }
+
     /// For each node: the outputs depend on it.
     pub fn live(&self) -> Vec<bool> {
         let mut live = vec![false; self.nodes.len()];

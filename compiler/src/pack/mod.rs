@@ -112,10 +112,26 @@ impl Packing {
     /// # Errors
     /// When a weight is missing, not finite or does not fit in its format, and what the sink says.
     pub fn write<E>(&self, source: &dyn WeightSource, sink: &mut Sink<'_, E>) -> Result<(), PackError<E>> {
-        for (index, recipe) in self.recipes.iter().enumerate() {
-            recipe.write(source, &mut |bytes| sink(index, bytes))?;
-        }
-        Ok(())
+        (0..self.recipes.len()).try_for_each(|index| self.write_one(index, source, sink))
+    }
+
+    /// Packs the tensor with that index alone; does nothing if there is none.
+    ///
+    /// # Errors
+    /// As [`Packing::write`].
+    pub fn write_one<E>(
+        &self,
+        index: usize,
+        source: &dyn WeightSource,
+        sink: &mut Sink<'_, E>,
+    ) -> Result<(), PackError<E>> {
+        self.recipes.get(index).map_or(Ok(()), |recipe| recipe.write(source, &mut |bytes| sink(index, bytes)))
+    }
+
+    /// The tensors that are made of a weight of the checkpoint.
+    pub fn made_of(&self, weight: &str) -> Vec<usize> {
+        let reads = |recipe: &Recipe| recipe.expression.declarations().weights.iter().any(|w| w.name == weight);
+        (0..self.recipes.len()).filter(|&i| reads(&self.recipes[i])).collect()
     }
 }
 

@@ -9,7 +9,7 @@ use super::slots::{Life, alive, assign};
 use super::windows::{Use, Windows};
 use super::{ComposedBody, Shared};
 use crate::graph::{CacheId, FactError, Graph};
-use crate::kernels::spec::Operation;
+use crate::kernels::spec::{Operation, Rows};
 use crate::kernels::{RowRange, Slot};
 use crate::lower::{Call, Input, Place, Source, Value};
 use crate::roll::{Region, Rolled};
@@ -33,6 +33,8 @@ pub struct Part<'t> {
     pub rows: RowRange,
     /// What it computes.
     pub output: OutputKind,
+    /// Nodes of the model's graph whose values it keeps as well.
+    pub taps: &'t [egg::Id],
 }
 
 /// A program that cannot be put together.
@@ -44,6 +46,9 @@ pub enum ScheduleError {
     /// Programs whose attentions see different rows of a cache; a bug.
     #[error("programs disagree on the window of cache {0}")]
     Window(u32),
+    /// A tap that is no matrix with a row for each token of the step.
+    #[error("node {0} cannot be tapped: it has no row of its own for each token of the step")]
+    Tap(String),
     /// A weight expression that does not type-check; a bug.
     #[error(transparent)]
     Fact(#[from] FactError),
@@ -94,6 +99,12 @@ pub fn assemble(
     let wanted = model.output(part.output).ok_or_else(missing)?;
     let homes = homes(rolled, bodies);
     let result = *homes.get(&wanted).ok_or_else(missing)?;
+    let untapped = |node: &egg::Id| ScheduleError::Missing(format!("tapped node {node}"));
+    let tapped: Vec<Key> = part
+        .taps
+        .iter()
+        .map(|node| homes.get(node).copied().ok_or_else(|| untapped(node)))
+        .collect::<Result<_, _>>()?;
     let flat = flatten(rolled, bodies, &homes)?;
     let value = |(region, at): Key| bodies[rolled.regions[region].body].composed.lowered.values[at];
     let cache = |key: Key| match value(key).place {
@@ -102,13 +113,14 @@ pub fn assemble(
     };
     // Of all calls, not only of those that this output needs: programs share caches.
     let windows = Windows::of(&flat.iter().map(|step| step.caches(cache)).collect::<Vec<_>>());
-    let flat = needed(flat, result);
+    let results: Vec<Key> = [result].into_iter().chain(tapped.iter().copied()).collect();
+    let flat = needed(flat, &results);
     let accesses: Vec<_> =
         flat.iter().map(|call| Access { reads: call.reads.clone(), writes: call.writes().collect() }).collect();
     let mut staged: Vec<(usize, Flat<'_>)> = stages(&accesses).into_iter().zip(flat).collect();
     staged.sort_by_key(|(stage, _)| *stage);
 
-    let scratch = |key: Key| key != result && !matches!(value(key).place, Place::Cache(_));
+    let scratch = |key: Key| !results.contains(&key) && !matches!(value(key).place, Place::Cache(_));
     let mut lives: Vec<Life> = Vec::new();
     let mut known: FxHashMap<Key, usize> = FxHashMap::default();
     for &(stage, ref step) in &staged {
@@ -125,6 +137,16 @@ pub fn assemble(
     let places: FxHashMap<Key, usize> = known.iter().map(|(&key, &life)| (key, buffers[slots.of[life]])).collect();
     let Value { width, rows, .. } = value(result);
     let output = shared.output(part.output, rows.dim(), width);
+    let mut taps = Vec::with_capacity(tapped.len());
+    let mut kept: FxHashMap<Key, usize> = FxHashMap::from_iter([(result, output.buffer)]);
+    for (at, &key) in tapped.iter().enumerate() {
+        let Value { width, rows: Rows::Tokens, place: Place::Step } = value(key) else {
+            return Err(ScheduleError::Tap(part.taps[at].to_string()));
+        };
+        let tap = shared.tap(at, width, kept.get(&key).copied());
+        kept.insert(key, tap.buffer);
+        taps.push(tap);
+    }
     let mut steps = Vec::new();
     for &(stage, ref step) in &staged {
         let region = &rolled.regions[step.region];
@@ -137,7 +159,7 @@ pub fn assemble(
                 shared.cache(model, cache, windows.get(cache))
             }
             (Place::Step | Place::Fixed(_), Some(&buffer)) => Ok(buffer),
-            (Place::Step | Place::Fixed(_), None) => Ok(output.buffer),
+            (Place::Step | Place::Fixed(_), None) => kept.get(&key).copied().ok_or_else(missing),
         };
         let mut buffers = Vec::new();
         for slot in &composed.slots {
@@ -187,6 +209,7 @@ pub fn assemble(
         min_rows: part.rows.min,
         max_rows: part.rows.max,
         output,
+        taps,
         steps,
         tunings: Vec::new(),
     };
@@ -248,9 +271,9 @@ fn flatten<'b>(
     Ok(flat)
 }
 
-/// Only the calls that the result depends on.
-fn needed<'b>(mut flat: Vec<Flat<'b>>, result: Key) -> Vec<Flat<'b>> {
-    let mut wanted: FxHashSet<Key> = FxHashSet::from_iter([result]);
+/// Only the calls that the results depend on.
+fn needed<'b>(mut flat: Vec<Flat<'b>>, results: &[Key]) -> Vec<Flat<'b>> {
+    let mut wanted: FxHashSet<Key> = results.iter().copied().collect();
     let mut keep = vec![false; flat.len()];
     for (i, step) in flat.iter().enumerate().rev() {
         if step.writes().any(|key| wanted.contains(&key)) {

@@ -7,7 +7,7 @@ mod windows;
 
 use egg::Id;
 use rustc_hash::FxHashMap;
-use warpweft_plan::{Buffer, Dim, Input as Table, Kernel, Output, OutputKind, PAD, Plan, Program, Role};
+use warpweft_plan::{Buffer, Dim, Input as Table, Kernel, Output, OutputKind, PAD, Plan, Program, Role, Tap};
 
 use crate::formats::Format;
 use crate::graph::{CacheId, Fact, FactError, Graph, Op};
@@ -45,7 +45,8 @@ impl Shared {
     /// The plan of the given programs, and how to pack its weights.
     pub fn finish(self, model: warpweft_plan::Model, programs: Vec<Program>) -> (Plan, Packing) {
         let tensors = self.recipes.iter().map(|r| r.tensor.clone()).collect();
-        let plan = Plan { model, tensors, buffers: self.buffers, kernels: self.kernels, programs, provenance: None };
+        let (buffers, kernels) = (self.buffers, self.kernels);
+        let plan = Plan { model, tensors, buffers, kernels, programs, provenance: None, quantization: None };
         (plan, Packing { recipes: self.recipes })
     }
 
@@ -139,6 +140,19 @@ impl Shared {
             self.buffers.len() - 1
         });
         Output { kind, buffer, rows, width, stride }
+    }
+
+    /// A value that is kept, as number `at` of its program, unless it is kept in buffer `known` already.
+    fn tap(&mut self, at: usize, width: u32, known: Option<usize>) -> Tap {
+        let stride = width.next_multiple_of(PAD as u32);
+        let bytes = Dim::TOKENS * i64::from(stride) * 4;
+        let name = format!("tap{at}");
+        let same = |b: &Buffer| b.role == Role::Output && b.name == name && b.bytes == bytes;
+        let buffer = known.or_else(|| self.buffers.iter().position(same)).unwrap_or_else(|| {
+            self.buffers.push(Buffer { name: name.clone(), role: Role::Output, bytes });
+            self.buffers.len() - 1
+        });
+        Tap { buffer, width, stride }
     }
 
     /// The buffer of a window of a packed weight.

@@ -6,6 +6,7 @@
 
 mod programs;
 mod provenance;
+mod quantization;
 
 use std::collections::HashSet;
 
@@ -45,6 +46,7 @@ impl Plan {
         }
         check_kernels(&self.kernels)?;
         programs::check(self)?;
+        self.quantization.as_ref().map_or(Ok(()), quantization::check)?;
         self.provenance.as_ref().map_or(Ok(()), |p| provenance::check(self, p))
     }
 }

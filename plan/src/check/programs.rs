@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use super::{MAX_FAMILY, MAX_GROUPS, MAX_STEP_ROWS, check_size};
 use crate::error::{PlanError, clipped, invalid};
-use crate::{Access, Dim, Groups, Input, Kernel, OutputKind, Plan, Program, Role, Sizes, Step, Tier};
+use crate::{Access, Dim, Groups, Input, Kernel, OutputKind, Plan, Program, Role, Sizes, Step, Tap, Tier};
 
 pub(super) fn check(plan: &Plan) -> Result<(), PlanError> {
     if plan.programs.is_empty() {
@@ -14,6 +14,9 @@ pub(super) fn check(plan: &Plan) -> Result<(), PlanError> {
         let at = format!("program {i} ({} for {})", program.output.kind.name(), clipped(&program.target));
         check_tier(&format!("{at}: tier"), &program.tier)?;
         check_output(&format!("{at}: output"), plan, program)?;
+        for (i, tap) in program.taps.iter().enumerate() {
+            check_tap(&format!("{at}: tap {i}"), plan, *tap)?;
+        }
         check_steps(&at, plan, program)?;
         check_tunings(&at, plan, program)?;
     }
@@ -67,12 +70,6 @@ fn check_tier(at: &str, tier: &Tier) -> Result<(), PlanError> {
 
 fn check_output(at: &str, plan: &Plan, program: &Program) -> Result<(), PlanError> {
     let output = &program.output;
-    let buffer = plan.buffers.get(output.buffer).ok_or_else(|| {
-        invalid(format!("{at}: buffer"), output.buffer, format!("below {} (the buffers)", plan.buffers.len()))
-    })?;
-    if buffer.role != Role::Output {
-        return Err(invalid(format!("{at}: buffer"), format!("{:?}", buffer.role), "the role Output"));
-    }
     let rows = match output.kind {
         OutputKind::Hidden | OutputKind::Logits => Dim::TOKENS,
         OutputKind::Embedding | OutputKind::Next | OutputKind::Candidates => Dim::SEQUENCES,
@@ -80,13 +77,27 @@ fn check_output(at: &str, plan: &Plan, program: &Program) -> Result<(), PlanErro
     if output.rows != rows {
         return Err(invalid(format!("{at}: rows"), output.rows, rows));
     }
-    if output.width == 0 || output.stride < output.width {
-        let found = format!("width {} and stride {}", output.width, output.stride);
-        return Err(invalid(at, found, "1 <= width <= stride"));
+    check_result(at, plan, output.buffer, rows, (output.width, output.stride))
+}
+
+fn check_tap(at: &str, plan: &Plan, tap: Tap) -> Result<(), PlanError> {
+    check_result(at, plan, tap.buffer, Dim::TOKENS, (tap.width, tap.stride))
+}
+
+/// Checks a buffer that is read back.
+fn check_result(at: &str, plan: &Plan, buffer: usize, rows: Dim, (width, stride): (u32, u32)) -> Result<(), PlanError> {
+    let known = plan.buffers.get(buffer).ok_or_else(|| {
+        invalid(format!("{at}: buffer"), buffer, format!("below {} (the buffers)", plan.buffers.len()))
+    })?;
+    if known.role != Role::Output {
+        return Err(invalid(format!("{at}: buffer"), format!("{:?}", known.role), "the role Output"));
     }
-    let least = rows * i64::from(output.stride) * 4;
-    if buffer.bytes.tokens < least.tokens || buffer.bytes.sequences < least.sequences {
-        return Err(invalid(format!("{at}: bytes of the buffer"), buffer.bytes, format!("at least {least}")));
+    if width == 0 || stride < width {
+        return Err(invalid(at, format!("width {width} and stride {stride}"), "1 <= width <= stride"));
+    }
+    let least = rows * i64::from(stride) * 4;
+    if known.bytes.tokens < least.tokens || known.bytes.sequences < least.sequences {
+        return Err(invalid(format!("{at}: bytes of the buffer"), known.bytes, format!("at least {least}")));
     }
     Ok(())
 }
@@ -111,9 +122,12 @@ fn check_steps(at: &str, plan: &Plan, program: &Program) -> Result<(), PlanError
             ));
         }
     }
-    if !written.contains(&program.output.buffer) {
-        let found = format!("buffer {} that no step writes", program.output.buffer);
-        return Err(invalid(format!("{at}: output"), found, "the result of a step"));
+    let taps = program.taps.iter().enumerate().map(|(i, tap)| (format!("tap {i}"), tap.buffer));
+    for (what, buffer) in [("output".to_owned(), program.output.buffer)].into_iter().chain(taps) {
+        if !written.contains(&buffer) {
+            let found = format!("buffer {buffer} that no step writes");
+            return Err(invalid(format!("{at}: {what}"), found, "the result of a step"));
+        }
     }
     Ok(())
 }
@@ -236,7 +250,7 @@ fn check_ranges(plan: &Plan) -> Result<(), PlanError> {
                 return Err(invalid(&at, found, format!("a range within 1 to {MAX_STEP_ROWS}")));
             }
             if program.tier != programs[0].tier || !same_shape(program, programs[0]) {
-                let expected = "the tier, width and stride of the target's other programs";
+                let expected = "the tier, width, stride and taps of the target's other programs";
                 return Err(invalid(&at, "programs that differ", expected));
             }
             next = program.max_rows.map(|max| u64::from(max) + 1);
@@ -249,5 +263,6 @@ fn check_ranges(plan: &Plan) -> Result<(), PlanError> {
 }
 
 fn same_shape(a: &Program, b: &Program) -> bool {
-    (a.output.width, a.output.stride) == (b.output.width, b.output.stride)
+    let taps = |program: &Program| program.taps.iter().map(|tap| tap.width).collect::<Vec<_>>();
+    (a.output.width, a.output.stride) == (b.output.width, b.output.stride) && taps(a) == taps(b)
 }

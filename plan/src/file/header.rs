@@ -26,6 +26,7 @@ const DIGITS: usize = 16;
 const PLAN: &str = "plan";
 const WGSL: &str = "wgsl/";
 const PROVENANCE: &str = "provenance";
+const QUANTIZATION: &str = "quantization";
 const OWN: &str = "warpweft.";
 
 /// Longest header: the safetensors library's own limit.
@@ -44,7 +45,7 @@ pub(super) fn write(plan: &Plan, assets: &Assets) -> Result<Vec<u8>, PlanError> 
     let json = |e: serde_json::Error| PlanError::Writer(format!("cannot write the header: {e}"));
     let mut text = format!("{START}{FORMAT_VERSION}{CHECKSUM}{}\"", "0".repeat(DIGITS));
     let mut bare = plan.clone();
-    let provenance = bare.provenance.take();
+    let (provenance, quantization) = (bare.provenance.take(), bare.quantization.take());
     let shaders: Vec<String> = bare.kernels.iter_mut().map(|k| std::mem::take(&mut k.wgsl)).collect();
     let mut entry = |key: &str, value: &str| -> Result<(), PlanError> {
         let (key, value) = (serde_json::to_string(key).map_err(json)?, serde_json::to_string(value).map_err(json)?);
@@ -58,8 +59,12 @@ pub(super) fn write(plan: &Plan, assets: &Assets) -> Result<Vec<u8>, PlanError> 
     if let Some(provenance) = provenance {
         entry(PROVENANCE, &serde_json::to_string(&provenance).map_err(json)?)?;
     }
+    if let Some(quantization) = quantization {
+        entry(QUANTIZATION, &serde_json::to_string(&quantization).map_err(json)?)?;
+    }
     for (name, value) in &assets.texts {
-        if name.is_empty() || name == PLAN || name == PROVENANCE || name.starts_with(WGSL) || name.starts_with(OWN) {
+        let own = [PLAN, PROVENANCE, QUANTIZATION].contains(&name.as_str());
+        if own || name.is_empty() || name.starts_with(WGSL) || name.starts_with(OWN) {
             return Err(PlanError::Writer(format!("an asset cannot be named {name:?}")));
         }
         entry(name, value)?;
@@ -121,9 +126,16 @@ pub(super) fn read(bytes: &[u8]) -> Result<Header, PlanError> {
     if plan.provenance.is_some() {
         return Err(PlanError::NotAPlan("its plan has a provenance, which belongs beside it".into()));
     }
+    if plan.quantization.is_some() {
+        return Err(PlanError::NotAPlan("its plan has a quantization, which belongs beside it".into()));
+    }
     if let Some(text) = metadata.remove(PROVENANCE) {
         let parsed = serde_json::from_str(&text);
         plan.provenance = Some(parsed.map_err(|e| PlanError::NotAPlan(format!("its provenance: {}", clipped(e))))?);
+    }
+    if let Some(text) = metadata.remove(QUANTIZATION) {
+        let parsed = serde_json::from_str(&text);
+        plan.quantization = Some(parsed.map_err(|e| PlanError::NotAPlan(format!("its quantization: {}", clipped(e))))?);
     }
     metadata.retain(|key, _| !key.starts_with(OWN));
     if let Some(key) = metadata.keys().find(|key| key.starts_with(WGSL)) {

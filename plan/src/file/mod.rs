@@ -25,7 +25,7 @@ pub use writer::PlanWriter;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Assets {
     /// The content of each, by name. A name must not be empty or one of the format's own keys
-    /// (`plan`, `provenance`, or one that starts with `warpweft.` or `wgsl/`).
+    /// (`plan`, `provenance`, `quantization`, or one that starts with `warpweft.` or `wgsl/`).
     pub texts: BTreeMap<String, String>,
 }
 

@@ -46,6 +46,7 @@ fn sample() -> Plan {
         min_rows,
         max_rows,
         output: Output { kind: OutputKind::Embedding, buffer: 6, rows: Dim::SEQUENCES, width: 5, stride: 8 },
+        taps: Vec::new(),
         steps: steps.clone(),
         tunings: Vec::new(),
     };
@@ -100,6 +101,23 @@ fn sample() -> Plan {
             program("subgroup-8", Some(8), 1, None),
         ],
         provenance: Some(provenance()),
+        quantization: Some(quantization()),
+    }
+}
+
+fn quantization() -> Quantization {
+    let weight = |name: &str, format: Option<&str>| RoundedWeight {
+        name: name.into(),
+        format: format.map(Into::into),
+        bytes: 320,
+        error: 0.25,
+        loss: Some(1e-3),
+    };
+    Quantization {
+        calibration: Some(Calibration { text: "bundled".into(), tokens: 1000, measured_tokens: 100 }),
+        weights: vec![weight("table", Some("int4-g32")), weight("head", None)],
+        predicted_loss: Some(1e-3),
+        measured_loss: Some(1.1e-3),
     }
 }
 
@@ -308,6 +326,12 @@ fn caches_go_with_their_own_pages() {
 #[test]
 fn lies_are_named() {
     type Change = Box<dyn FnOnce(&mut Plan)>;
+    fn rounded(change: impl FnOnce(&mut Quantization) + 'static) -> Change {
+        Box::new(|p| change(p.quantization.as_mut().unwrap()))
+    }
+    fn tap(buffer: usize) -> Tap {
+        Tap { buffer, width: 5, stride: 8 }
+    }
     let cases: Vec<(&str, Change)> = vec![
         ("vocab_size", Box::new(|p| p.model.vocab_size = 0)),
         ("max_text_tokens: found 65", Box::new(|p| p.model.max_text_tokens = 65)),
@@ -370,6 +394,14 @@ fn lies_are_named() {
         ("rows: found tokens", Box::new(|p| p.programs[0].output.rows = Dim::TOKENS)),
         ("width 5 and stride 4", Box::new(|p| p.programs[0].output.stride = 4)),
         ("at least 36*sequences", Box::new(|p| p.programs[0].output.stride = 9)),
+        ("quantization: predicted_loss: found NaN", rounded(|q| q.predicted_loss = Some(f64::NAN))),
+        ("weight 0 (table): error: found -2", rounded(|q| q.weights[0].error = -2.0)),
+        ("weight 1 (table): found a name that another", rounded(|q| q.weights[1].name = "table".into())),
+        ("weight 1 (head): format: found 61 bytes", rounded(|q| q.weights[1].format = Some("x".repeat(61)))),
+        ("text: found 0 bytes", rounded(|q| q.calibration.as_mut().unwrap().text.clear())),
+        ("tap 0: buffer: found 9", Box::new(|p| p.programs[0].taps = vec![tap(9)])),
+        ("tap 0: buffer: found Scratch, expected the role Output", Box::new(|p| p.programs[0].taps = vec![tap(3)])),
+        ("tap 0: bytes of the buffer: found 32*sequences", Box::new(|p| p.programs[0].taps = vec![tap(6)])),
         ("found a program from 4 rows, expected one from 5", Box::new(|p| p.programs[0].min_rows = 4)),
         ("none from 9 rows", Box::new(|p| p.programs[0].max_rows = Some(8))),
         ("none after an open range", Box::new(|p| p.programs[1].max_rows = None)),

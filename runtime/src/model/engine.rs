@@ -38,7 +38,7 @@ pub struct Engine {
     file: PlanFile,
     pub(crate) device: Device,
     options: Options,
-    weights: HashMap<Window, wgpu::Buffer>,
+    pub(super) weights: HashMap<Window, wgpu::Buffer>,
     pipelines: HashMap<usize, Pipeline>,
     prepared: BTreeMap<OutputKind, Prepared>,
     /// Activations of the output that ran last.
@@ -241,6 +241,11 @@ impl Engine {
             }
         }
         Ok(())
+    }
+
+    /// A buffer between the kernels of an output that ran last.
+    pub(super) fn arena_buffer(&self, output: OutputKind, index: usize) -> Option<&wgpu::Buffer> {
+        self.arenas.get(&output)?.buffer(index)
     }
 
     pub(crate) fn prepared(&self, output: OutputKind) -> Option<&Prepared> {

@@ -5,6 +5,7 @@ mod blocking;
 mod engine;
 mod options;
 mod results;
+mod taps;
 
 #[cfg(not(target_arch = "wasm32"))]
 pub use blocking::Model;

@@ -198,6 +198,7 @@ pub(crate) fn plan() -> Plan {
                 min_rows,
                 max_rows,
                 output,
+                taps: Vec::new(),
                 steps,
                 tunings: Vec::new(),
             });
@@ -224,6 +225,7 @@ pub(crate) fn plan() -> Plan {
         kernels,
         programs,
         provenance: None,
+        quantization: None,
     }
 }
 

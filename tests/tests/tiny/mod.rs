@@ -116,6 +116,7 @@ pub(crate) fn plan() -> Plan {
                 min_rows,
                 max_rows,
                 output,
+                taps: Vec::new(),
                 steps,
                 tunings: Vec::new(),
             };
@@ -147,6 +148,7 @@ pub(crate) fn plan() -> Plan {
         kernels,
         programs,
         provenance: None,
+        quantization: None,
     }
 }
 

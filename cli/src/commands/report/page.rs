@@ -17,7 +17,7 @@ use super::cover::owners;
 use super::labels::Names;
 use super::measure::Measured;
 use super::view::{Node, short_names, view};
-use crate::{CliError, work};
+use crate::{CliError, quantized, work};
 
 /// The document.
 #[derive(Debug, Serialize)]
@@ -47,6 +47,9 @@ struct Model<'p> {
     file_bytes: u64,
     weight_bytes: u64,
     weight_types: Vec<&'p str>,
+    /// Which weights were rounded and what that costs, in words.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rounded: Option<String>,
 }
 
 /// What the cost model takes for a target's speed.
@@ -234,6 +237,7 @@ fn model(file: &PlanFile) -> Model<'_> {
         file_bytes: file.size(),
         weight_bytes: plan.tensors.iter().filter_map(|tensor| tensor.bytes()).sum(),
         weight_types,
+        rounded: plan.quantization.as_ref().map(quantized::summary),
     }
 }
 

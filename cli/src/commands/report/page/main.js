@@ -14,7 +14,8 @@ function drawHead() {
   ];
   $("head").replaceChildren(
     el("div", { class: "title" }, el("h1", {}, model.name),
-      el("p", {}, `${model.family} · ${plural(model.layers, "layer", "layers")} · vocabulary ${count(model.vocabulary)} · up to ${plural(model.positions, "row", "rows")} · ${bytes(model.file_bytes)} in a file`)),
+      el("p", {}, `${model.family} · ${plural(model.layers, "layer", "layers")} · vocabulary ${count(model.vocabulary)} · up to ${plural(model.positions, "row", "rows")} · ${bytes(model.file_bytes)} in a file`),
+      ...(model.rounded ? [el("p", {}, model.rounded)] : [])),
     el("dl", { class: "figures" }, ...facts.map(([value, name]) => el("div", {}, el("dd", {}, value), el("dt", {}, name)))));
   $("foot").textContent = `Made by compile-model report, ${page.version}. Everything on this page was in the plan${page.measured ? ", or measured on " + page.measured.adapter : ""}; it asks the network for nothing.`;
 }

@@ -1,0 +1,68 @@
+//! Calibration of the small model in `demo/`, by the numbers that the model then predicts.
+#![allow(clippy::unwrap_used)]
+
+use std::path::PathBuf;
+
+use safetensors::SafeTensors;
+use warpweft_compiler::formats::Group;
+use warpweft_models::import;
+
+use super::*;
+
+const INT4: Format = Format::Int4 { group: Group::Of(32), zeros: true };
+
+fn demo(name: &str) -> PathBuf {
+    [env!("CARGO_MANIFEST_DIR"), "../demo/rustdoc-lm", name].iter().collect()
+}
+
+/// The validation text's ids, which no calibration has seen.
+fn validation() -> Vec<u32> {
+    let bytes = std::fs::read(demo("valid_ids.safetensors")).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let (_, tensor) = file.tensors().pop().unwrap();
+    tensor.data().as_chunks::<8>().0.iter().map(|id| i64::from_le_bytes(*id) as u32).collect()
+}
+
+/// Calibrates and returns how much more the validation text costs, in nats per token.
+fn validated(wanted: Wanted) -> (Calibrated, f64) {
+    let imported = import(&demo("model")).unwrap();
+    let (mut out, mut err) = (Vec::new(), std::io::stderr());
+    let mut console = Console::new(&mut out, &mut err, false, true);
+    let setting = Setting { text: None, adapter: AdapterChoice::Best, memory: None, without: &[] };
+    let ids = validation();
+    let calibrated = calibrate(&imported, wanted, &setting, &mut console).unwrap();
+    let mut work = Work::begin(&imported, &setting, &mut console).unwrap();
+    let before = work.loss(&ids, None).unwrap();
+    let after = work.loss(&ids, Some(&calibrated.store)).unwrap();
+    (calibrated, after - before)
+}
+
+#[test]
+fn four_calibrated_bits_cost_less_than_nine_parts_in_a_thousand() {
+    let wanted = Wanted::Formats { matrices: INT4, tables: Some(Format::Int8(Group::Row)) };
+    let (calibrated, loss) = validated(wanted);
+    let measured = calibrated.measured.unwrap();
+    eprintln!("perplexity × {:.5}, measured {measured:.5}", loss.exp());
+    assert!(loss.exp() <= 1.009, "{loss}");
+    assert!((0.5..=2.0).contains(&(measured / loss)), "{measured} {loss}");
+    assert_eq!(calibrated.choices.len(), 57);
+}
+
+#[test]
+fn chosen_formats_stay_within_the_budget() {
+    let budget = 1.01f64.ln();
+    let (calibrated, loss) = validated(Wanted::Auto(Limits { loss: Some(budget), bytes: None }));
+    let (predicted, measured) = (calibrated.predicted.unwrap(), calibrated.measured.unwrap());
+    let bytes = |choice: &Choice| match choice.format {
+        Some(format) => choice.candidate.rows * format.row_bytes(choice.candidate.columns as usize) as u64,
+        None => choice.candidate.values() * 2,
+    };
+    let total: u64 = calibrated.choices.iter().map(bytes).sum();
+    eprintln!("perplexity × {:.5}, predicted {predicted:.5}, measured {measured:.5}, {total} bytes", loss.exp());
+    for choice in &calibrated.choices {
+        let format = choice.format.map_or("kept".into(), |f| f.name());
+        eprintln!("{} {format} {:.3e} {:.2e}", choice.candidate.name, choice.error, choice.loss.unwrap_or(0.0));
+    }
+    assert!(loss <= budget, "{loss}");
+    assert!((0.5..=2.0).contains(&(predicted / loss)), "{predicted} {loss}");
+}

@@ -1,0 +1,278 @@
+//! The text, the moments and the measurements of a calibration.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+
+use warpweft_compiler::formats::Format;
+use warpweft_compiler::graph::Id;
+use warpweft_compiler::quantize::{Candidate, Factors, Moments, candidates};
+use warpweft_models::Imported;
+use warpweft_runtime::{Adapter, block_on, choose};
+
+use super::divergence::{Distance, Reference};
+use super::store::{Decoded, Store};
+use super::subject::Subject;
+use super::{BUNDLED, Setting};
+use crate::CliError;
+use crate::console::Console;
+use crate::progress::Unit;
+use crate::texts::read;
+
+/// The text that is used if none is given: documentation and source code of this project.
+const TEXT: &str = include_str!("text.txt");
+/// Tokens over which moments are collected.
+const TOKENS: usize = 16_384;
+/// Tokens on which losses are measured.
+const MEASURED: usize = 2_048;
+/// Tokens below which moments would say more of the text than of the model.
+const LEAST: usize = 256;
+/// Of so many pieces of the text one is kept for measurements.
+const EVERY: usize = 8;
+/// Tokens of such a piece.
+const PIECE: usize = 256;
+/// Bytes of moments and factors that are in memory at once.
+const MEMORY: u64 = 3 << 30;
+/// What is added to the moments' diagonal, as a part of its mean: what the text does not tell of.
+const DAMPING: f32 = 0.01;
+
+/// What calls get for each weight: its index, the weight, and the factors of its input's moments.
+pub(super) type Each<'e> = dyn FnMut(usize, &Candidate, Option<&Factors>) -> Result<(), CliError> + 'e;
+
+/// A calibration that is under way.
+pub(super) struct Work<'i, 's> {
+    pub(super) imported: &'i Imported,
+    pub(super) candidates: Vec<Candidate>,
+    /// What the text is called.
+    pub(super) text: String,
+    setting: &'s Setting<'s>,
+    adapter: Adapter,
+    /// Inputs of contractions, each once, and their columns.
+    taps: Vec<(Id, usize)>,
+    /// Taps whose moments are in memory together.
+    groups: Vec<Range<usize>>,
+    subject: Subject<'i>,
+    /// The group whose taps the subject has.
+    open: usize,
+    /// Of the open group's taps, once they are collected.
+    factors: Option<BTreeMap<Id, Factors>>,
+    ids: Vec<u32>,
+    reference: Option<Reference>,
+    /// All measurements together.
+    moved: Distance,
+}
+
+impl<'i, 's> Work<'i, 's> {
+    /// Takes the model to the device and reads the text.
+    pub(super) fn begin(
+        imported: &'i Imported,
+        setting: &'s Setting<'s>,
+        console: &mut Console<'_>,
+    ) -> Result<Work<'i, 's>, CliError> {
+        // What cannot be read is refused before anything is compiled.
+        let (text, name) = match setting.text {
+            Some(path) => (read(path)?, path.file_name().map_or(BUNDLED.into(), |n| n.to_string_lossy().into_owned())),
+            None => (TEXT.to_owned(), BUNDLED.to_owned()),
+        };
+        let candidates = candidates(&imported.graph);
+        let mut taps: Vec<(Id, usize)> = Vec::new();
+        for candidate in &candidates {
+            if let Some(input) = candidate.input.filter(|input| taps.iter().all(|(known, _)| known != input)) {
+                taps.push((input, candidate.columns as usize));
+            }
+        }
+        let groups = groups(&taps);
+        let adapter = block_on(choose(&setting.adapter))?;
+        let first: Vec<Id> = taps[groups.first().cloned().unwrap_or(0..0)].iter().map(|tap| tap.0).collect();
+        let mut subject = Subject::open(imported, &first, &adapter, setting, console)?;
+        let all = subject.encode(&text)?;
+        let (ids, measured) = split(&all);
+        if ids.len() < LEAST || measured.is_empty() {
+            let (found, source) = (all.len(), &name);
+            return Err(CliError::Failed(format!(
+                "calibration text {source}: found {found} tokens, expected at least {}",
+                LEAST + 2 * PIECE
+            )));
+        }
+        let vocabulary = imported.info.vocab_size as usize;
+        let reference = match subject.is_language_model() {
+            true => Some(Reference::of(&mut subject, &measured, vocabulary)?),
+            false => None,
+        };
+        let (open, factors, moved) = (0, None, Distance::default());
+        let text = name;
+        Ok(Work {
+            imported,
+            candidates,
+            text,
+            setting,
+            adapter,
+            taps,
+            groups,
+            subject,
+            open,
+            factors,
+            ids,
+            reference,
+            moved,
+        })
+    }
+
+    /// Tokens over which moments are collected.
+    pub(super) fn tokens(&self) -> usize {
+        self.ids.len()
+    }
+
+    /// Tokens on which losses are measured; 0 for a model without scores of a next token.
+    pub(super) fn measured_tokens(&self) -> usize {
+        self.reference.as_ref().map_or(0, Reference::len)
+    }
+
+    /// Calls `each` for every weight that can be quantized, with the factors of its input's moments. They are collected
+    /// when they are needed, and again if not all fit into memory. `label` says what is done.
+    pub(super) fn each_weight(
+        &mut self,
+        label: &'static str,
+        console: &mut Console<'_>,
+        each: &mut Each<'_>,
+    ) -> Result<(), CliError> {
+        let mut done = 0;
+        for group in 0..self.groups.len() {
+            self.collect(group, console)?;
+            let mut bar = console.bar(label);
+            for (at, candidate) in self.candidates.iter().enumerate() {
+                let factors = candidate.input.and_then(|input| self.factors.as_ref()?.get(&input));
+                if factors.is_some() {
+                    each(at, candidate, factors)?;
+                    done += 1;
+                    bar.set(done, self.candidates.len() as u64, Unit::Items);
+                }
+            }
+        }
+        for (at, candidate) in self.candidates.iter().enumerate().filter(|(_, c)| c.input.is_none()) {
+            each(at, candidate, None)?;
+        }
+        Ok(())
+    }
+
+    /// Makes the factors of a group's taps.
+    fn collect(&mut self, group: usize, console: &mut Console<'_>) -> Result<(), CliError> {
+        if self.open == group && self.factors.is_some() {
+            return Ok(());
+        }
+        self.factors = None;
+        let taps = self.taps[self.groups[group].clone()].to_vec();
+        let (nodes, widths): (Vec<Id>, Vec<usize>) = taps.into_iter().unzip();
+        if self.open != group {
+            self.subject = Subject::open(self.imported, &nodes, &self.adapter, self.setting, console)?;
+            self.open = group;
+        }
+        let moments = self.subject.collect(&self.ids, &widths, console)?;
+        let mut factors = BTreeMap::new();
+        // One after the other, so that moments go as factors come.
+        for (&node, moments) in nodes.iter().zip(moments) {
+            factors.insert(node, self.factor(node, &moments)?);
+        }
+        self.factors = Some(factors);
+        Ok(())
+    }
+
+    fn factor(&self, node: Id, moments: &Moments) -> Result<Factors, CliError> {
+        moments.factor(DAMPING).map_err(|problem| {
+            let of = self.candidates.iter().find(|c| c.input == Some(node)).map_or("", |c| &c.name);
+            CliError::Failed(format!("calibration, the input of {of}: {problem}"))
+        })
+    }
+
+    /// What it costs that those weights are rounded that have a format, in nats per token; `None` for a model that is no
+    /// language model.
+    pub(super) fn measure(&mut self, store: &Store, formats: &[Option<Format>]) -> Result<Option<f64>, CliError> {
+        let members: Vec<usize> = (0..formats.len()).filter(|&at| formats[at].is_some()).collect();
+        Ok(self.measure_members(store, &members)?.map(|divergence| divergence * self.moved.cost()))
+    }
+
+    /// Of a divergence, the part that costs, by all that was measured so far.
+    pub(super) fn cost(&self) -> f64 {
+        self.moved.cost()
+    }
+
+    /// The mean negative log-probability of a text's tokens, each chunk's first one left out, in nats, with the rounded
+    /// weights of a store.
+    #[cfg(test)]
+    pub(super) fn loss(&mut self, ids: &[u32], store: Option<&Store>) -> Result<f64, CliError> {
+        let names: BTreeSet<&str> = self.candidates.iter().map(|c| c.name.as_str()).collect();
+        if let Some(store) = store {
+            let decoded = Decoded { weights: &self.imported.weights, store, names: &names };
+            self.subject.replace(names.iter().copied(), &decoded)?;
+        }
+        super::divergence::loss(&mut self.subject, ids)
+    }
+
+    /// The divergence with the rounded weights of these indices, in nats per token.
+    pub(super) fn measure_members(&mut self, store: &Store, members: &[usize]) -> Result<Option<f64>, CliError> {
+        let Some(reference) = &self.reference else { return Ok(None) };
+        let names: BTreeSet<&str> = members.iter().map(|&at| self.candidates[at].name.as_str()).collect();
+        let weights = &self.imported.weights;
+        self.subject.replace(names.iter().copied(), &Decoded { weights, store, names: &names })?;
+        let found = reference.distance(&mut self.subject)?;
+        self.subject.replace(names.iter().copied(), weights)?;
+        self.moved += found;
+        tracing::debug!(found.divergence, found.growth, cost = self.moved.cost(), "measured");
+        Ok(Some(found.divergence))
+    }
+}
+
+/// Taps in order, in groups whose moments and factors fit into memory together.
+fn groups(taps: &[(Id, usize)]) -> Vec<Range<usize>> {
+    let mut groups: Vec<Range<usize>> = Vec::new();
+    let mut bytes = 0;
+    for (at, &(_, width)) in taps.iter().enumerate() {
+        let more = 2 * Moments::bytes(width);
+        bytes += more;
+        match groups.last_mut().filter(|_| bytes <= MEMORY) {
+            Some(group) => group.end = at + 1,
+            None => {
+                groups.push(at..at + 1);
+                bytes = more;
+            }
+        }
+    }
+    groups
+}
+
+/// The ids for moments, and those for measurements: pieces from all over the text.
+fn split(ids: &[u32]) -> (Vec<u32>, Vec<u32>) {
+    let (mut moments, mut measured) = (Vec::new(), Vec::new());
+    for (i, piece) in ids.chunks(PIECE).enumerate() {
+        let (into, most) = if i % EVERY == 1 { (&mut measured, MEASURED) } else { (&mut moments, TOKENS) };
+        let room = most - into.len();
+        into.extend_from_slice(&piece[..piece.len().min(room)]);
+    }
+    (moments, measured)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_is_split_into_two_parts_that_share_nothing() {
+        let ids: Vec<u32> = (0..30_000).collect();
+        let (moments, measured) = split(&ids);
+        assert_eq!((moments.len(), measured.len()), (TOKENS, MEASURED));
+        assert!(measured.iter().all(|id| !moments.contains(id)));
+        assert!(split(&ids[..200]).1.is_empty());
+    }
+
+    #[test]
+    fn groups_fit_into_memory() {
+        let taps: Vec<(Id, usize)> = (0..40).map(|i| (Id::from(i), if i % 4 == 3 { 14336 } else { 4096 })).collect();
+        let groups = groups(&taps);
+        assert_eq!(groups.iter().map(|g| g.len()).sum::<usize>(), 40);
+        for group in &groups {
+            let bytes: u64 = taps[group.clone()].iter().map(|tap| 2 * Moments::bytes(tap.1)).sum();
+            assert!(bytes <= MEMORY || group.len() == 1);
+        }
+        assert!(groups.len() > 1);
+        assert!(super::groups(&[]).is_empty());
+    }
+}

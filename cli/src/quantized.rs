@@ -1,0 +1,88 @@
+//! What a plan says of its rounded weights, for people.
+
+use std::collections::BTreeMap;
+
+use warpweft_plan::{Quantization, RoundedWeight};
+
+use crate::calibrate::percent;
+use crate::report::Table;
+use crate::units;
+
+/// What a weight is called that is not rounded.
+const KEPT: &str = "kept";
+
+fn format(weight: &RoundedWeight) -> &str {
+    weight.format.as_deref().unwrap_or(KEPT)
+}
+
+/// One or two lines.
+pub(crate) fn summary(quantization: &Quantization) -> String {
+    let mut formats: BTreeMap<&str, (usize, u64)> = BTreeMap::new();
+    for weight in &quantization.weights {
+        let (count, bytes) = formats.entry(format(weight)).or_default();
+        (*count, *bytes) = (*count + 1, *bytes + weight.bytes);
+    }
+    let formats: Vec<String> = formats
+        .into_iter()
+        .map(|(format, (count, bytes))| format!("{count} {format} ({})", units::bytes(bytes)))
+        .collect();
+    let by = match &quantization.calibration {
+        Some(calibration) => {
+            let tokens = units::count(calibration.tokens as usize);
+            format!("rounded by {tokens} tokens of the text {:?}", calibration.text)
+        }
+        None => "rounded".to_owned(),
+    };
+    let loss = |what: &str, loss: Option<f64>| loss.map(|loss| format!("perplexity +{} {what}", percent(loss)));
+    let losses = [loss("predicted", quantization.predicted_loss), loss("measured", quantization.measured_loss)];
+    let losses: Vec<String> = losses.into_iter().flatten().collect();
+    let end = if losses.is_empty() { String::new() } else { format!("; {}", losses.join(", ")) };
+    format!("weights {by}: {}{end}", formats.join(", "))
+}
+
+/// A line for each weight.
+pub(crate) fn table(quantization: &Quantization) -> String {
+    let mut table = Table::new(&["weight", "format", ">bytes", ">error", ">predicted loss"]);
+    for weight in &quantization.weights {
+        table.row([
+            weight.name.clone(),
+            format(weight).to_owned(),
+            units::bytes(weight.bytes),
+            format!("{:.3e}", weight.error),
+            weight.loss.map_or(String::new(), percent),
+        ]);
+    }
+    format!("\n{}", table.text())
+}
+
+#[cfg(test)]
+mod tests {
+    use warpweft_plan::Calibration;
+
+    use super::*;
+
+    #[test]
+    fn a_line_says_what_was_done_and_what_it_costs() {
+        let weight = |name: &str, format: Option<&str>, bytes| RoundedWeight {
+            name: name.into(),
+            format: format.map(Into::into),
+            bytes,
+            error: 0.5,
+            loss: Some(0.001),
+        };
+        let mut quantization = Quantization {
+            calibration: Some(Calibration { text: "a.txt".into(), tokens: 2000, measured_tokens: 100 }),
+            weights: vec![weight("a", Some("int4-g32"), 100), weight("b", None, 50), weight("c", Some("int4-g32"), 20)],
+            predicted_loss: Some(0.01),
+            measured_loss: None,
+        };
+        let text = summary(&quantization);
+        for part in ["2,000 tokens", "\"a.txt\"", "2 int4-g32 (120 B)", "1 kept (50 B)", "perplexity +1.01 % predicted"]
+        {
+            assert!(text.contains(part), "{part} in {text}");
+        }
+        assert!(table(&quantization).contains("0.10 %"));
+        (quantization.calibration, quantization.predicted_loss) = (None, None);
+        assert_eq!(summary(&quantization), "weights rounded: 2 int4-g32 (120 B), 1 kept (50 B)");
+    }
+}

@@ -1,0 +1,48 @@
+//! Checks of what a plan says of its rounded weights: it is shown to people, and nothing is run by it.
+
+use std::collections::HashSet;
+
+use crate::error::{PlanError, clipped, invalid};
+use crate::quantization::Quantization;
+
+/// Longest name of a weight or a text, in bytes.
+const MAX_NAME: usize = 1000;
+/// Longest name of a format.
+const MAX_FORMAT: usize = 60;
+
+pub(super) fn check(quantization: &Quantization) -> Result<(), PlanError> {
+    if let Some(calibration) = &quantization.calibration {
+        length("quantization: calibration: text", &calibration.text, MAX_NAME)?;
+    }
+    let losses = [("predicted_loss", quantization.predicted_loss), ("measured_loss", quantization.measured_loss)];
+    for (what, loss) in losses {
+        number(&format!("quantization: {what}"), loss.unwrap_or(0.0))?;
+    }
+    let mut names = HashSet::new();
+    for (i, weight) in quantization.weights.iter().enumerate() {
+        let at = format!("quantization: weight {i} ({})", clipped(&weight.name));
+        length(&format!("{at}: name"), &weight.name, MAX_NAME)?;
+        weight.format.as_ref().map_or(Ok(()), |format| length(&format!("{at}: format"), format, MAX_FORMAT))?;
+        number(&format!("{at}: error"), weight.error)?;
+        number(&format!("{at}: loss"), weight.loss.unwrap_or(0.0))?;
+        if !names.insert(weight.name.as_str()) {
+            return Err(invalid(at, "a name that another weight has", "unique names"));
+        }
+    }
+    Ok(())
+}
+
+fn length(at: &str, text: &str, most: usize) -> Result<(), PlanError> {
+    match text.len() {
+        n if (1..=most).contains(&n) => Ok(()),
+        n => Err(invalid(at, format!("{n} bytes"), format!("1 to {most}"))),
+    }
+}
+
+/// Measured divergences may be a rounding error below zero.
+fn number(at: &str, number: f64) -> Result<(), PlanError> {
+    match number.is_finite() && number > -1.0 {
+        true => Ok(()),
+        false => Err(invalid(at, number, "a finite number, 0 or more")),
+    }
+}
