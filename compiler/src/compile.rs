@@ -12,9 +12,9 @@ use crate::extract::{CostModel, ExtractError, Extracted, extract};
 use crate::formats::Format;
 use crate::graph::verify::{Form, VerifyError, verify};
 use crate::graph::{FactError, Graph, Id};
-use crate::kernels::{self, KernelError, RowRange};
+use crate::kernels::{Job, KernelError, RowRange, lower_all};
 use crate::lossy::{Quantization, Rounding, round_weights};
-use crate::lower::{Bounds, LowerError, lower};
+use crate::lower::{Bounds, Call, LowerError, LoweredBody, lower};
 use crate::pack::{Packing, WeightChoice, choose_formats};
 use crate::phases::{Phase, PhaseReport};
 use crate::proof::{self, Parts, ProofError, Record, provenance};
@@ -234,7 +234,7 @@ fn extract_all(
 }
 
 fn compose_all(variants: &[Variant], max_context: u32) -> Result<Vec<Vec<ComposedBody>>, CompileError> {
-    let compose = |variant: &Variant, body: &Extracted| {
+    let lowered = |variant: &Variant, body: &Extracted| {
         let limits = &variant.target.limits;
         let bounds = Bounds {
             max_context,
@@ -242,15 +242,27 @@ fn compose_all(variants: &[Variant], max_context: u32) -> Result<Vec<Vec<Compose
             storage_buffers: limits.storage_buffers,
             rows: variant.rows,
         };
-        let lowered = lower(&body.graph, bounds)?;
-        let kernel = |call: &crate::lower::Call| {
-            let error = |error| CompileError::Kernel { target: variant.target.name.clone(), error };
-            kernels::lower(&call.operation, variant.target, call.operation.row_range(variant.rows)).map_err(error)
-        };
-        let kernels = lowered.calls.iter().map(kernel).collect::<Result<_, _>>()?;
-        Ok(ComposedBody { lowered, kernels })
+        lower(&body.graph, bounds)
     };
-    variants.iter().map(|v| v.bodies.iter().map(|b| compose(v, b)).collect()).collect()
+    let lowered: Vec<Vec<LoweredBody>> = (variants.iter())
+        .map(|variant| variant.bodies.iter().map(|body| lowered(variant, body)).collect())
+        .collect::<Result<_, _>>()?;
+    let jobs: Vec<Job<'_>> = (variants.iter().zip(&lowered))
+        .flat_map(|(variant, bodies)| bodies.iter().flat_map(|body| &body.calls).map(move |call| (variant, call)))
+        .map(|(Variant { target, rows, .. }, Call { operation, .. })| Job {
+            operation,
+            target,
+            rows: operation.row_range(*rows),
+        })
+        .collect();
+    let kernels = lower_all(&jobs)
+        .map_err(|(job, error)| CompileError::Kernel { target: jobs[job].target.name.clone(), error })?;
+    let mut kernels = kernels.into_iter();
+    let mut body = |lowered: LoweredBody| ComposedBody {
+        kernels: kernels.by_ref().take(lowered.calls.len()).collect(),
+        lowered,
+    };
+    Ok(lowered.into_iter().map(|bodies| bodies.into_iter().map(&mut body).collect()).collect())
 }
 
 fn schedule_all(

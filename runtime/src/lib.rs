@@ -16,7 +16,7 @@ mod text;
 
 #[cfg(not(target_arch = "wasm32"))]
 pub use device::block_on;
-pub use device::{Adapter, AdapterChoice, Device, KernelRun, adapters, best_target, choose};
+pub use device::{Adapter, AdapterChoice, Buffers, Device, KernelRun, Trial, adapters, best_target, choose};
 pub use error::{Fault, RuntimeError};
 pub use generate::{Event, Finish, Generation, Writer};
 pub use load::memory::Account;

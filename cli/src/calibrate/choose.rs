@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use warpweft_compiler::formats::{Format, Group};
 use warpweft_compiler::graph::WeightDecl;
-use warpweft_compiler::quantize::knapsack::{Choice as Option_, KnapsackError, solve};
+use warpweft_compiler::quantize::knapsack::{Item, KnapsackError, solve};
 use warpweft_compiler::quantize::{Candidate, Feedback, Probe, sensitivities};
 use warpweft_plan::DType;
 
@@ -211,14 +211,13 @@ fn decide(
     let loss = |class: &Class, offer: &Offer| -> f64 {
         class.members.iter().zip(&offer.errors).map(|(&at, error)| factors[at] * error).sum()
     };
-    let options =
-        |weight: &dyn Fn(&Class, &Offer) -> f64, price: &dyn Fn(&Class, &Offer) -> f64| -> Vec<Vec<Option_>> {
-            let of = |class: &Class| {
-                let option = |offer: &Offer| Option_ { weight: weight(class, offer), price: price(class, offer) };
-                class.options.iter().map(option).collect()
-            };
-            classes.iter().map(of).collect()
+    let options = |weight: &dyn Fn(&Class, &Offer) -> f64, price: &dyn Fn(&Class, &Offer) -> f64| -> Vec<Vec<Item>> {
+        let of = |class: &Class| {
+            let option = |offer: &Offer| Item { weight: weight(class, offer), price: price(class, offer) };
+            class.options.iter().map(option).collect()
         };
+        classes.iter().map(of).collect()
+    };
     let bytes = |_: &Class, offer: &Offer| offer.bytes as f64;
     let by_loss = |limit: f64| solve(&options(&loss, &bytes), limit);
     let failed = |error: KnapsackError| CliError::Failed(format!("no formats were found: {error}"));

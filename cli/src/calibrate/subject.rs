@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use tempfile::TempPath;
 use warpweft_compiler::graph::Id;
 use warpweft_compiler::quantize::Moments;
 use warpweft_compiler::weights::WeightSource;
@@ -15,7 +16,7 @@ use crate::CliError;
 use crate::cache::temporary_folder;
 use crate::compile::{adapter_target, pack, unwrap_sink};
 use crate::console::Console;
-use crate::interrupt;
+use crate::interrupt::{self, Section};
 use crate::load::open_on;
 use crate::progress::Unit;
 
@@ -30,6 +31,8 @@ pub(super) struct Subject<'i> {
     /// Rows of sessions, or whole sequences.
     cached: bool,
     context: usize,
+    /// The plan's file, removed in the end.
+    _file: Option<TempPath>,
 }
 
 impl<'i> Subject<'i> {
@@ -49,19 +52,23 @@ impl<'i> Subject<'i> {
             ..CompileOptions::default()
         };
         let compiled = compile(&graph, &imported.info, &options, &mut |_| ())?;
-        // It is open before it is dropped and so removed, and what is open stays on Unix; elsewhere it is kept.
+        // An interruption waits until the file is removed.
+        let _section = Section::enter();
         let file = tempfile::Builder::new().prefix("calibrated-").suffix(".weft").tempfile_in(temporary_folder());
         let file = file.map_err(CliError::io("write a temporary plan"))?;
         let mut writer = PlanWriter::new(std::io::BufWriter::new(file.as_file()), &compiled.plan, &imported.assets)?;
         pack(&compiled, &imported.weights, &mut writer, console)?;
         writer.into_inner()?;
+        interrupt::check()?;
         let plan = PlanFile::open(file.path())?;
+        // What is open may be removed on Unix, and then nothing is left however the process ends.
+        let file = (!cfg!(unix)).then(|| file.into_temp_path());
         let options =
             Options { output: Some(OutputKind::Hidden), memory: setting.memory, lazy: true, ..Options::default() };
         let engine = open_on(adapter, plan, &options, console)?;
         let cached = engine.session().is_ok();
         let context = CONTEXT.min(engine.context_limit().0 as usize);
-        Ok(Subject { imported, engine, packing: compiled.packing, cached, context })
+        Ok(Subject { imported, engine, packing: compiled.packing, cached, context, _file: file })
     }
 
     /// The ids of a text.

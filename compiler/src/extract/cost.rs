@@ -84,6 +84,10 @@ impl<'w> CostModel<'w> {
     pub fn node(&self, egraph: &EGraph, class: Id, node: &Op) -> Option<f64> {
         let fact = |id: Id| egraph[id].data.as_ref().ok();
         let free = Some(self.target.rates.dispatch * FREE);
+        // A quantized weight would be stored as wide as it is not.
+        if let (Op::Dequantize(_), Fact::Tensor(t)) = (node, fact(class)?) {
+            return Some(self.copy(t));
+        }
         let result = match fact(class)? {
             Fact::Tensor(t) if !t.constant => t,
             Fact::Pair(product, _) => product,
@@ -201,12 +205,14 @@ impl<'w> CostModel<'w> {
         let Some(stored) = self.stored else { return 0.0 };
         let new = node.children().iter().filter(|c| !stored.contains(&egraph.find(**c)));
         let weights = new.filter_map(|c| egraph[*c].data.as_ref().ok()?.tensor().filter(|t| t.constant));
-        let seconds = |t: &TensorFact| {
-            let rows = t.shape.iter().rev().skip(1).map(|d| d.as_constant().unwrap_or(0) as f64).product::<f64>();
-            let bytes = rows * row_bytes(t).unwrap_or(0) as f64;
-            self.target.rates.dispatch + bytes / self.target.rates.bandwidth
-        };
-        SECOND_COPY * weights.map(seconds).sum::<f64>()
+        weights.map(|weight| self.copy(weight)).sum()
+    }
+
+    /// What storing a weight once more costs.
+    fn copy(&self, weight: &TensorFact) -> f64 {
+        let rows = weight.shape.iter().rev().skip(1).map(|d| d.as_constant().unwrap_or(0) as f64).product::<f64>();
+        let bytes = rows * row_bytes(weight).unwrap_or(0) as f64;
+        SECOND_COPY * (self.target.rates.dispatch + bytes / self.target.rates.bandwidth)
     }
 
     /// How many rows a result has: those of the step, its sequences, or where they are those of a cache, some hundred.

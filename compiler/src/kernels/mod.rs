@@ -4,6 +4,7 @@
 //! tile by the target's rates, fills the slots, unrolls and validates. `docs/kernels.md` has the layout contract.
 
 mod attention;
+mod batch;
 pub mod cached;
 pub mod candidates;
 mod compose;
@@ -24,6 +25,7 @@ mod validate;
 mod weights;
 
 pub use attention::AttentionTile;
+pub use batch::{Job, lower_all};
 pub use cached::{CachedTile, CachedWorkgroup};
 pub use compose::{Algorithm, Choice, Composed, RowRange, Slot, candidates, compose, lower};
 pub use linear::{BroadcastTile, SplitDot, WorkgroupTile};

@@ -10,7 +10,7 @@ const STATES: usize = 50_000;
 
 /// One option of a class.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Choice {
+pub struct Item {
     /// What is limited; finite, not negative.
     pub weight: f64,
     /// What should be small; finite, not negative.
@@ -55,7 +55,7 @@ pub enum KnapsackError {
 ///
 /// # Errors
 /// When no choice stays within the limit, and when a class is empty or has numbers that are none.
-pub fn solve(classes: &[Vec<Choice>], limit: f64) -> Result<Solution, KnapsackError> {
+pub fn solve(classes: &[Vec<Item>], limit: f64) -> Result<Solution, KnapsackError> {
     let valid = |x: f64| x.is_finite() && x >= 0.0;
     for (class, options) in classes.iter().enumerate() {
         if options.is_empty() || !options.iter().all(|o| valid(o.weight) && valid(o.price)) {
@@ -89,13 +89,13 @@ pub fn solve(classes: &[Vec<Choice>], limit: f64) -> Result<Solution, KnapsackEr
 /// An option that no other of its class beats.
 #[derive(Clone, Copy, Debug)]
 struct Kept {
-    choice: Choice,
+    choice: Item,
     /// Its index among all options.
     index: usize,
 }
 
 /// The options by rising weight and falling price.
-fn front(options: &[Choice]) -> Vec<Kept> {
+fn front(options: &[Item]) -> Vec<Kept> {
     let mut sorted: Vec<Kept> = options.iter().enumerate().map(|(index, &choice)| Kept { choice, index }).collect();
     sorted.sort_by(|a, b| a.choice.weight.total_cmp(&b.choice.weight).then(a.choice.price.total_cmp(&b.choice.price)));
     let mut front: Vec<Kept> = Vec::new();
@@ -192,9 +192,9 @@ struct State {
 }
 
 impl Search<'_> {
-    fn total(&self, chosen: &[usize]) -> Choice {
+    fn total(&self, chosen: &[usize]) -> Item {
         let chosen = chosen.iter().zip(self.fronts).map(|(&at, front)| front[at].choice);
-        chosen.fold(Choice { weight: 0.0, price: 0.0 }, |sum, c| Choice {
+        chosen.fold(Item { weight: 0.0, price: 0.0 }, |sum, c| Item {
             weight: sum.weight + c.weight,
             price: sum.price + c.price,
         })
@@ -274,12 +274,12 @@ mod tests {
 
     use super::*;
 
-    fn choice(weight: f64, price: f64) -> Choice {
-        Choice { weight, price }
+    fn choice(weight: f64, price: f64) -> Item {
+        Item { weight, price }
     }
 
     /// The least price of all choices within the limit.
-    fn brute(classes: &[Vec<Choice>], limit: f64) -> Option<f64> {
+    fn brute(classes: &[Vec<Item>], limit: f64) -> Option<f64> {
         let mut sums = vec![choice(0.0, 0.0)];
         for class in classes {
             sums = (sums.iter())
@@ -347,7 +347,7 @@ mod tests {
             (state >> 33) as f64 / (1u64 << 31) as f64
         };
         // Errors that fall by four with each bit, of weights of several sizes, as formats have them.
-        let classes: Vec<Vec<Choice>> = (0..320)
+        let classes: Vec<Vec<Item>> = (0..320)
             .map(|i| {
                 let (size, scale) = ([1.0, 4.0, 14.0][i % 3] * 1e6, random());
                 let bits = [4.25, 4.5, 5.0, 8.25, 9.0, 16.0];

@@ -1,6 +1,6 @@
 //! One kernel: its pipeline, and running it alone for tests and the doctor.
 
-use warpweft_plan::{Access, Kernel, MAX_GROUPS};
+use warpweft_plan::{Access, Binding, Kernel, MAX_GROUPS};
 
 use super::Device;
 use crate::RuntimeError;
@@ -87,6 +87,41 @@ pub struct KernelRun {
     pub seconds: Vec<f64>,
 }
 
+/// A round of [`Device::repeat`] is to take so long, in seconds: so short that it falls between two interruptions.
+const ROUND: f64 = 5e-3;
+/// Dispatches of a round at the most.
+const MOST: f64 = 400.0;
+
+/// Buffers of kernels with the same bindings.
+#[derive(Clone, Debug)]
+pub struct Buffers(Vec<wgpu::Buffer>);
+
+/// A kernel that is measured.
+#[derive(Debug)]
+pub struct Trial {
+    pipeline: Pipeline,
+    group: wgpu::BindGroup,
+    grid: [u32; 3],
+    /// The least time of a submission of one dispatch.
+    one: f64,
+    /// How many dispatches more a round has; none where one takes as long as a round.
+    more: u32,
+    /// The least time of a round.
+    many: f64,
+}
+
+impl Trial {
+    /// Seconds of one dispatch: what one more adds to a submission, by the least times. Each dispatch reads the same
+    /// buffers, so what fits a device's caches comes from there.
+    pub fn seconds(&self) -> f64 {
+        match self.more {
+            0 => self.one,
+            more if self.many.is_finite() => ((self.many - self.one) / f64::from(more)).max(0.0),
+            _ => self.one,
+        }
+    }
+}
+
 impl Device {
     /// Runs one kernel once over buffers with the given contents, one for each binding.
     /// Returns the contents of the `ReadWrite` buffers afterwards, in binding order.
@@ -114,7 +149,7 @@ impl Device {
         contents: &[Vec<u8>],
         repeat: usize,
     ) -> Result<KernelRun, RuntimeError> {
-        check_call(kernel, grid, contents)?;
+        check_call(kernel, grid, &contents.iter().map(|bytes| bytes.len() as u64).collect::<Vec<_>>())?;
         let pipeline = Pipeline::new(self, kernel).await?;
         let (buffers, group) = self
             .guard("preparing a kernel", || {
@@ -151,64 +186,56 @@ impl Device {
         Ok(KernelRun { outputs, seconds })
     }
 
-    /// Seconds of one dispatch of a kernel: the least of many, in rounds of so many dispatches that submitting them takes
-    /// no part. Each dispatch reads the same buffers, so what fits a device's caches comes from there. It takes about
-    /// `budget` seconds, and at least three dispatches.
+    /// Buffers with these contents, for [`Device::trial`]: one for each binding of the kernels that share them.
+    ///
+    /// # Errors
+    /// [`RuntimeError::OutOfMemory`] and other refusals of the device.
+    pub async fn buffers(&self, bindings: &[Binding], contents: &[Vec<u8>]) -> Result<Buffers, RuntimeError> {
+        let create = || bindings.iter().zip(contents).map(|(b, bytes)| self.filled(b.access, bytes)).collect();
+        Ok(Buffers(self.guard("preparing a kernel", create).await?))
+    }
+
+    /// A kernel that is to be measured: compiled, and run once, since that may take compiling again.
     ///
     /// # Errors
     /// As [`Device::run_kernel`].
-    pub async fn dispatch_seconds(
-        &self,
-        kernel: &Kernel,
-        grid: [u32; 3],
-        contents: &[Vec<u8>],
-        budget: f64,
-    ) -> Result<f64, RuntimeError> {
-        /// A round is to take so long at least, in seconds.
-        const ROUND: f64 = 5e-3;
-        /// Dispatches of a round at the most.
-        const MOST: f64 = 400.0;
-        check_call(kernel, grid, contents)?;
+    pub async fn trial(&self, kernel: &Kernel, grid: [u32; 3], buffers: &Buffers) -> Result<Trial, RuntimeError> {
+        let sizes: Vec<u64> = buffers.0.iter().map(wgpu::Buffer::size).collect();
+        check_call(kernel, grid, &sizes)?;
         let pipeline = Pipeline::new(self, kernel).await?;
-        let bind = || {
-            let buffers: Vec<_> =
-                kernel.bindings.iter().zip(contents).map(|(b, bytes)| self.filled(b.access, bytes)).collect();
-            pipeline.bind(self, &buffers.iter().collect::<Vec<_>>())
-        };
+        let bind = || pipeline.bind(self, &buffers.0.iter().collect::<Vec<_>>());
         let group = self.guard("preparing a kernel", bind).await?;
-        // The first dispatch may include compiling.
-        self.round(&pipeline, &group, grid, 1).await?;
-        let start = crate::run::Clock::start();
-        let mut single = self.round(&pipeline, &group, grid, 1).await?;
-        let more = (ROUND / single.max(1e-9)).min(MOST).floor();
-        let (mut many, mut rounds) = (f64::INFINITY, 0);
-        while rounds < 2 || start.seconds() < budget {
-            single = single.min(self.round(&pipeline, &group, grid, 1).await?);
-            if more >= 1.0 {
-                many = many.min(self.round(&pipeline, &group, grid, 1 + more as u32).await?);
-            }
-            rounds += 1;
+        let mut trial = Trial { pipeline, group, grid, one: f64::INFINITY, more: 0, many: f64::INFINITY };
+        self.round(&trial, 1).await?;
+        trial.one = self.round(&trial, 1).await?;
+        trial.more = (ROUND / trial.one.max(1e-9)).min(MOST) as u32;
+        Ok(trial)
+    }
+
+    /// Measures once more: one dispatch, and a round of some in one submission. What is measured again and again, other
+    /// kernels in between, is found as fast as it is also where something else takes the device or its processor for a while.
+    ///
+    /// # Errors
+    /// As [`Device::run_kernel`].
+    pub async fn repeat(&self, trial: &mut Trial) -> Result<(), RuntimeError> {
+        trial.one = trial.one.min(self.round(trial, 1).await?);
+        if trial.more > 0 {
+            trial.many = trial.many.min(self.round(trial, 1 + trial.more).await?);
         }
-        // What one dispatch more adds; one alone where it takes as long as a round.
-        Ok(if more >= 1.0 { ((many - single) / more).max(0.0) } else { single })
+        Ok(())
     }
 
     /// Wall time of `count` dispatches in one submission.
-    async fn round(
-        &self,
-        pipeline: &Pipeline,
-        group: &wgpu::BindGroup,
-        grid: [u32; 3],
-        count: u32,
-    ) -> Result<f64, RuntimeError> {
+    async fn round(&self, trial: &Trial, count: u32) -> Result<f64, RuntimeError> {
         let doing = "measuring a kernel";
         let start = crate::run::Clock::start();
         let submit = || {
             let mut encoder = self.gpu.create_command_encoder(&Default::default());
             let mut pass = encoder.begin_compute_pass(&Default::default());
-            pass.set_pipeline(&pipeline.pipeline);
-            pass.set_bind_group(0, group, &[]);
-            (0..count).for_each(|_| pass.dispatch_workgroups(grid[0], grid[1], grid[2]));
+            pass.set_pipeline(&trial.pipeline.pipeline);
+            pass.set_bind_group(0, &trial.group, &[]);
+            let [x, y, z] = trial.grid;
+            (0..count).for_each(|_| pass.dispatch_workgroups(x, y, z));
             drop(pass);
             self.queue.submit([encoder.finish()]);
         };
@@ -251,13 +278,14 @@ impl Device {
     }
 }
 
-fn check_call(kernel: &Kernel, grid: [u32; 3], contents: &[Vec<u8>]) -> Result<(), RuntimeError> {
+/// Whether buffers of these sizes fit the kernel, and the grid the device.
+fn check_call(kernel: &Kernel, grid: [u32; 3], sizes: &[u64]) -> Result<(), RuntimeError> {
     let refuse = |message: String| Err(RuntimeError::Call { kernel: kernel.name.clone(), message });
-    if contents.len() != kernel.bindings.len() {
-        return refuse(format!("{} buffers for {} bindings", contents.len(), kernel.bindings.len()));
+    if sizes.len() != kernel.bindings.len() {
+        return refuse(format!("{} buffers for {} bindings", sizes.len(), kernel.bindings.len()));
     }
-    if let Some(i) = contents.iter().position(|bytes| bytes.is_empty() || bytes.len() % 4 != 0) {
-        return refuse(format!("buffer {i} has {} bytes, not a multiple of 4 above 0", contents[i].len()));
+    if let Some(i) = sizes.iter().position(|&bytes| bytes == 0 || bytes % 4 != 0) {
+        return refuse(format!("buffer {i} has {} bytes, not a multiple of 4 above 0", sizes[i]));
     }
     match grid.iter().find(|&&n| u64::from(n) > MAX_GROUPS) {
         Some(n) => refuse(format!("a grid of {grid:?}: {n} is above {MAX_GROUPS}")),

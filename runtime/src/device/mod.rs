@@ -11,7 +11,7 @@ mod wait;
 use std::sync::{Arc, Mutex, PoisonError};
 
 pub use adapter::{Adapter, AdapterChoice, adapters, choose};
-pub use kernel::KernelRun;
+pub use kernel::{Buffers, KernelRun, Trial};
 pub(crate) use kernel::Pipeline;
 pub use tier::best_target;
 #[cfg(not(target_arch = "wasm32"))]

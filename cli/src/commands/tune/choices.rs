@@ -1,6 +1,7 @@
 //! The kernels of a plan against their alternatives.
 
 use std::collections::{BTreeMap, HashMap};
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use warpweft_compiler::graph::Graph;
@@ -9,10 +10,10 @@ use warpweft_compiler::kernels::{Algorithm, Composed, RowRange, candidates, comp
 use warpweft_compiler::lower::{Bounds, operation};
 use warpweft_compiler::target::{Rates, Target};
 use warpweft_plan::{Kernel, Plan, Program, Swap, Tuning};
-use warpweft_runtime::Device;
+use warpweft_runtime::{Device, block_on};
 
 use super::fit::Sample;
-use super::probe::{kernel_of, measure};
+use super::probe::{Measured, kernel_of, repeat};
 use crate::CliError;
 use crate::doctor::data::{Batch, Call};
 use crate::interrupt;
@@ -22,6 +23,8 @@ use crate::progress::{Bar, Unit};
 const MANY: u32 = 128;
 /// Rows below which attention over caches says nothing: its time is that of the context, which tests here are too short for.
 const CACHED: u32 = 32;
+/// For one alternative.
+const EACH: Duration = Duration::from_millis(250);
 /// Alternatives of a kernel, at the most, and how much slower than the best they may be predicted to be.
 const ALTERNATIVES: (usize, f64) = (5, 2.0);
 /// A kernel takes another's place if it needs less than this part of its time.
@@ -156,12 +159,15 @@ fn contest(
     let data = call.data(kernel, batch, 1);
     let sizes = data.batch.sizes();
     let name = format!("{}, {rows} rows", kernel.name);
+    let buffers = block_on(device.buffers(&kernel.bindings, &data.buffers))?;
+    let measured = |composed: &Composed| Measured::new(device, &name, composed, &buffers, sizes);
+    let mut measured: Vec<Measured> = all.iter().map(measured).collect::<Result<_, _>>()?;
+    repeat(device, &mut measured, Instant::now() + EACH * all.len() as u32)?;
     let mut own = f64::INFINITY;
     let mut best: Option<(f64, &Composed)> = None;
-    let begun = samples.len();
-    for composed in &all {
-        interrupt::check()?;
-        let sample = measure(device, &name, composed, &data.buffers, sizes)?;
+    for (composed, measured) in all.iter().zip(&measured) {
+        let sample = measured.sample();
+        tracing::debug!(operation = name, kernel = composed.name, sample.seconds, "measured");
         if composed.wgsl == kernel.wgsl {
             own = sample.seconds;
         }
@@ -175,7 +181,7 @@ fn contest(
         kernel: kernel.name.clone(),
         rows,
         seconds: own,
-        alternatives: samples.len() - begun,
+        alternatives: all.len(),
         winner: winner.map(|(seconds, composed)| (composed.name.clone(), seconds)),
         swap: winner.map(|(_, composed)| (index, composed.clone())),
     }))

@@ -4,11 +4,13 @@ use std::mem::discriminant;
 use std::time::Instant;
 
 use warpweft_compiler::formats::Format;
-use warpweft_compiler::kernels::spec::{Attention, Binary, Norm, Operation, Rows, Term, View};
+use warpweft_compiler::kernels::spec::{
+    Attention, Binary, Norm, Operand, Operation, Prologue, RowNorm, Rows, Term, View,
+};
 use warpweft_compiler::kernels::{Choice, Composed, RowRange, Slot, candidates, compose};
 use warpweft_compiler::target::{Dispatch, Rates, Target};
 use warpweft_plan::{Access, Binding, Groups, Kernel, ROW_BLOCK, Sizes};
-use warpweft_runtime::{Device, RuntimeError, block_on};
+use warpweft_runtime::{Buffers, Device, RuntimeError, Trial, block_on};
 
 use super::fit::Sample;
 use crate::CliError;
@@ -17,8 +19,8 @@ use crate::progress::{Bar, Unit};
 
 /// Bytes of the buffer whose copying is measured.
 const COPIED: u64 = 128 << 20;
-/// Seconds for one kernel.
-pub(super) const EACH: f64 = 0.25;
+/// Seconds for what is measured by itself.
+const ALONE: f64 = 0.5;
 /// Columns of what contractions read.
 const WIDTH: u32 = 1024;
 /// Columns of their results: enough to keep a GPU busy, few enough that a CPU is not interrupted meanwhile.
@@ -27,6 +29,11 @@ const RESULT: [u32; 2] = [256, 4096];
 const ALTERNATIVES: (usize, f64) = (5, 4.0);
 /// The same for the first of each other algorithm: rates of what no close alternative does are measured too.
 const OTHERS: f64 = 32.0;
+
+/// Rounds over all that is measured together, at the least.
+const ROUNDS: u32 = 2;
+/// Steps of the progress that measuring all probes makes.
+const PARTS: u64 = 10;
 
 /// Of an invocation that does nothing.
 const NOTHING: &str = "@group(0) @binding(0) var<storage, read_write> out: array<u32>;
@@ -57,8 +64,16 @@ pub(super) fn basics(device: &Device, target: &Target) -> Result<Rates, CliError
         meaning: String::new(),
     };
     const GROUPS: u32 = 32_768;
-    let seconds = |groups| block_on(device.dispatch_seconds(&kernel, [groups, 1, 1], &[vec![0; 16]], EACH));
-    let (one, many) = (seconds(1)?, seconds(GROUPS)?);
+    let buffers = block_on(device.buffers(&kernel.bindings, &[vec![0; 16]]))?;
+    let mut trials = [1, GROUPS].map(|groups| block_on(device.trial(&kernel, [groups, 1, 1], &buffers)));
+    let start = Instant::now();
+    while start.elapsed().as_secs_f64() < ALONE {
+        for trial in trials.iter_mut().flatten() {
+            block_on(device.repeat(trial))?;
+        }
+    }
+    let [one, many] = trials;
+    let (one, many) = (one?.seconds(), many?.seconds());
     let places = f64::from(rates.lanes / size).max(rates.units.into());
     rates.dispatch = one.max(1e-9);
     rates.launch = ((many - one) * places / f64::from(GROUPS)).max(0.0);
@@ -77,6 +92,14 @@ struct Probe {
     rows: u32,
 }
 
+/// The same behind a norm with a gain.
+fn normed(linear: Operation) -> Operation {
+    let term = Term::Binary(Binary::Mul, Box::new(Term::Acc), Box::new(Term::Operand(0)));
+    let norms = vec![RowNorm { norm: Norm::Rms, eps: 1e-6, term }];
+    let prologue = Prologue { norms, operands: vec![Operand::Vector], carried: false };
+    Operation::NormedLinear { prologue, linear: Box::new(linear) }
+}
+
 fn probes(software: bool) -> Vec<Probe> {
     let mut probes = Vec::new();
     let n = RESULT[usize::from(!software)];
@@ -93,6 +116,10 @@ fn probes(software: bool) -> Vec<Probe> {
                 rows: Rows::Tokens,
             };
             let name = format!("linear {} {WIDTH}x{n}, {rows} rows", format.name());
+            if format == Format::Bf16 {
+                let name = format!("rms-norm and {name}");
+                probes.push(Probe { name, operation: normed(operation.clone()), rows });
+            }
             probes.push(Probe { name, operation, rows });
         }
     }
@@ -114,11 +141,64 @@ fn probes(software: bool) -> Vec<Probe> {
         width: WIDTH,
         input: Term::Operand(0),
         term: Term::Acc,
-        operands: vec![warpweft_compiler::kernels::spec::Operand::Matrix(View::whole(WIDTH))],
+        operands: vec![Operand::Matrix(View::whole(WIDTH))],
         rows: Rows::Tokens,
     };
     probes.push(Probe { name: "rms-norm 1024, 128 rows".into(), operation, rows: 128 });
     probes
+}
+
+/// A kernel that is measured, and what is known of it.
+pub(super) struct Measured {
+    sample: Sample,
+    trial: Trial,
+}
+
+impl Measured {
+    /// Makes a kernel ready to be measured over these buffers.
+    pub(super) fn new(
+        device: &Device,
+        operation: &str,
+        composed: &Composed,
+        buffers: &Buffers,
+        sizes: Sizes,
+    ) -> Result<Measured, CliError> {
+        let grid =
+            grid(composed.grid, sizes).ok_or_else(|| CliError::Failed(format!("{} has no grid", composed.name)))?;
+        let trial = block_on(device.trial(&kernel_of(composed, String::new()), grid, buffers))?;
+        let sample = Sample {
+            operation: operation.to_owned(),
+            kernel: composed.name.clone(),
+            seconds: trial.seconds(),
+            cost: composed.cost,
+            dispatch: Dispatch {
+                invocations: composed.workgroup.iter().product(),
+                groups: grid.iter().map(|&n| u64::from(n)).product(),
+                bytes: composed.bytes.eval(sizes).unwrap_or(0),
+            },
+            sizes,
+        };
+        Ok(Measured { sample, trial })
+    }
+
+    /// What was found.
+    pub(super) fn sample(&self) -> Sample {
+        Sample { seconds: self.trial.seconds(), ..self.sample.clone() }
+    }
+}
+
+/// Measures all of them again and again, one after the other, until `deadline`, and [`ROUNDS`] times at the least: what
+/// else happens on a machine for a while then falls upon all of them.
+pub(super) fn repeat(device: &Device, all: &mut [Measured], deadline: Instant) -> Result<(), CliError> {
+    let mut rounds = 0;
+    while rounds < ROUNDS || Instant::now() < deadline {
+        for measured in all.iter_mut() {
+            interrupt::check()?;
+            block_on(device.repeat(&mut measured.trial))?;
+        }
+        rounds += 1;
+    }
+    Ok(())
 }
 
 /// Alternatives of known operations, until `deadline`.
@@ -128,26 +208,35 @@ pub(super) fn samples(
     deadline: Instant,
     bar: &mut Bar<'_>,
 ) -> Result<Vec<Sample>, CliError> {
-    let mut samples = Vec::new();
+    let mut all = Vec::new();
     let probes = probes(device.adapter.is_software());
-    let total = probes.len() as u64;
+    let total = probes.len() as u64 + PARTS;
     for (done, probe) in (0..).zip(probes) {
         let rows = RowRange { min: probe.rows, max: Some(probe.rows) };
         let choices = candidates(&probe.operation, target, rows).map_err(|e| CliError::Failed(e.to_string()))?;
+        let sizes = Sizes { tokens: probe.rows.into(), context: probe.rows.into(), sequences: 1 };
+        let mut buffers: Option<(Vec<Slot>, Buffers)> = None;
         for choice in shown(&choices) {
             interrupt::check()?;
-            if Instant::now() >= deadline {
-                return Ok(samples);
-            }
             let Ok(composed) = compose(&probe.operation, choice, target) else { continue };
-            let sizes = Sizes { tokens: probe.rows.into(), context: probe.rows.into(), sequences: 1 };
-            let contents = |slot: &Slot| contents(*slot, &probe.operation, sizes);
-            let contents: Vec<_> = composed.slots.iter().map(contents).collect::<Result<_, _>>()?;
-            samples.push(measure(device, &probe.name, &composed, &contents, sizes)?);
+            if buffers.as_ref().is_none_or(|(slots, _)| *slots != composed.slots) {
+                let contents = |slot: &Slot| contents(*slot, &probe.operation, sizes);
+                let contents: Vec<_> = composed.slots.iter().map(contents).collect::<Result<_, _>>()?;
+                buffers = Some((composed.slots.clone(), block_on(device.buffers(&composed.bindings, &contents))?));
+            }
+            if let Some((_, buffers)) = &buffers {
+                all.push(Measured::new(device, &probe.name, &composed, buffers, sizes)?);
+            }
         }
         bar.set(done + 1, total, Unit::Items);
     }
-    Ok(samples)
+    let begun = Instant::now();
+    for part in 1..=PARTS {
+        let left = deadline.saturating_duration_since(begun);
+        repeat(device, &mut all, begun + left.mul_f64(part as f64 / PARTS as f64))?;
+        bar.set(total - PARTS + part, total, Unit::Items);
+    }
+    Ok(all.iter().map(Measured::sample).collect())
 }
 
 /// The closest alternatives, and the first of each other algorithm.
@@ -164,32 +253,6 @@ fn shown(choices: &[Choice]) -> Vec<Choice> {
         }
     }
     shown
-}
-
-/// The time of a kernel over buffers with these contents.
-pub(super) fn measure(
-    device: &Device,
-    operation: &str,
-    composed: &Composed,
-    contents: &[Vec<u8>],
-    sizes: Sizes,
-) -> Result<Sample, CliError> {
-    let kernel = kernel_of(composed, String::new());
-    let grid = grid(composed.grid, sizes).ok_or_else(|| CliError::Failed(format!("{} has no grid", composed.name)))?;
-    let seconds = block_on(device.dispatch_seconds(&kernel, grid, contents, EACH))?;
-    tracing::debug!(operation, kernel = composed.name, seconds, "measured");
-    Ok(Sample {
-        operation: operation.to_owned(),
-        kernel: composed.name.clone(),
-        seconds,
-        cost: composed.cost,
-        dispatch: Dispatch {
-            invocations: composed.workgroup.iter().product(),
-            groups: grid.iter().map(|&n| u64::from(n)).product(),
-            bytes: composed.bytes.eval(sizes).unwrap_or(0),
-        },
-        sizes,
-    })
 }
 
 /// A composed kernel as a plan has it.
@@ -218,7 +281,7 @@ fn contents(slot: Slot, operation: &Operation, sizes: Sizes) -> Result<Vec<u8>, 
     Ok(match slot {
         Slot::Step => words(vec![tokens, 1, 0, 0]),
         Slot::Rows => words((0..rows as u32).flat_map(|row| [row.min(tokens - 1), 0, tokens, 0]).collect()),
-        Slot::W => match operation {
+        Slot::W => match operation.inner() {
             Operation::Linear { x, n, format, .. } => {
                 let width = x.width as usize;
                 let values: Vec<f32> = numbers(width * n.next_multiple_of(4) as usize).collect();

@@ -151,8 +151,7 @@ impl LinearShape {
         let mut take = |algorithm, launch: Launch| choices.push(launch.choice(algorithm, rates, bytes, sizes));
         if let Some(lanes) = target.subgroup_size {
             for rows in [1, 2, 4, 8, 16, 32] {
-                // With one row, more columns of a lane would share nothing but its share of x.
-                for columns4 in 1..=rows.min(2) {
+                for columns4 in [1, 2] {
                     let fours = self.fours(rows * columns4 * self.weights);
                     let steps = self.steps(fours, rows, columns4, lanes);
                     let tile = BroadcastTile { rows, columns4, fours, steps };
