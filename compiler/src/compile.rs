@@ -258,10 +258,8 @@ fn compose_all(variants: &[Variant], max_context: u32) -> Result<Vec<Vec<Compose
     let kernels = lower_all(&jobs)
         .map_err(|(job, error)| CompileError::Kernel { target: jobs[job].target.name.clone(), error })?;
     let mut kernels = kernels.into_iter();
-    let mut body = |lowered: LoweredBody| ComposedBody {
-        kernels: kernels.by_ref().take(lowered.calls.len()).collect(),
-        lowered,
-    };
+    let mut body =
+        |lowered: LoweredBody| ComposedBody { kernels: kernels.by_ref().take(lowered.calls.len()).collect(), lowered };
     Ok(lowered.into_iter().map(|bodies| bodies.into_iter().map(&mut body).collect()).collect())
 }
 

@@ -11,8 +11,8 @@ mod wait;
 use std::sync::{Arc, Mutex, PoisonError};
 
 pub use adapter::{Adapter, AdapterChoice, adapters, choose};
-pub use kernel::{Buffers, KernelRun, Trial};
 pub(crate) use kernel::Pipeline;
+pub use kernel::{Buffers, KernelRun, Trial};
 pub use tier::best_target;
 #[cfg(not(target_arch = "wasm32"))]
 pub use wait::block_on;
