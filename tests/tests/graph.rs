@@ -229,7 +229,7 @@ fn random_graphs_print_and_parse() {
         })
         .unwrap();
     println!("{:?}", operators.borrow());
-    assert!(operators.borrow().len() == 42, "only {operators:?} occur");
+    assert!(operators.borrow().len() == 43, "only {operators:?} occur");
 }
 
 /// A graph that was parsed has its nodes in the order of the text, so that it comes back as it is.
