@@ -131,6 +131,7 @@ impl Instantiation<'_> {
                 self.result(operands[0])
             }
             Some(Op::Scores(_)) => Want::Scores(self.heads),
+            Some(Op::Concat(_)) => Want::Weight(2 + self.random.below(6) as i64, self.inner),
             Some(Op::Slice([x, ..])) if matches!(self.op(x), Some(Op::Dequantize(_))) => {
                 Want::Weight(1 + self.random.below(7) as i64, self.inner)
             }
@@ -218,6 +219,10 @@ impl Instantiation<'_> {
             (Op::Slice(_), Want::Weight(n, k)) => {
                 let (before, after) = (self.random.below(5) as i64, self.random.below(5) as i64);
                 vec![Want::Weight(before + n + after, *k), Want::Int(0), Want::Int(before), Want::Int(*n)]
+            }
+            (Op::Concat(_), Want::Weight(n, k)) => {
+                let first = 1 + self.random.below(*n as usize - 1) as i64;
+                vec![Want::Int(0), Want::Weight(first, *k), Want::Weight(n - first, *k)]
             }
             (op, want) if op.is_pointwise() => self.pointwise_wants(op, want, shape),
             (op, want) => panic!("no recipe for {op} that gives {want:?}: add one"),

@@ -17,6 +17,7 @@ use crate::formats::Format;
 use crate::graph::{Fact, Op, Shape, TensorFact};
 use crate::kernels::RowRange;
 use crate::kernels::cached;
+use crate::kernels::columns;
 use crate::kernels::cost::attention::AttentionShape;
 use crate::kernels::cost::linear::{LinearShape, NormShape, PerHeadShape};
 use crate::kernels::cost::rowwise::RowShape;
@@ -117,6 +118,10 @@ impl<'w> CostModel<'w> {
                 let bytes = row_bytes(tensor(table)?)?;
                 self.rowwise(result, [bytes, 0], |shape| Some(shape.map()))?
             }
+            Op::GatherColumns([x, _]) => {
+                let operands = columns::operands(width(tensor(x)?)?, width(result)?);
+                self.rowwise(result, operands, |shape| Some(shape.map()))?
+            }
             Op::LayerNorm(_) | Op::RmsNorm(_) | Op::L2Norm(_) => {
                 let shape = row_shape(result, operands(egraph, node, result))?;
                 cheapest(&shape.norms(self.target, self.range(result)))?
@@ -195,7 +200,7 @@ impl<'w> CostModel<'w> {
             }
             Op::Format(_) | Op::Quantize(_) | Op::Dequantize(_) => return free,
             Op::MatMul(_) | Op::Transpose(_) | Op::Concat(_) | Op::SplitHeads(_) | Op::MergeHeads(_) => return None,
-            Op::RepeatHeads(_) | Op::Softmax(_) | Op::Scores(_) | Op::GatherColumns(_) => return None,
+            Op::RepeatHeads(_) | Op::Softmax(_) | Op::Scores(_) => return None,
         };
         Some(seconds + self.second_copies(egraph, node))
     }

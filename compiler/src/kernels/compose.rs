@@ -6,7 +6,7 @@ use super::candidates::{chunk_of_candidates, merge_candidates};
 use super::cost::Launch;
 use super::interface::{Bound, Interface};
 use super::spec::{Operation, Rows};
-use super::{KernelError, attention, cached, heads, linear, per_head, rowwise, template, unroll, validate};
+use super::{KernelError, attention, cached, columns, heads, linear, per_head, rowwise, template, unroll, validate};
 use crate::target::{Dispatch, Rates, Target, groups};
 
 /// What a binding of a composed kernel is for.
@@ -158,6 +158,7 @@ pub fn candidates(operation: &Operation, target: &Target, rows: RowRange) -> Res
         Operation::Normalize { .. } => rowwise::normalize_candidates(operation, target, rows)?,
         Operation::CachedAttention { .. } => cached::candidates(operation, target, rows)?,
         Operation::Map { .. }
+        | Operation::Columns { .. }
         | Operation::PerHead { .. }
         | Operation::Pool { .. }
         | Operation::Heads { .. }
@@ -196,6 +197,7 @@ fn only(operation: &Operation, target: &Target) -> Result<Composed, KernelError>
             let (x, heads, n, format, rows) = (*x, *heads, *n, *format, *rows);
             per_head::dot(per_head::PerHead { x, heads, n, format, rows }, target)
         }
+        Operation::Columns { x, width, rows } => columns::gather(*x, *width, *rows, target),
         Operation::Pool { pool, x, max_context } => rowwise::pool((*pool, *x, *max_context), target),
         Operation::Heads { parts, vector } => heads::ready(parts, *vector, target),
         Operation::CombineAttention { .. } => cached::combine(operation, target),
@@ -272,7 +274,8 @@ mod tests {
     use crate::formats::{Format, Group};
     use crate::kernels::spec::*;
 
-    const FILES: [(&str, &str); 17] = [
+    const FILES: [(&str, &str); 18] = [
+        ("columns/gather", include_str!("columns/gather.wgsl")),
         ("per-head/dot", include_str!("per-head/dot.wgsl")),
         ("linear/broadcast_tile", include_str!("linear/broadcast_tile.wgsl")),
         ("linear/workgroup_tile", include_str!("linear/workgroup_tile.wgsl")),

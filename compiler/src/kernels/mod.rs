@@ -7,6 +7,7 @@ mod attention;
 mod batch;
 pub mod cached;
 pub mod candidates;
+pub(crate) mod columns;
 mod compose;
 mod constant;
 pub(crate) mod cost;

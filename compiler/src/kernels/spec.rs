@@ -351,6 +351,15 @@ pub enum Operation {
         /// What a row is.
         rows: Rows,
     },
+    /// `out[m, n] = x[m, index[n]]`; indices are floats, clamped to the columns that there are.
+    Columns {
+        /// The activations.
+        x: View,
+        /// Columns of the result.
+        width: u32,
+        /// What a row is.
+        rows: Rows,
+    },
     /// Rows of each sequence to one row.
     Pool {
         /// How.
@@ -446,6 +455,7 @@ impl Operation {
             | Operation::PerHead { rows, .. }
             | Operation::Normalize { rows, .. }
             | Operation::Map { rows, .. }
+            | Operation::Columns { rows, .. }
             | Operation::CandidateChunks { rows, .. }
             | Operation::Candidates { rows, .. } => *rows,
             Operation::NormedLinear { linear, .. } => linear.rows(),

@@ -360,6 +360,12 @@ impl Lowering<'_> {
             Op::Linear([x, w, term]) => self.linear(x, w, None, term, value)?,
             Op::LinearPair([x, w, w2, term]) => self.linear(x, w, Some(w2), term, value)?,
             Op::HeadLinear(operands) => self.head_linear(id, operands, value)?,
+            Op::GatherColumns([x, index]) => {
+                let (x, mx) = b.activation(Slot::X, x)?;
+                let index = b.vectors(Slot::Vectors, "columns", vec![index], width)?;
+                let meaning = b.meaning.gather_columns(mx, index)?;
+                b.finish(|_| Operation::Columns { x, width, rows }, meaning)
+            }
             Op::Attention([q, k, v, heads, kv_heads, term]) => {
                 let (h, g) = (self.int(heads)?, self.int(kv_heads)?);
                 let (q, mq) = b.activation(Slot::Q, q)?;
@@ -418,7 +424,6 @@ impl Lowering<'_> {
             | Op::Candidates(_)
             | Op::RepeatHeads(_)
             | Op::Softmax(_)
-            | Op::GatherColumns(_)
             | Op::BandMask(_)
             | Op::NormedLinear(_)
             | Op::NormedLinearPair(_)

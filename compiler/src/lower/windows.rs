@@ -56,6 +56,7 @@ pub(super) fn split(call: Call, binding_bytes: u64) -> Result<Vec<Call>, LowerEr
             }
         }
         Operation::NormedLinear { .. }
+        | Operation::Columns { .. }
         | Operation::Attention(_)
         | Operation::Pool { .. }
         | Operation::Heads { .. }

@@ -96,6 +96,7 @@ pub(super) fn steps(body: &Graph, lowered: &LoweredBody, group: &Group) -> Vec<L
             | Operation::Attention { .. }
             | Operation::Normalize { .. }
             | Operation::Map { .. }
+            | Operation::Columns { .. }
             | Operation::Pool { .. }
             | Operation::Heads { .. }
             | Operation::CachedAttention { .. }
@@ -108,6 +109,7 @@ pub(super) fn steps(body: &Graph, lowered: &LoweredBody, group: &Group) -> Vec<L
             | Operation::Attention { .. }
             | Operation::Normalize { .. }
             | Operation::Map { .. }
+            | Operation::Columns { .. }
             | Operation::Pool { .. }
             | Operation::Heads { .. }
             | Operation::CachedAttention { .. }

@@ -33,6 +33,8 @@ pub enum Condition {
     ScoreOperand(Var),
     /// Equal shapes of equal elements.
     SameShape(Var, Var),
+    /// Equal elements: numbers of one type, or rows of one format.
+    SameElements(Var, Var),
     /// It is not quantized.
     Numbers(Var),
     /// A constant vector as long as the weight's inner axis.
@@ -91,6 +93,7 @@ impl Condition {
             Condition::SameShape(a, b) => {
                 tensor(a).zip(tensor(b)).is_some_and(|(a, b)| (&a.shape, a.dtype) == (&b.shape, b.dtype))
             }
+            Condition::SameElements(a, b) => tensor(a).zip(tensor(b)).is_some_and(|(a, b)| a.dtype == b.dtype),
             Condition::Numbers(v) => tensor(v).is_some_and(|t| !t.dtype.is_quantized()),
             Condition::ColumnScale { scale, weight } => tensor(scale).zip(tensor(weight)).is_some_and(|(s, w)| {
                 s.constant && w.constant && w.shape.len() == 2 && s.shape.as_slice() == &w.shape[1..]

@@ -4,6 +4,7 @@
 mod attention;
 mod cached;
 mod candidates;
+mod columns;
 mod data;
 mod formats;
 mod fresh;
