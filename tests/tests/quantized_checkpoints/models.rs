@@ -105,7 +105,7 @@ fn models_mean_what_their_codes_stand_for() {
 }
 
 #[test]
-#[ignore = "until kernels read quantized weights"]
+#[ignore = "minutes on a software driver"]
 fn models_run_as_their_float_copies() {
     for (i, kind) in KINDS.into_iter().chain(NF4).enumerate() {
         let fixture = of(kind);
@@ -114,8 +114,8 @@ fn models_run_as_their_float_copies() {
         let [quantized, floats] = pair(fixture, kind).map(|copy| copy.import());
         let expected = logits(&floats, &prompt);
         let all = runners();
-        // All tiers for some, in turns one for the others.
-        let some = if i % 5 == 1 { 0..all.len() } else { i % all.len()..i % all.len() + 1 };
+        // All tiers for one with columns in another order, in turns one for the others.
+        let some = if i == 1 { 0..all.len() } else { i % all.len()..i % all.len() + 1 };
         for runner in &all[some] {
             let compiled = compiled(&quantized, &[&runner.target.name], WeightChoice::Keep);
             let mut model = runner.open(plan_file(&quantized, &compiled));
@@ -139,7 +139,6 @@ fn models_run_as_their_float_copies() {
 
 /// Plans hold the codes: no copy of a weight as floats.
 #[test]
-#[ignore = "until kernels read quantized weights"]
 fn plans_keep_the_size() {
     for kind in [KINDS[1], Kind::Awq { size: Some(32) }, Kind::Fp8Blocks, Kind::Mxfp4, Kind::Nf4 { nested: true }] {
         let model = pair(of(kind), kind)[0].import();
