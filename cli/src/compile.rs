@@ -16,6 +16,7 @@ use crate::console::Console;
 use crate::hub;
 use crate::interrupt::{self, Section};
 use crate::progress::Unit;
+use crate::quantized;
 
 /// The targets that a list names: `all`, or names separated by commas.
 ///
@@ -131,6 +132,15 @@ impl Made {
     /// Bytes of all packed weights.
     pub(crate) fn weight_bytes(&self) -> u64 {
         self.compiled.plan.tensors.iter().filter_map(|tensor| tensor.bytes()).sum()
+    }
+
+    /// Lets the plan say which weights were rounded, each on its own, and how far that moved them.
+    pub(crate) fn tell_roundings(&mut self) -> Result<(), CliError> {
+        if self.compiled.plan.quantization.is_none() {
+            let told = quantized::of_roundings(&self.compiled.roundings, &self.imported.weights)?;
+            self.compiled.plan.quantization = told;
+        }
+        Ok(())
     }
 
     /// Writes the plan to a file that appears when it is complete.

@@ -2,8 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use warpweft_compiler::PackError;
+use warpweft_compiler::graph::Element;
+use warpweft_compiler::lossy::Rounding;
+use warpweft_compiler::pack::rounding_error;
+use warpweft_models::Weights;
 use warpweft_plan::{Quantization, RoundedWeight};
 
+use crate::CliError;
 use crate::calibrate::percent;
 use crate::report::Table;
 use crate::units;
@@ -13,6 +19,27 @@ const KEPT: &str = "kept";
 
 fn format(weight: &RoundedWeight) -> &str {
     weight.format.as_deref().unwrap_or(KEPT)
+}
+
+/// What a plan says of weights that were rounded each on its own; `None` if there are none.
+///
+/// # Errors
+/// When a weight cannot be read.
+pub(crate) fn of_roundings(roundings: &[Rounding], weights: &Weights) -> Result<Option<Quantization>, CliError> {
+    let told = |rounding: &Rounding| {
+        let failed = |error: PackError<_>| CliError::Failed(error.to_string());
+        let [rows, columns] = rounding.shape();
+        Ok(RoundedWeight {
+            name: rounding.weight.clone(),
+            format: Some(rounding.format.name()),
+            bytes: rows * Element::from(rounding.format).row_bytes(columns),
+            error: None,
+            relative_error: Some(rounding_error(rounding, weights).map_err(failed)?),
+            loss: None,
+        })
+    };
+    let weights = roundings.iter().map(told).collect::<Result<Vec<_>, CliError>>()?;
+    Ok((!weights.is_empty()).then(|| Quantization { weights, ..Quantization::default() }))
 }
 
 /// One or two lines.
@@ -42,13 +69,15 @@ pub(crate) fn summary(quantization: &Quantization) -> String {
 
 /// A line for each weight.
 pub(crate) fn table(quantization: &Quantization) -> String {
-    let mut table = Table::new(&["weight", "format", ">bytes", ">error", ">predicted loss"]);
+    let mut table = Table::new(&["weight", "format", ">bytes", ">error", ">relative error", ">predicted loss"]);
+    let number = |value: Option<f64>| value.map_or(String::new(), |value| format!("{value:.3e}"));
     for weight in &quantization.weights {
         table.row([
             weight.name.clone(),
             format(weight).to_owned(),
             units::bytes(weight.bytes),
-            format!("{:.3e}", weight.error),
+            number(weight.error),
+            number(weight.relative_error),
             weight.loss.map_or(String::new(), percent),
         ]);
     }
@@ -67,7 +96,8 @@ mod tests {
             name: name.into(),
             format: format.map(Into::into),
             bytes,
-            error: 0.5,
+            error: Some(0.5),
+            relative_error: None,
             loss: Some(0.001),
         };
         let mut quantization = Quantization {

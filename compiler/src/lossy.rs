@@ -90,6 +90,15 @@ pub struct Rounding {
     pub rows: Graph,
 }
 
+impl Rounding {
+    /// Rows and columns.
+    pub fn shape(&self) -> [u64; 2] {
+        let fact = self.rows.outputs().first().and_then(|output| self.rows.node(output.id).fact.tensor());
+        let size = |axis: usize| fact.and_then(|t| t.shape.get(axis)?.as_constant()).map_or(0, i64::unsigned_abs);
+        [size(0), size(1)]
+    }
+}
+
 /// The graph with its large weights rounded, and which these are.
 ///
 /// # Errors

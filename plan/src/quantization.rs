@@ -43,8 +43,14 @@ pub struct RoundedWeight {
     pub format: Option<String>,
     /// Bytes of its rows as they are packed.
     pub bytes: u64,
-    /// The mean square of what rounding changes in the results of its contraction, added up over its columns.
-    pub error: f64,
+    /// The mean square of what rounding changes in the results of its contraction, added up over its columns; of weights
+    /// that were rounded by a text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<f64>,
+    /// The root of the mean square of what rounding changes in its values, over that of the values; of weights that were
+    /// rounded each on its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub relative_error: Option<f64>,
     /// What that is predicted to cost, in nats per token, where formats were chosen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub loss: Option<f64>,

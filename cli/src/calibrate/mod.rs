@@ -110,7 +110,8 @@ impl Calibrated {
                 name: candidate.name.clone(),
                 format: format.map(Format::name),
                 bytes: candidate.rows * element.row_bytes(candidate.columns),
-                error: *error,
+                error: Some(*error),
+                relative_error: None,
                 loss: *loss,
             }
         };

@@ -130,7 +130,7 @@ pub(crate) fn run(args: &Build, console: &mut Console<'_>) -> Result<(), CliErro
     let calibrated = wanted.map(|wanted| calibrate(&read.imported, wanted, &setting, console)).transpose()?;
     let mut bar = console.bar("compile");
     let mut done = 0;
-    let made = read.compile(&options, calibrated, &mut |_: &PhaseReport| {
+    let mut made = read.compile(&options, calibrated, &mut |_: &PhaseReport| {
         done += 1;
         bar.set(done, Phase::ALL.len() as u64, Unit::Items);
     })?;
@@ -139,6 +139,7 @@ pub(crate) fn run(args: &Build, console: &mut Console<'_>) -> Result<(), CliErro
         console.print(dump.trim_end())?;
     }
     let Some(path) = &args.output else { return Ok(()) };
+    made.tell_roundings()?;
     let pack_start = Instant::now();
     made.write(path, console)?;
     let written = Written {

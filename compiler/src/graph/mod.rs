@@ -11,6 +11,7 @@ mod builder;
 mod element;
 pub mod eval;
 mod fact;
+mod infer;
 mod op;
 mod text;
 pub mod verify;
@@ -21,7 +22,8 @@ use rustc_hash::FxHashMap;
 use warpweft_plan::{DType, OutputKind};
 
 pub use element::Element;
-pub use fact::{Fact, FactError, PrologueFact, Shape, TensorFact, TermFact, broadcast, infer, show};
+pub use fact::{Fact, FactError, PrologueFact, Shape, TensorFact, TermFact, show};
+pub use infer::{broadcast, infer};
 pub use op::{ArgId, CacheId, NotALeaf, Op, Real, SizeLeaf, WeightId};
 pub use text::TextError;
 

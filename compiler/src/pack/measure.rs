@@ -7,7 +7,6 @@ use rustc_hash::FxHashMap;
 use super::PackError;
 use super::rows::{Piece, RowReader};
 use crate::graph::Element;
-use crate::graph::eval::EvalError;
 use crate::lossy::Rounding;
 use crate::weights::WeightSource;
 
@@ -26,13 +25,7 @@ pub fn rounding_error(rounding: &Rounding, source: &dyn WeightSource) -> Result<
         values.insert(decl.name.as_str(), source.read(&decl.name)?);
     }
     let reader = RowReader::new(&rounding.rows, &values).map_err(recipe)?;
-    let shape = rounding.rows.outputs().first().and_then(|o| rounding.rows.node(o.id).fact.tensor()).map(|t| &t.shape);
-    let sizes = shape.and_then(|shape| match shape[..] {
-        [rows, columns] => Some([rows.as_constant()?, columns.as_constant()?]),
-        _ => None,
-    });
-    let [rows, columns] = sizes.ok_or_else(|| recipe(EvalError::Value("rows that are no matrix".into())))?;
-    let (rows, columns) = (rows.unsigned_abs(), columns.unsigned_abs());
+    let [rows, columns] = rounding.shape();
     let (mut off, mut all) = (0.0, 0.0);
     let step = rows.div_ceil(ROWS).max(1);
     for row in (0..rows).step_by(step as usize) {

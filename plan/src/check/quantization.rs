@@ -23,8 +23,10 @@ pub(super) fn check(quantization: &Quantization) -> Result<(), PlanError> {
         let at = format!("quantization: weight {i} ({})", clipped(&weight.name));
         length(&format!("{at}: name"), &weight.name, MAX_NAME)?;
         weight.format.as_ref().map_or(Ok(()), |format| length(&format!("{at}: format"), format, MAX_FORMAT))?;
-        number(&format!("{at}: error"), weight.error)?;
-        number(&format!("{at}: loss"), weight.loss.unwrap_or(0.0))?;
+        let numbers = [("error", weight.error), ("relative_error", weight.relative_error), ("loss", weight.loss)];
+        for (what, value) in numbers {
+            number(&format!("{at}: {what}"), value.unwrap_or(0.0))?;
+        }
         if !names.insert(weight.name.as_str()) {
             return Err(invalid(at, "a name that another weight has", "unique names"));
         }

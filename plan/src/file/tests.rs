@@ -110,7 +110,8 @@ fn quantization() -> Quantization {
         name: name.into(),
         format: format.map(Into::into),
         bytes: 320,
-        error: 0.25,
+        error: Some(0.25),
+        relative_error: None,
         loss: Some(1e-3),
     };
     Quantization {
@@ -395,7 +396,8 @@ fn lies_are_named() {
         ("width 5 and stride 4", Box::new(|p| p.programs[0].output.stride = 4)),
         ("at least 36*sequences", Box::new(|p| p.programs[0].output.stride = 9)),
         ("quantization: predicted_loss: found NaN", rounded(|q| q.predicted_loss = Some(f64::NAN))),
-        ("weight 0 (table): error: found -2", rounded(|q| q.weights[0].error = -2.0)),
+        ("weight 0 (table): error: found -2", rounded(|q| q.weights[0].error = Some(-2.0))),
+        ("relative_error: found inf", rounded(|q| q.weights[1].relative_error = Some(f64::INFINITY))),
         ("weight 1 (table): found a name that another", rounded(|q| q.weights[1].name = "table".into())),
         ("weight 1 (head): format: found 61 bytes", rounded(|q| q.weights[1].format = Some("x".repeat(61)))),
         ("text: found 0 bytes", rounded(|q| q.calibration.as_mut().unwrap().text.clear())),

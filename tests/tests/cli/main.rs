@@ -5,6 +5,7 @@ mod compare;
 mod decoders;
 mod explain;
 mod profile;
+mod quantized;
 mod refusals;
 mod results;
 

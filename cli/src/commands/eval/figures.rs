@@ -144,7 +144,8 @@ mod tests {
         sums.add(&P, Some(&P), 0);
         sums.add(&P, Some(&Q), 0);
         assert_eq!((sums.scored, sums.agreement()), (2, 0.5));
-        assert!(sums.baseline_nll() < sums.nll());
+        let [p, q] = [P, Q].map(|scores| -softmax(scores)[0].ln());
+        assert!((sums.nll() - p).abs() < 1e-12 && (sums.baseline_nll() - (p + q) / 2.0).abs() < 1e-12);
         assert_eq!(Sums::default().nll(), 0.0);
     }
 

@@ -1,0 +1,334 @@
+#![allow(clippy::unwrap_used, clippy::panic)]
+use super::*;
+use crate::formats::{Format, Group};
+use crate::kernels::spec::*;
+
+const FILES: [(&str, &str); 18] = [
+    ("columns/gather", include_str!("../columns/gather.wgsl")),
+    ("per-head/dot", include_str!("../per-head/dot.wgsl")),
+    ("linear/broadcast_tile", include_str!("../linear/broadcast_tile.wgsl")),
+    ("linear/workgroup_tile", include_str!("../linear/workgroup_tile.wgsl")),
+    ("linear/split_dot", include_str!("../linear/split_dot.wgsl")),
+    ("attention/broadcast_tile", include_str!("../attention/broadcast_tile.wgsl")),
+    ("attention/workgroup_tile", include_str!("../attention/workgroup_tile.wgsl")),
+    ("normalize/subgroup", include_str!("../normalize/subgroup.wgsl")),
+    ("normalize/streamed", include_str!("../normalize/streamed.wgsl")),
+    ("normalize/workgroup", include_str!("../normalize/workgroup.wgsl")),
+    ("map/pointwise", include_str!("../map/pointwise.wgsl")),
+    ("pool/columns", include_str!("../pool/columns.wgsl")),
+    ("attention/cached_broadcast", include_str!("../attention/cached_broadcast.wgsl")),
+    ("attention/cached_workgroup", include_str!("../attention/cached_workgroup.wgsl")),
+    ("attention/combine", include_str!("../attention/combine.wgsl")),
+    ("heads/ready", include_str!("../heads/ready.wgsl")),
+    ("candidates/chunk", include_str!("../candidates/chunk.wgsl")),
+    ("candidates/merge", include_str!("../candidates/merge.wgsl")),
+];
+
+#[test]
+fn every_file_is_a_kernel_as_it_stands() {
+    for (name, source) in FILES {
+        if let Err(error) = validate::check(source, true) {
+            panic!("{name}: {error}");
+        }
+        let filled = unroll::unroll(&template::fill(source, &[]).unwrap()).unwrap().wgsl;
+        if let Err(error) = validate::check(&filled, true) {
+            panic!("{name} unrolled: {error}");
+        }
+    }
+}
+
+/// What a choice is made by is what the kernel's own counts give.
+#[test]
+fn a_choice_is_predicted_as_its_kernel_is() {
+    let rows = [RowRange { min: 1, max: Some(1) }, RowRange { min: 17, max: None }];
+    let mut checked = 0;
+    for target in ["webgpu", "subgroup8"].map(|name| Target::named(name).unwrap()) {
+        for operation in operations() {
+            for tokens in rows {
+                let choices = candidates(&operation, target, operation.row_range(tokens)).unwrap();
+                for choice in choices.into_iter().filter(|c| c.algorithm != Algorithm::Only).take(3) {
+                    let Ok(composed) = compose(&operation, choice, target) else { continue };
+                    let seconds = composed.seconds(&target.rates, operation.sizes(tokens));
+                    assert!((seconds / choice.seconds - 1.0).abs() < 1e-9, "{}: {seconds} {choice:?}", composed.name);
+                    checked += 1;
+                }
+            }
+        }
+    }
+    assert!(checked > 100, "{checked}");
+}
+
+fn operations() -> Vec<Operation> {
+    let bias = || Term::Binary(Binary::Add, Box::new(Term::Acc), Box::new(Term::Operand(0)));
+    let gelu = Term::Unary(Unary::Gelu, Box::new(bias()));
+    let silu = || Box::new(Term::Unary(Unary::Silu, Box::new(Term::Acc)));
+    let gate = || Term::Binary(Binary::Mul, silu(), Box::new(Term::Acc2));
+    let linear = |format, paired, term, operands| Operation::Linear {
+        x: View::whole(60),
+        n: 30,
+        format,
+        paired,
+        term,
+        operands,
+        out: View::whole(30),
+        rows: Rows::Tokens,
+    };
+    let attention = |dim: u32, kv_heads| {
+        let scale = Term::Binary(Binary::Mul, Box::new(Term::Acc), Box::new(Term::Constant(0.25)));
+        let mask = Term::BandMask { before: Some(4), after: Some(4) };
+        Operation::Attention(Attention {
+            q: View { width: 4 * dim, stride: (12 * dim).next_multiple_of(8), offset: 0 },
+            k: View { width: kv_heads * dim, stride: (12 * dim).next_multiple_of(8), offset: 4 * dim },
+            v: View { width: kv_heads * dim, stride: (12 * dim).next_multiple_of(8), offset: 8 * dim },
+            heads: 4,
+            kv_heads,
+            term: Term::Binary(Binary::Add, Box::new(scale), Box::new(mask)),
+            max_context: 512,
+        })
+    };
+    let gather = |format, first, index| Operand::Gather { format, first, rows: 100, index };
+    let normalize = |norm, width| Operation::Normalize {
+        norm,
+        eps: 1e-12,
+        width,
+        input: Term::Binary(Binary::Add, Box::new(Term::Operand(0)), Box::new(Term::Operand(1))),
+        term: Term::Binary(Binary::Mul, Box::new(Term::Acc), Box::new(Term::Operand(2))),
+        operands: vec![gather(Format::F16, 7, Index::Ids), gather(Format::F32, 0, Index::Positions), Operand::Vector],
+        rows: Rows::Tokens,
+    };
+    let mut operations = vec![
+        linear(Format::Bf16, true, gate(), Vec::new()),
+        attention(32, 4),
+        attention(15, 2),
+        attention(256, 1),
+        normalize(Norm::Layer, 384),
+        normalize(Norm::Rms, 60),
+        normalize(Norm::L2, 3000),
+        Operation::Map {
+            width: 13,
+            term: Term::Unary(Unary::GeluTanh, Box::new(Term::Operand(0))),
+            operands: vec![Operand::Matrix(View { width: 13, stride: 40, offset: 5 })],
+            rows: Rows::Sequences,
+        },
+    ];
+    operations.extend(Format::FLOATS.map(|format| Operation::PerHead {
+        x: View { width: 36, stride: 64, offset: 5 },
+        heads: 3,
+        n: 7,
+        format,
+        rows: Rows::Tokens,
+    }));
+    operations.extend(Format::FLOATS.map(|f| linear(f, false, gelu.clone(), vec![Operand::Vector])));
+    for pool in [Pool::Mean, Pool::First, Pool::Max, Pool::Last] {
+        operations.push(Operation::Pool { pool, x: View::whole(20), max_context: 512 });
+    }
+    for interleaved in [false, true] {
+        let rotation = Some(Rotation { rotary: 16, interleaved, scale: 1.5, frequencies: 0 });
+        let part = HeadPart { x: View::whole(40), heads: 2, norm: None, rotation, to: Destination::Rows };
+        operations.push(Operation::Heads { parts: vec![part], vector: 8 });
+    }
+    let normed = |operation: &Operation| match operation {
+        Operation::Linear { .. } => {
+            Some(prologues().map(|prologue| Operation::NormedLinear { prologue, linear: Box::new(operation.clone()) }))
+        }
+        _ => None,
+    };
+    operations.extend(operations.iter().filter_map(normed).flatten().collect::<Vec<_>>());
+    // A format for each way to scale and each function that unpacks.
+    let (odd, quarter) = (Group::Of(24), Group::Of(8));
+    let quantized = [
+        Format::Int8(Group::Row),
+        Format::Int8(Group::Of(32)),
+        Format::Int4 { group: Group::Of(64), zeros: true },
+        Format::Int4 { group: quarter, zeros: true },
+        Format::Int4 { group: Group::Row, zeros: true },
+        Format::Int4 { group: odd, zeros: false },
+        Format::Fp8(Group::Of(128)),
+        Format::Mxfp4,
+        Format::Nf4(Group::Row),
+    ];
+    for format in quantized {
+        let [prologue, ..] = prologues();
+        let plain = linear(format, false, gelu.clone(), vec![Operand::Vector]);
+        operations.push(Operation::NormedLinear { prologue, linear: Box::new(plain.clone()) });
+        operations.push(plain);
+        operations.push(linear(format, true, gate(), Vec::new()));
+        let x = View { width: 36, stride: 64, offset: 5 };
+        operations.push(Operation::PerHead { x, heads: 3, n: 7, format, rows: Rows::Tokens });
+        let (term, operands) = (Term::Operand(0), vec![gather(format, 7, Index::Ids)]);
+        operations.push(Operation::Map { width: 60, term, operands, rows: Rows::Tokens });
+    }
+    operations.extend(cached_operations());
+    operations
+}
+
+/// A gain, a gain and a bias, and a norm of a sum with a norm.
+fn prologues() -> [Prologue; 3] {
+    let operand = |i| Box::new(Term::Operand(i));
+    let gained = || Term::Binary(Binary::Mul, Box::new(Term::Acc), operand(0));
+    let norm = |norm, term| RowNorm { norm, eps: 1e-6, term };
+    let biased = Term::Binary(Binary::Add, Box::new(gained()), operand(1));
+    let matrix = Operand::Matrix(View::whole(60));
+    [
+        Prologue { norms: vec![norm(Norm::Rms, gained())], operands: vec![Operand::Vector], carried: false },
+        Prologue {
+            norms: vec![norm(Norm::Layer, biased.clone())],
+            operands: vec![Operand::Vector, Operand::Vector],
+            carried: true,
+        },
+        Prologue {
+            norms: vec![norm(Norm::Rms, biased), norm(Norm::Rms, gained())],
+            operands: vec![Operand::Vector, matrix],
+            carried: true,
+        },
+    ]
+}
+
+fn cached_operations() -> Vec<Operation> {
+    let mut operations = Vec::new();
+    let mask = |before| Term::BandMask { before, after: Some(0) };
+    for (dim, heads, kv_heads, before, max_context) in [
+        (20, 3, 1, None, 300),
+        (128, 16, 8, None, 40960),
+        (64, 32, 8, None, 131072),
+        (256, 8, 4, Some(511), 8192),
+        (32, 4, 4, Some(4095), 32768),
+    ] {
+        let term = Term::Binary(Binary::Add, Box::new(Term::Acc), Box::new(mask(before)));
+        for cut in [cached::split(&term, max_context), None] {
+            let attention = Attention {
+                q: View::whole(heads * dim),
+                k: View::whole(kv_heads * dim),
+                v: View::whole(kv_heads * dim),
+                heads,
+                kv_heads,
+                term: term.clone(),
+                max_context,
+            };
+            let part = |first: u32, of: u32, to| HeadPart {
+                x: View {
+                    width: of * dim,
+                    stride: ((heads + 2 * kv_heads) * dim).next_multiple_of(8),
+                    offset: first * dim,
+                },
+                heads: of,
+                norm: (of == heads).then_some(HeadNorm { eps: 1e-6, gain: Some(dim / 2) }),
+                rotation: (first <= heads).then_some(Rotation {
+                    rotary: dim / 4 * 2,
+                    interleaved: heads == 16,
+                    scale: 1.0,
+                    frequencies: 0,
+                }),
+                to,
+            };
+            let fresh = Fresh {
+                q: part(0, heads, Destination::Rows),
+                k: part(heads, kv_heads, Destination::Cache),
+                v: part(heads + kv_heads, kv_heads, Destination::Cache),
+                vector: dim / 2 + dim,
+            };
+            // One row's attention is in chunks wherever it can be.
+            let fresh = (cut == cached::split(&term, max_context)).then_some(fresh);
+            let ways = if fresh.is_some() { vec![None, fresh] } else { vec![None] };
+            operations.extend(ways.into_iter().map(|fresh| Operation::CachedAttention {
+                attention: attention.clone(),
+                fresh,
+                split: cut,
+            }));
+            if let Some(split) = cut {
+                operations.push(Operation::CombineAttention { heads, value_dim: dim, term: term.clone(), split });
+            }
+        }
+    }
+    let part = |offset, norm, rotation, to| HeadPart {
+        x: View { width: 48, stride: 144, offset },
+        heads: 3,
+        norm,
+        rotation,
+        to,
+    };
+    let rotation = Rotation { rotary: 8, interleaved: true, scale: 2.0, frequencies: 0 };
+    let norm = HeadNorm { eps: 1e-6, gain: Some(4) };
+    operations.push(Operation::Heads { parts: vec![part(0, None, None, Destination::Cache)], vector: 0 });
+    operations.push(Operation::Heads {
+        parts: vec![
+            part(0, Some(norm), Some(rotation), Destination::Rows),
+            part(48, None, Some(rotation), Destination::Cache),
+        ],
+        vector: 20,
+    });
+    for (width, n) in [(20, 20), (509, 256), (262_144, 256)] {
+        operations.push(Operation::CandidateChunks { x: View::whole(width), n, rows: Rows::Sequences });
+        operations.push(Operation::Candidates { width, n, rows: Rows::Sequences });
+    }
+    operations
+}
+
+#[test]
+fn long_loops_are_another_choice_or_an_error() {
+    let linear = |k| Operation::Linear {
+        x: View::whole(k),
+        n: 8,
+        format: Format::F16,
+        paired: false,
+        term: Term::Acc,
+        operands: Vec::new(),
+        out: View::whole(8),
+        rows: Rows::Tokens,
+    };
+    let rows = RowRange { min: 1, max: None };
+    let target = Target::named("subgroup8").unwrap();
+    let first = candidates(&linear(8 * 100_003), target, rows).unwrap()[0];
+    // Four k each: a large tile.
+    let trips = 200_006;
+    let error = compose(&linear(8 * 100_003), first, target).unwrap_err();
+    assert_eq!(error, KernelError::LoopTrips { trips, limit: 65_535 });
+    assert!(lower(&linear(8 * 100_003), target, rows).unwrap().name.contains("split"));
+    assert!(matches!(lower(&linear(8 * 9_000_000), target, rows), Err(KernelError::LoopTrips { .. })));
+    let pool = Operation::Pool { pool: Pool::Mean, x: View::whole(8), max_context: 70_000 };
+    assert!(matches!(lower(&pool, target, rows), Err(KernelError::LoopTrips { .. })));
+}
+
+#[test]
+fn too_many_buffers_are_an_error() {
+    let sum = |i| Term::Binary(Binary::Add, Box::new(Term::Operand(i)), Box::new(Term::Operand(i + 1)));
+    let map =
+        |count| Operation::Map { width: 8, term: sum(0), operands: vec![Operand::Vector; count], rows: Rows::Tokens };
+    let rows = RowRange { min: 1, max: None };
+    let target = &Target::all()[0];
+    assert!(lower(&map(7), target, rows).is_ok());
+    assert_eq!(lower(&map(8), target, rows), Err(KernelError::StorageBuffers { need: 9, limit: 8 }));
+}
+
+fn every_candidate_is_valid(target: &Target) {
+    for operation in operations() {
+        let rows = RowRange { min: 1, max: Some(64) };
+        let choices = candidates(&operation, target, rows).unwrap();
+        assert!(!choices.is_empty());
+        for choice in choices {
+            let kernel = match compose(&operation, choice, target) {
+                Ok(kernel) => kernel,
+                Err(error) => panic!("{choice:?} on {}: {error}", target.name),
+            };
+            assert_eq!(kernel.slots.len(), kernel.bindings.len());
+            // A row that a contraction leaves behind comes after all else.
+            let step = kernel.slots.iter().position(|slot| *slot == Slot::Step).unwrap();
+            let behind = &kernel.slots[step + 1..];
+            assert!(matches!(kernel.slots[step - 1], Slot::Out | Slot::Part(_)), "{}", kernel.name);
+            assert!(matches!(behind, [] | [Slot::Part(1)]), "{}", kernel.name);
+            assert!(kernel.loop_trips <= 65535);
+            assert!(kernel.workgroup.iter().product::<u32>() <= target.limits.workgroup_invocations);
+        }
+        let lowered = lower(&operation, target, rows).unwrap();
+        assert_eq!(lowered, lower(&operation, target, rows).unwrap(), "the choice is deterministic");
+    }
+}
+
+#[test]
+fn every_candidate_is_valid_on_every_target() {
+    std::thread::scope(|scope| {
+        for target in Target::all() {
+            scope.spawn(|| every_candidate_is_valid(target));
+        }
+    });
+}

@@ -1,0 +1,44 @@
+//! Plans whose weights were rounded when they were packed.
+
+use warpweft_tests::fixture;
+
+use crate::{Built, run, text};
+
+/// Elements of the matrices of the four layers: queries, keys, values, the result of attention, gate, up and down.
+const ELEMENTS: u32 = 4 * (128 * 64 + 2 * 64 * 64 + 64 * 128 + 3 * 192 * 64);
+
+/// A plan names the format of each rounded weight, holds its codes and scales alone, and says how far rounding moved it.
+#[test]
+fn plans_say_what_was_rounded() {
+    let built = Built::of_fixture("qwen3");
+    let weights = |options: &[&str]| {
+        let plan = built.file("rounded.weft");
+        let ran =
+            run(&[&["build", text(&fixture("qwen3")), "-o", text(&plan), "--targets", "webgpu"], options].concat());
+        assert_eq!(ran.code, 0, "{}", ran.err);
+        (run(&["inspect", text(&plan), "--json"]).json(), run(&["inspect", text(&plan), "--weights"]).out)
+    };
+    let plain = run(&["inspect", text(&built.plan()), "--json"]).json();
+    assert!(plain["quantization"].is_null());
+    // Half of a step relative to values that are spread over 255 or 15 of them: about 1 % and 10 %.
+    for (name, bits, range) in [("int8", 8.0, 0.002..0.02), ("int4", 4.0, 0.02..0.2)] {
+        let (report, table) = weights(&["--quantize", name]);
+        let told = report["quantization"]["weights"].as_array().unwrap();
+        assert!(!told.is_empty());
+        let mut bytes = 0.0;
+        for weight in told {
+            let format = weight["format"].as_str().unwrap();
+            let ends = name == "int4" && weight["name"].as_str().unwrap().contains("embed");
+            assert!(format.starts_with(if ends { "int8" } else { name }), "{weight}");
+            let error = weight["relative_error"].as_f64().unwrap();
+            assert!(ends || range.contains(&error), "{weight}");
+            assert!(table.contains(weight["name"].as_str().unwrap()), "{table}");
+            bytes += if ends { 0.0 } else { weight["bytes"].as_f64().unwrap() };
+        }
+        let codes = f64::from(ELEMENTS) * bits / 8.0;
+        assert!((codes..codes * 1.6).contains(&bytes), "{bytes} bytes for {codes} of codes");
+    }
+    run(&["build", text(&fixture("qwen3")), "-o", text(&built.file("x.weft")), "--quantize", "int7"])
+        .refuses(2, &["int7", "int8", "int4-g32", "mxfp4"]);
+    assert!(!built.file("x.weft").exists());
+}
