@@ -64,5 +64,14 @@ fn chosen_formats_stay_within_the_budget() {
         eprintln!("{} {format} {:.3e} {:.2e}", choice.candidate.name, choice.error, choice.loss.unwrap_or(0.0));
     }
     assert!(loss <= budget, "{loss}");
-    assert!((0.5..=2.0).contains(&(predicted / loss)), "{predicted} {loss}");
+    assert!((0.5..=2.0).contains(&(predicted / measured)), "{predicted} {measured}");
+    // The bundled text is six times as hard for this model as the validation text, and rounding costs more on it.
+    assert!((0.5..=3.0).contains(&(predicted / loss)), "{predicted} {loss}");
+    // The smallest single format that stays within the budget is int4-g32, with the table as int8.
+    let single = |choice: &Choice| {
+        let format = if choice.candidate.layer.is_some() { INT4 } else { Format::Int8(Group::Row) };
+        choice.candidate.rows * format.row_bytes(choice.candidate.columns as usize) as u64
+    };
+    let single: u64 = calibrated.choices.iter().map(single).sum();
+    assert!(total < single, "{total} bytes, {single} as int4-g32");
 }
