@@ -107,7 +107,7 @@ fn minilm_through_the_command() {
     let folder = tempfile::tempdir().unwrap();
     let (plan, lines) = (folder.path().join("minilm.weft"), folder.path().join("lines.txt"));
     let ran = run(&["build", text(&minilm()), "-o", text(&plan), "--json"]).json();
-    assert_eq!(ran["phases"].as_array().unwrap().len(), 7);
+    assert_eq!(ran["phases"].as_array().unwrap().len(), 8);
     assert!(ran["bytes_read"].as_u64().unwrap() > 90_000_000);
     let reference = fs::read_to_string(fixture("minilm-reference").join("reference.json")).unwrap();
     let reference: Value = serde_json::from_str(&reference).unwrap();
