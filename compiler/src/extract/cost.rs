@@ -85,10 +85,6 @@ impl<'w> CostModel<'w> {
     pub fn node(&self, egraph: &EGraph, class: Id, node: &Op) -> Option<f64> {
         let fact = |id: Id| egraph[id].data.as_ref().ok();
         let free = Some(self.target.rates.dispatch * FREE);
-        // A quantized weight would be stored as wide as it is not.
-        if let (Op::Dequantize(_), Fact::Tensor(t)) = (node, fact(class)?) {
-            return Some(self.copy(t));
-        }
         let result = match fact(class)? {
             Fact::Tensor(t) if !t.constant => t,
             Fact::Pair(product, _) => product,
@@ -202,7 +198,15 @@ impl<'w> CostModel<'w> {
             Op::MatMul(_) | Op::Transpose(_) | Op::Concat(_) | Op::SplitHeads(_) | Op::MergeHeads(_) => return None,
             Op::RepeatHeads(_) | Op::Softmax(_) | Op::Scores(_) => return None,
         };
-        Some(seconds + self.second_copies(egraph, node))
+        Some(seconds + self.second_copies(egraph, node) + self.widened(egraph, node))
+    }
+
+    /// A quantized weight that is read as floats would be stored as wide as it is not.
+    fn widened(&self, egraph: &EGraph, node: &Op) -> f64 {
+        let is_decoded = |c: &&Id| egraph[**c].nodes.iter().any(|n| matches!(n, Op::Dequantize(_)));
+        let floats = node.children().iter().filter(is_decoded);
+        let weights = floats.filter_map(|c| egraph[*c].data.as_ref().ok()?.tensor());
+        weights.map(|weight| self.copy(weight)).sum()
     }
 
     /// A layout of a weight that no other program reads has to be stored and fetched beside the others.
