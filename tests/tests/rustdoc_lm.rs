@@ -65,16 +65,10 @@ fn perplexity_is_that_of_the_reference() {
 
 /// Perplexity with weights rounded to nearest, as a factor of that of the stored weights: the least and the most that it may
 /// be. Those of mxfp4 are around what its rounding costs in a reference; a kernel that loses more has a bug.
-const ROUNDED: [(&str, [f64; 2]); 6] = [
-    ("int8", [0.999, 1.001]),
-    ("int8-row", [0.999, 1.001]),
-    ("fp8", [0.999, 1.003]),
-    ("int4", [1.0, 1.013]),
-    ("mxfp4", [1.027, 1.034]),
-    ("nf4-g64", [1.0, 1.03]),
-];
+const ROUNDED: [(&str, [f64; 2]); 4] =
+    [("int4", [1.0, 1.013]), ("int8", [0.999, 1.001]), ("fp8", [0.999, 1.003]), ("mxfp4", [1.027, 1.034])];
 
-/// All chunks where that is quickest, the first one on all others.
+/// All chunks where that is quickest; of the first format, the first chunk on all others.
 #[test]
 fn rounded_weights_cost_what_rounding_costs() {
     let model = import(&demo().join("model")).unwrap();
@@ -84,9 +78,9 @@ fn rounded_weights_cost_what_rounding_costs() {
     let chunks: Vec<&[u32]> = ids.chunks(CHUNK).collect();
     let mut runners = runners();
     runners.sort_by_key(|runner| std::cmp::Reverse(runner.target.subgroup_size));
-    for (name, [least, most]) in ROUNDED {
+    for (i, (name, [least, most])) in ROUNDED.into_iter().enumerate() {
         let mut first = None;
-        for runner in &runners {
+        for runner in &runners[..if i == 0 { runners.len() } else { 1 }] {
             let plan = plan_file(&model, &quantized(&model, &[&runner.target.name], name));
             let mut model = runner.open(plan);
             let mut engine = |ids: &[u32]| loss(model.engine_mut(), ids);
