@@ -52,7 +52,7 @@ impl Reference {
         let ids = ids[..ids.len().min(most)].to_vec();
         let mut rows = Vec::new();
         subject.scores(&ids, &mut |scores| {
-            rows.extend(scores.iter().flat_map(|row| log_probabilities(row)));
+            rows.extend(scores.iter().flat_map(log_probabilities));
             Ok(())
         })?;
         Ok(Reference { ids, rows })

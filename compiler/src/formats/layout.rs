@@ -93,8 +93,8 @@ impl Format {
     /// The last group of a row has columns behind the row's end.
     pub(super) fn last_is_padded(self, width: usize) -> bool {
         match self.group() {
-            Some(Group::Of(n)) => width % n as usize != 0,
-            Some(Group::Row) => width * self.bits() as usize % (8 * LOAD) != 0,
+            Some(Group::Of(n)) => !width.is_multiple_of(n as usize),
+            Some(Group::Row) => !(width * self.bits() as usize).is_multiple_of(8 * LOAD),
             None => false,
         }
     }

@@ -75,7 +75,7 @@ impl Weights {
         match self.format.group() {
             None | Some(Group::Row) => 1,
             Some(Group::Of(n)) if n % columns == 0 => 1,
-            Some(Group::Of(n)) if columns % n == 0 => columns / n,
+            Some(Group::Of(n)) if columns.is_multiple_of(n) => columns / n,
             // A vec4 never has two groups.
             Some(Group::Of(_)) => self.fours * loads,
         }
@@ -87,7 +87,7 @@ impl Weights {
         match self.format.group() {
             None | Some(Group::Row) => "0u".to_owned(),
             Some(Group::Of(n)) if n % columns == 0 => format!("({k}) * {}u / {n}u", 4 * self.fours),
-            Some(Group::Of(n)) if columns % n == 0 => format!("({k}) / {loads}u * {}u + {g}", columns / n),
+            Some(Group::Of(n)) if columns.is_multiple_of(n) => format!("({k}) / {loads}u * {}u + {g}", columns / n),
             Some(Group::Of(n)) => format!("(({k}) * {}u + {g}) * 4u / {n}u", self.fours),
         }
     }
@@ -106,7 +106,7 @@ impl Weights {
     /// Four groups' parameters are one load.
     fn by_four(self, loads: u32) -> bool {
         let columns = 4 * self.fours * loads;
-        let whole = matches!(self.format.group(), Some(Group::Of(n)) if columns % n == 0);
+        let whole = matches!(self.format.group(), Some(Group::Of(n)) if columns.is_multiple_of(n));
         whole && !self.of_bytes() && self.groups_in(loads) == 4 && self.load_bytes() == 16
     }
 

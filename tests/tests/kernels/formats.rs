@@ -63,7 +63,7 @@ fn every_code_point() {
             .flat_map(|&e| (0..groups).map(move |g| mantissa * 2f32.powi(e + (g % 3) as i32)))
             .collect();
         // The last group of a row is cut by its end.
-        let zero = |i: usize| if (i + 1) % groups == 0 { (i % 16) as f32 } else { (i % 128) as f32 / 8.0 };
+        let zero = |i: usize| if (i + 1).is_multiple_of(groups) { (i % 16) as f32 } else { (i % 128) as f32 / 8.0 };
         let zeros: Vec<f32> = (0..rows * groups).map(zero).collect();
         let zeros = matches!(format, Format::Int4 { zeros: true, .. }).then_some(zeros.as_slice());
         let packed = format.assemble(&Codes { codes: &codes, scales: &scales, zeros }, width).unwrap();
