@@ -2,7 +2,7 @@
 //! codes and the same scales, so that it keeps its size.
 //!
 //! Each method is a file that reads its part of config.json, finds the tensors of a weight, and takes them apart; and a
-//! line in [`METHODS`]. Model families know nothing of it: they ask for `X.weight`.
+//! line in `METHODS`. Model families know nothing of it: they ask for `X.weight`.
 
 mod awq;
 mod bitsandbytes;
