@@ -1,6 +1,6 @@
 //! From an operation to a kernel: candidates, choice, composition.
 
-use warpweft_plan::{Binding, Cost, Dim, Groups, Sizes};
+use warpweft_plan::{Binding, Cost, Dim, Groups, Kernel, Sizes};
 
 use super::candidates::{chunk_of_candidates, merge_candidates};
 use super::cost::Launch;
@@ -139,6 +139,19 @@ pub struct Composed {
 }
 
 impl Composed {
+    /// As a plan has it; `meaning` is the graph of what it computes.
+    pub fn kernel(&self, meaning: String) -> Kernel {
+        Kernel {
+            name: self.name.clone(),
+            wgsl: self.wgsl.clone(),
+            workgroup: self.workgroup,
+            bindings: self.bindings.clone(),
+            loop_trips: self.loop_trips,
+            cost: self.cost,
+            meaning,
+        }
+    }
+
     /// Predicted seconds of a dispatch in a step of these sizes.
     pub fn seconds(&self, rates: &Rates, sizes: Sizes) -> f64 {
         let invocations = self.workgroup.iter().product();

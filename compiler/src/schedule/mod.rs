@@ -62,15 +62,7 @@ impl Shared {
             name = format!("{}.{number}", composed.name);
             number += 1;
         }
-        self.kernels.push(Kernel {
-            name,
-            wgsl: composed.wgsl.clone(),
-            workgroup: composed.workgroup,
-            bindings: composed.bindings.clone(),
-            loop_trips: composed.loop_trips,
-            cost: composed.cost,
-            meaning: meaning.to_string(),
-        });
+        self.kernels.push(Kernel { name, ..composed.kernel(meaning.to_string()) });
         self.kernel_index.insert(composed.wgsl.clone(), self.kernels.len() - 1);
         self.kernels.len() - 1
     }

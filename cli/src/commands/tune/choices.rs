@@ -13,7 +13,7 @@ use warpweft_plan::{Kernel, Plan, Program, Swap, Tuning};
 use warpweft_runtime::{Device, block_on};
 
 use super::fit::Sample;
-use super::probe::{Measured, kernel_of, repeat};
+use super::probe::{Measured, repeat};
 use crate::CliError;
 use crate::doctor::data::{Batch, Call};
 use crate::interrupt;
@@ -121,7 +121,7 @@ fn add(plan: &mut Plan, kernel: usize, composed: &Composed) -> usize {
     if let Some(at) = plan.kernels.iter().position(|k| k.wgsl == composed.wgsl) {
         return at;
     }
-    let mut added = kernel_of(composed, plan.kernels[kernel].meaning.clone());
+    let mut added = composed.kernel(plan.kernels[kernel].meaning.clone());
     let mut number = 2;
     while plan.kernels.iter().any(|k| k.name == added.name) {
         added.name = format!("{}.{number}", composed.name);

@@ -165,7 +165,7 @@ impl Measured {
     ) -> Result<Measured, CliError> {
         let grid =
             grid(composed.grid, sizes).ok_or_else(|| CliError::Failed(format!("{} has no grid", composed.name)))?;
-        let trial = block_on(device.trial(&kernel_of(composed, String::new()), grid, buffers))?;
+        let trial = block_on(device.trial(&composed.kernel(String::new()), grid, buffers))?;
         let sample = Sample {
             operation: operation.to_owned(),
             kernel: composed.name.clone(),
@@ -253,19 +253,6 @@ fn shown(choices: &[Choice]) -> Vec<Choice> {
         }
     }
     shown
-}
-
-/// A composed kernel as a plan has it.
-pub(super) fn kernel_of(composed: &Composed, meaning: String) -> Kernel {
-    Kernel {
-        name: composed.name.clone(),
-        wgsl: composed.wgsl.clone(),
-        workgroup: composed.workgroup,
-        bindings: composed.bindings.clone(),
-        loop_trips: composed.loop_trips,
-        cost: composed.cost,
-        meaning,
-    }
 }
 
 pub(super) fn grid(grid: [Groups; 3], sizes: Sizes) -> Option<[u32; 3]> {
