@@ -277,6 +277,8 @@ pub struct Program {
 pub struct Tier {
     /// Subgroups of exactly this size.
     pub subgroup_size: Option<u32>,
+    /// 64-bit integers in shaders.
+    pub int64: bool,
     /// Bytes of workgroup memory.
     pub workgroup_bytes: u32,
     /// Invocations in one workgroup.

@@ -256,6 +256,7 @@ impl<'w> CostModel<'w> {
             norm,
             operands: term_operands(term, width(result)?),
             rows: rows_of(result)?,
+            wide: self.target.int64,
         };
         let key = (shape.k, shape.n, shape.format, weights, shape.operands, self.range(result));
         // Those with norms are few.

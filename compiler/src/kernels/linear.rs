@@ -68,10 +68,12 @@ struct Linear<'a> {
     rows: Rows,
     /// What is done to x first.
     norm: Option<Normed<'a>>,
+    /// Weights are loaded as 64-bit integers.
+    wide: bool,
 }
 
 impl<'a> Linear<'a> {
-    fn of(operation: &'a Operation) -> Result<Linear<'a>, KernelError> {
+    fn of(operation: &'a Operation, target: &Target) -> Result<Linear<'a>, KernelError> {
         let (operation, prologue) = match operation {
             Operation::NormedLinear { prologue, linear } => (linear.as_ref(), Some(prologue)),
             other => (other, None),
@@ -89,7 +91,7 @@ impl<'a> Linear<'a> {
         }
         let (x, n, format, paired, out, rows) = (*x, *n, *format, *paired, *out, *rows);
         let norm = prologue.map(|prologue| Normed::new(prologue, x, rows)).transpose()?;
-        Ok(Linear { x, n, format, paired, term, operands, out, rows, norm })
+        Ok(Linear { x, n, format, paired, term, operands, out, rows, norm, wide: target.int64 })
     }
 
     fn weights(&self) -> u32 {
@@ -106,7 +108,7 @@ impl<'a> Linear<'a> {
 
     /// How it reads its weights, so many vec4s at a load.
     fn stored(&self, fours: u32) -> Weights {
-        Weights { format: self.format, width: self.x.width, fours }
+        Weights { format: self.format, width: self.x.width, fours, wide: self.wide }
     }
 
     /// Bindings and functions, in binding order: x, w, w2, operands, tables, out, step. `fours` is how many times four
@@ -145,6 +147,7 @@ impl<'a> Linear<'a> {
             norm: self.norm.map(|norm| norm.shape()),
             operands: operands_bytes(self.operands, self.n),
             rows: self.rows,
+            wide: self.wide,
         }
     }
 
@@ -312,7 +315,7 @@ pub(crate) fn operands_bytes(operands: &[Operand], width: u32) -> [i64; 2] {
 
 /// The ways to compute a linear.
 pub(crate) fn candidates(operation: &Operation, target: &Target, rows: RowRange) -> Result<Vec<Choice>, KernelError> {
-    Ok(Linear::of(operation)?.shape().candidates(target, rows))
+    Ok(Linear::of(operation, target)?.shape().candidates(target, rows))
 }
 
 /// Writes `linear/workgroup_tile.wgsl`.
@@ -321,7 +324,7 @@ pub(crate) fn workgroup_tile(
     tile: WorkgroupTile,
     target: &Target,
 ) -> Result<Composed, KernelError> {
-    let linear = Linear::of(operation)?;
+    let linear = Linear::of(operation, target)?;
     let WorkgroupTile { rows, octets } = tile;
     let along_rows = INVOCATIONS / ALONG_COLUMNS;
     let mut slots = linear.result("acc[c * R + r]", "acc[(C4 + c) * R + r]");
@@ -369,7 +372,7 @@ ws[item * 2u + 1u] = scaled(unpack(packed, 1u), ss[0u]);"
 
 /// Writes `linear/split_dot.wgsl`.
 pub(crate) fn split_dot(operation: &Operation, split: SplitDot, target: &Target) -> Result<Composed, KernelError> {
-    let linear = Linear::of(operation)?;
+    let linear = Linear::of(operation, target)?;
     let SplitDot { rows, shares, fours } = split;
     let mut slots = linear.result("acc[r]", "acc[R + r]");
     let afterwards = linear.scales_afterwards(rows);
@@ -411,7 +414,7 @@ pub(crate) fn broadcast_tile(
     tile: BroadcastTile,
     target: &Target,
 ) -> Result<Composed, KernelError> {
-    let linear = Linear::of(operation)?;
+    let linear = Linear::of(operation, target)?;
     let lanes = target.subgroup_size.ok_or_else(|| KernelError::Algorithm("with subgroups".to_owned()))?;
     let BroadcastTile { rows, columns4, fours, steps } = tile;
     let mut slots = linear.result("acc[c * R + r]", "acc[(C4 + c) * R + r]");

@@ -13,7 +13,7 @@ use crate::target::Target;
 /// # Errors
 /// [`KernelError::Invalid`] with the kernel's name and the reason; [`KernelError::WorkgroupBytes`].
 pub fn validate(kernel: &Composed, target: &Target) -> Result<(), KernelError> {
-    let (module, info) = check(&kernel.wgsl, target.subgroup_size.is_some())
+    let (module, info) = check(&kernel.wgsl, target.subgroup_size.is_some(), target.int64)
         .map_err(|reason| KernelError::Invalid { kernel: kernel.name.clone(), reason })?;
     let need = workgroup_bytes(&module);
     if need > target.limits.workgroup_bytes {
@@ -22,12 +22,14 @@ pub fn validate(kernel: &Composed, target: &Target) -> Result<(), KernelError> {
     write_all(&module, &info).map_err(|reason| KernelError::Invalid { kernel: kernel.name.clone(), reason })
 }
 
-/// Parses and validates WGSL.
-pub(crate) fn check(wgsl: &str, subgroups: bool) -> Result<(naga::Module, ModuleInfo), String> {
+/// Parses and validates WGSL for a device with or without subgroups and 64-bit integers.
+pub(crate) fn check(wgsl: &str, subgroups: bool, int64: bool) -> Result<(naga::Module, ModuleInfo), String> {
     let module = naga::front::wgsl::parse_str(wgsl).map_err(|e| e.emit_to_string(wgsl))?;
     // `unpack2x16float` is part of WebGPU's floor, but a capability for naga.
     let floor = Capabilities::SHADER_FLOAT16_IN_FLOAT32;
-    let capabilities = if subgroups { floor | Capabilities::SUBGROUP } else { floor };
+    let mut capabilities = floor;
+    capabilities.set(Capabilities::SUBGROUP, subgroups);
+    capabilities.set(Capabilities::SHADER_INT64, int64);
     let mut validator = Validator::new(ValidationFlags::all(), capabilities);
     if subgroups {
         validator.subgroup_stages(naga::valid::ShaderStages::COMPUTE).subgroup_operations(SubgroupOperationSet::all());

@@ -19,6 +19,8 @@ pub(crate) struct Weights {
     pub(crate) width: u32,
     /// vec4s of x that a load meets.
     pub(crate) fours: u32,
+    /// A load has components of 64 bits, up to four of them, and not of 32.
+    pub(crate) wide: bool,
 }
 
 /// When the scales of a quantized weight are multiplied in.
@@ -33,11 +35,17 @@ pub(crate) enum Scaling {
 }
 
 impl Weights {
-    /// How many vec4s of x a load can meet, the most first. Four bytes are the least that a shader can load.
-    pub(crate) fn loads_of(format: Format) -> &'static [u32] {
-        match format.bits() {
-            4 => &[8, 4, 2],
-            8 => &[4, 2, 1],
+    /// How many vec4s of x a load can meet, the most first. Four bytes are the least that a shader can load, and a load of 32
+    /// needs rows of whole ones.
+    pub(crate) fn loads_of(format: Format, width: u32, wide: bool) -> &'static [u32] {
+        let width = width as usize;
+        let wide = wide && [format.code_bytes(width), format.row_bytes(width)].iter().all(|n| n.is_multiple_of(32));
+        match (format.bits(), wide) {
+            // More would be more than a group.
+            (4, _) => &[8, 4, 2],
+            (8, true) => &[8, 4, 2, 1],
+            (8, false) => &[4, 2, 1],
+            (16, true) => &[4, 2, 1],
             _ => &[2, 1],
         }
     }
@@ -148,15 +156,32 @@ impl Weights {
         matches!(self.format, Format::Int4 { zeros: true, .. })
     }
 
-    /// The shader's type of a load.
-    fn kind(self) -> &'static str {
-        match (self.format.is_quantized(), self.fours, self.load_bytes()) {
-            (false, 2, _) => self.format.packed(),
-            (false, ..) => self.format.half(),
-            (true, _, 16) => "vec4<u32>",
-            (true, _, 8) => "vec2<u32>",
-            (true, ..) => "u32",
+    /// The shader's types of a load and of what it becomes.
+    fn kinds(self) -> [&'static str; 2] {
+        let words = match self.load_bytes() {
+            32 => "PackedWords",
+            16 => "vec4<u32>",
+            8 => "vec2<u32>",
+            _ => "u32",
+        };
+        match (self.wide, self.format.is_quantized(), self.load_bytes()) {
+            (true, _, 32) => ["vec4<u64>", words],
+            (true, _, 16) => ["vec2<u64>", words],
+            (true, _, 8) => ["u64", words],
+            (true, _, _) | (false, true, _) => [words, words],
+            (false, false, _) if self.fours == 2 => [self.format.packed(); 2],
+            (false, false, _) => [self.format.half(); 2],
         }
+    }
+
+    /// A load's components are of 64 bits.
+    fn of_longs(self) -> bool {
+        self.wide && self.load_bytes() >= 8
+    }
+
+    /// The components of a load of so many bytes.
+    pub(crate) fn components(self, bytes: u32) -> u32 {
+        if self.wide && bytes >= 8 { bytes / 8 } else { bytes / 4 }
     }
 
     /// Binds the weights and defines `load_w(p, n, k) -> Packed`, load k of row n of weight p; `unpack(packed, h)`, the vec4
@@ -164,76 +189,113 @@ impl Weights {
     /// `load_parameters(p, n, at)`, four of them, `scale_of(word, byte) -> Scale` and `scaled(value, scale)`.
     pub(crate) fn functions(self, interface: &mut Interface, bindings: &[(Slot, &'static str)]) {
         interface.format(self.format);
-        let kind = self.kind();
+        let [kind, packed] = self.kinds();
         for (slot, name) in bindings {
             interface.bind(*slot, name, Access::Read, &format!("array<{kind}>"));
         }
         let paired = bindings.len() > 1;
-        if !self.format.is_quantized() {
-            interface.function(self.of_floats(kind, paired));
-            return;
-        }
-        let row = self.format.row_bytes(self.width as usize) as u32 / self.load_bytes();
+        let row = self.row();
+        let load = |name: &str| self.words(&format!("{name}[n * {row} + k]"));
         let second = if paired {
-            format!("    if (p == 1u) {{\n        return w2[n * {row}u + k];\n    }}\n")
+            format!("    if (p == 1u) {{\n        return {};\n    }}\n", load("w2"))
         } else {
             String::new()
         };
+        if packed == "PackedWords" {
+            interface.function("struct PackedWords {\n    low: vec4<u32>,\n    high: vec4<u32>,\n}\n".to_owned());
+        }
+        if self.of_longs() {
+            interface.function(self.split());
+        }
         interface.function(format!(
-            "alias Packed = {kind};
+            "alias Packed = {packed};
 
 fn load_w(p: u32, n: u32, k: u32) -> Packed {{
-{second}    return w[n * {row}u + k];
+{second}    return {};
 }}
 
 fn unpack(packed: Packed, h: u32) -> vec4<f32> {{
-    return {};
-}}
+{}}}
 ",
-            self.levels("packed", "h")
+            load("w"),
+            if self.format.is_quantized() { format!("    return {};\n", self.levels("h")) } else { self.floats() },
         ));
         if self.scaling() != Scaling::None {
-            let scale = self.scale(row, paired);
-            interface.function(scale);
+            interface.function(self.scale(&row, paired));
         }
     }
 
-    /// The same for floats.
-    fn of_floats(self, kind: &str, paired: bool) -> String {
-        let suffix = self.format.suffix();
-        let row = if self.fours == 2 { "K8" } else { "(K8 * 2u)" };
-        let second = if paired {
-            format!("    if (p == 1u) {{\n        return w2[n * {row} + k];\n    }}\n")
-        } else {
-            String::new()
+    /// Loads from one row to the next, as an expression.
+    fn row(self) -> String {
+        match (self.format.is_quantized(), self.fours) {
+            (true, _) => format!("{}u", self.format.row_bytes(self.width as usize) as u32 / self.load_bytes()),
+            (false, 4) => "(K8 / 2u)".to_owned(),
+            (false, 2) => "K8".to_owned(),
+            (false, _) => "(K8 * 2u)".to_owned(),
+        }
+    }
+
+    /// A load as words.
+    fn words(self, load: &str) -> String {
+        if self.of_longs() { format!("words({load})") } else { load.to_owned() }
+    }
+
+    /// Defines `words`, the words of a load of longs.
+    fn split(self) -> String {
+        let [kind, packed] = self.kinds();
+        let longs = self.load_bytes() / 8;
+        let long = |i: u32| {
+            if longs == 1 { "longs".to_owned() } else { format!("longs.{}", ["x", "y", "z", "w"][i as usize]) }
         };
-        let unpack = if self.fours == 2 {
-            format!(
-                "    if (h == 1u) {{
+        let both = |i: u32| format!("u32({0} & 0xfffffffflu), u32({0} >> 32u)", long(i));
+        let value = match longs {
+            4 => format!("PackedWords(vec4<u32>({}, {}), vec4<u32>({}, {}))", both(0), both(1), both(2), both(3)),
+            2 => format!("vec4<u32>({}, {})", both(0), both(1)),
+            _ => format!("vec2<u32>({})", both(0)),
+        };
+        format!("fn words(longs: {kind}) -> {packed} {{\n    return {value};\n}}\n")
+    }
+
+    /// The body of `unpack` for floats.
+    fn floats(self) -> String {
+        let suffix = self.format.suffix();
+        if !self.wide {
+            return match self.fours {
+                2 => format!(
+                    "    if (h == 1u) {{
         return high_{suffix}(packed);
     }}
     return low_{suffix}(packed);
 "
-            )
-        } else {
-            format!("    return half_{suffix}(packed);\n")
+                ),
+                _ => format!("    return half_{suffix}(packed);\n"),
+            };
+        }
+        let half = |words: &str| match self.format.bits() {
+            32 => format!("half_{suffix}(bitcast<vec4<f32>>({words}))"),
+            _ => format!("half_{suffix}({words})"),
         };
-        format!(
-            "alias Packed = {kind};
-
-fn load_w(p: u32, n: u32, k: u32) -> Packed {{
-{second}    return w[n * {row} + k];
-}}
-
-fn unpack(packed: Packed, h: u32) -> vec4<f32> {{
-{unpack}}}
-"
-        )
+        let pieces: &[&str] = match (self.format.bits(), self.load_bytes()) {
+            (32, 32) => &["packed.low", "packed.high"],
+            (_, 32) => &["packed.low.xy", "packed.low.zw", "packed.high.xy", "packed.high.zw"],
+            (16, 16) => &["packed.xy", "packed.zw"],
+            _ => &["packed"],
+        };
+        let last = pieces.len() - 1;
+        let mut text = String::new();
+        for (h, piece) in pieces[..last].iter().enumerate() {
+            let _ = write!(text, "    if (h == {h}u) {{\n        return {};\n    }}\n", half(piece));
+        }
+        text + &format!("    return {};\n", half(pieces[last]))
     }
 
     /// Four levels of a load, less the zero point where all have the same.
-    fn levels(self, packed: &str, h: &str) -> String {
-        let word = |at: String| if self.load_bytes() == 4 { packed.to_owned() } else { format!("{packed}[{at}]") };
+    fn levels(self, h: &str) -> String {
+        let word = |at: String| match self.load_bytes() {
+            32 => format!("select(packed.low[{at} % 4u], packed.high[{at} % 4u], {at} >= 4u)"),
+            4 => "packed".to_owned(),
+            _ => format!("packed[{at}]"),
+        };
         let codes = match self.format.bits() {
             4 => format!("({} >> (4u * ({h} % 2u))) & 0x0f0f0f0fu", word(format!("{h} / 2u"))),
             _ => word(h.to_owned()),
@@ -242,16 +304,20 @@ fn unpack(packed: Packed, h: u32) -> vec4<f32> {{
         format!("levels_{}({codes}){less}", self.format.suffix())
     }
 
-    /// What reads scales and multiplies with them, for rows of so many loads.
-    fn scale(self, row: u32, paired: bool) -> String {
+    /// What reads scales and multiplies with them, for rows of so many loads each.
+    fn scale(self, row: &str, paired: bool) -> String {
         let suffix = self.format.suffix();
         let words = self.load_bytes() / 4;
         let codes = self.format.code_bytes(self.width as usize) as u32 / self.load_bytes();
-        let word = |name: &str| match words {
-            1 => format!("{name}[n * {row}u + {codes}u + at]"),
-            _ => format!("{name}[n * {row}u + {codes}u + at / {words}u][at % {words}u]"),
+        let word = |name: &str| match (words, self.of_longs()) {
+            (1, _) => format!("{name}[n * {row} + {codes}u + at]"),
+            (_, false) => format!("{name}[n * {row} + {codes}u + at / {words}u][at % {words}u]"),
+            (2, true) => format!("u32(({name}[n * {row} + {codes}u + at / 2u] >> (at % 2u * 32u)) & 0xfffffffflu)"),
+            (_, true) => format!(
+                "u32(({name}[n * {row} + {codes}u + at / {words}u][at % {words}u / 2u] >> (at % 2u * 32u)) & 0xfffffffflu)"
+            ),
         };
-        let four = |name: &str| format!("{name}[n * {row}u + {codes}u + at]");
+        let four = |name: &str| self.words(&format!("{name}[n * {row} + {codes}u + at]"));
         let function = |name: &str, kind: &str, of: &dyn Fn(&str) -> String| {
             let second = if paired {
                 format!("    if (p == 1u) {{\n        return {};\n    }}\n", of("w2"))

@@ -18,6 +18,9 @@ pub struct Target {
     pub name: String,
     /// Lanes of a subgroup, the same for every dispatch; none where subgroups cannot be used.
     pub subgroup_size: Option<u32>,
+    /// It has 64-bit integers, and loads weights as such: where a load is a loop over lanes and components, as on a processor,
+    /// it costs by the component and not by the byte.
+    pub int64: bool,
     /// WGSL extensions that its shaders are written with.
     pub enable: Vec<String>,
     /// What a kernel may ask for.
@@ -63,6 +66,7 @@ impl Target {
     pub fn tier(&self) -> Tier {
         Tier {
             subgroup_size: self.subgroup_size,
+            int64: self.int64,
             workgroup_bytes: self.limits.workgroup_bytes,
             workgroup_invocations: self.limits.workgroup_invocations,
             binding_bytes: self.limits.binding_bytes,
@@ -99,6 +103,7 @@ mod tests {
             );
             assert_eq!(target.limits, Target::all()[0].limits, "only subgroups are asked for beyond WebGPU's defaults");
             assert_eq!(target.tier().subgroup_size, target.subgroup_size);
+            assert_eq!(target.tier().int64, target.int64);
         }
         assert_eq!(Target::named("cuda"), None);
     }

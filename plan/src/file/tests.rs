@@ -35,6 +35,7 @@ fn sample() -> Plan {
     let steps = vec![step(0, vec![0, 1, 2, 3], Dim::TOKENS * 8), step(1, vec![4, 5, 3, 2, 6], Dim::SEQUENCES * 8)];
     let tier = |subgroup_size| Tier {
         subgroup_size,
+        int64: false,
         workgroup_bytes: 16_384,
         workgroup_invocations: 256,
         binding_bytes: 1 << 27,

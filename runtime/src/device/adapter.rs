@@ -94,7 +94,7 @@ impl Adapter {
 
     /// What the adapter lacks to run programs of a tier; `None` if nothing.
     pub fn lacks(&self, tier: &Tier) -> Option<String> {
-        tier::lacks(tier, &self.limits, self.subgroup_size)
+        tier::lacks(tier, &self.limits, self.features, self.subgroup_size)
     }
 
     /// Bytes of the largest buffer that a kernel can see.

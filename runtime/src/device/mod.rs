@@ -69,7 +69,7 @@ impl Device {
     /// [`RuntimeError::NoDevice`] with what the driver said.
     pub async fn open(adapter: &Adapter) -> Result<Device, RuntimeError> {
         let clock = wgpu::Features::TIMESTAMP_QUERY | wgpu::Features::TIMESTAMP_QUERY_INSIDE_PASSES;
-        let useful = wgpu::Features::SUBGROUP | clock;
+        let useful = wgpu::Features::SUBGROUP | wgpu::Features::SHADER_INT64 | clock;
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("warpweft"),
             required_features: useful & adapter.features,

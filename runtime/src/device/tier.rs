@@ -6,7 +6,15 @@ use super::Adapter;
 use crate::RuntimeError;
 
 /// What is missing for a tier; `None` if nothing.
-pub(super) fn lacks(tier: &Tier, limits: &wgpu::Limits, subgroup_size: Option<u32>) -> Option<String> {
+pub(super) fn lacks(
+    tier: &Tier,
+    limits: &wgpu::Limits,
+    features: wgpu::Features,
+    subgroup_size: Option<u32>,
+) -> Option<String> {
+    if tier.int64 && !features.contains(wgpu::Features::SHADER_INT64) {
+        return Some("64-bit integers".to_owned());
+    }
     if let Some(wanted) = tier.subgroup_size.filter(|wanted| Some(*wanted) != subgroup_size) {
         let has = subgroup_size.map_or("none of a fixed size".into(), |n| format!("{n}"));
         return Some(format!("subgroups of {wanted} (has {has})"));

@@ -78,6 +78,7 @@ fn step(kernel: usize, buffers: &[usize], grid: [Groups; 3]) -> Step {
 pub(crate) fn tier(subgroup_size: Option<u32>) -> Tier {
     Tier {
         subgroup_size,
+        int64: false,
         workgroup_bytes: 16_384,
         workgroup_invocations: 256,
         binding_bytes: 1 << 27,

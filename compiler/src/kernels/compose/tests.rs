@@ -27,11 +27,11 @@ const FILES: [(&str, &str); 18] = [
 #[test]
 fn every_file_is_a_kernel_as_it_stands() {
     for (name, source) in FILES {
-        if let Err(error) = validate::check(source, true) {
+        if let Err(error) = validate::check(source, true, false) {
             panic!("{name}: {error}");
         }
         let filled = unroll::unroll(&template::fill(source, &[]).unwrap()).unwrap().wgsl;
-        if let Err(error) = validate::check(&filled, true) {
+        if let Err(error) = validate::check(&filled, true, false) {
             panic!("{name} unrolled: {error}");
         }
     }

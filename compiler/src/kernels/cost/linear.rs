@@ -15,8 +15,11 @@ use crate::target::Target;
 /// fit the instruction cache of a CPU.
 const LARGE_BODY: u32 = 1024;
 
-/// What a load of four bytes counts as, where one of sixteen is 1.
+/// What a load of one component counts as, where one of four is 1.
 const WORD: f64 = 0.5;
+
+/// The same of two components.
+const PAIR: f64 = 0.7;
 
 /// A contraction as far as its time is concerned.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -35,6 +38,8 @@ pub(crate) struct LinearShape {
     pub(crate) operands: [i64; 2],
     /// What a row is.
     pub(crate) rows: Rows,
+    /// Weights are loaded as 64-bit integers.
+    pub(crate) wide: bool,
 }
 
 /// Norms in front of a contraction as far as its time is concerned.
@@ -103,29 +108,31 @@ impl LinearShape {
 
     /// How the weights are read, so many vec4s at a load.
     fn stored(&self, fours: u32) -> Weights {
-        Weights { format: self.format, width: self.k, fours }
+        Weights { format: self.format, width: self.k, fours, wide: self.wide }
     }
 
-    /// Loads of 16 bytes that `steps` loads of w along k, and those of their scales, count as: smaller ones save little.
+    /// Loads of four components that `steps` loads of w along k, and those of their scales, count as: smaller ones save little.
     fn load(&self, fours: u32, steps: u32) -> f64 {
         let stored = self.stored(fours);
         let [of_four, words] = stored.parameter_loads(steps).map(f64::from);
-        let one = match stored.load_bytes() {
-            16 => 1.0,
-            8 => 0.7,
-            _ => WORD,
+        let counted = |components: u32| match components {
+            1 => WORD,
+            2 => PAIR,
+            n => f64::from(n) / 4.0,
         };
-        f64::from(steps) * one + of_four + words * WORD
+        let [load, four] = [stored.load_bytes(), 16].map(|bytes| counted(stored.components(bytes)));
+        f64::from(steps) * load + of_four * four + words * WORD
     }
 
-    /// Loads of w along k in one iteration: so many that each lane has x to read, and where that makes one load of the scales
-    /// of four groups, so many.
+    /// Loads of w along k in one iteration: so many that each lane has x to read, and as many as can share what is read of
+    /// scales.
     fn steps(&self, fours: u32, rows: u32, columns4: u32, lanes: u32) -> u32 {
         let stored = self.stored(fours);
         let fits = |steps: u32| 16 * fours * steps * rows * columns4 * self.weights < LARGE_BODY;
-        match stored.scaling() {
-            Scaling::Unpacked if stored.loads().is_multiple_of(4) && fits(4) => 4,
-            Scaling::None | Scaling::Afterwards | Scaling::Unpacked => {
+        let shared = [4, 2].into_iter().find(|steps| stored.loads().is_multiple_of(*steps) && fits(*steps));
+        match (stored.scaling(), shared) {
+            (Scaling::Unpacked, Some(steps)) => steps,
+            (Scaling::None | Scaling::Afterwards | Scaling::Unpacked, _) => {
                 steps_per_iteration(stored.loads(), rows * fours, lanes)
             }
         }
@@ -138,7 +145,7 @@ impl LinearShape {
 
     /// vec4s of x that a load of w meets, for so many multiply-adds with each: as many as a body of that size allows.
     fn fours(&self, each: u32) -> u32 {
-        let all = Weights::loads_of(self.format);
+        let all = Weights::loads_of(self.format, self.k, self.wide);
         let fits = |fours: &&u32| 16 * **fours * each < LARGE_BODY;
         let least = all.last().copied().unwrap_or(1);
         all.iter().find(fits).copied().unwrap_or(least)
@@ -190,11 +197,7 @@ impl BroadcastTile {
         let columns = f64::from(linear.weights * self.columns4 * 4);
         let rows = f64::from(self.rows);
         let fours = f64::from(self.fours * self.steps);
-        let loads_of_w = match linear.format.is_quantized() {
-            true => linear.load(self.fours, self.steps),
-            // A load of 8 bytes saves little.
-            false => (f64::from(linear.format.bytes() * self.fours) / 4.0).max(0.7) * f64::from(self.steps),
-        };
+        let loads_of_w = linear.load(self.fours, self.steps);
         let of_x = f64::from(self.loads(lanes));
         let spill = (rows * columns / f64::from(registers)).max(1.0).powf(1.5);
         let iteration = Work {
@@ -248,10 +251,7 @@ impl SplitDot {
     pub(crate) fn launch(self, linear: &LinearShape) -> Launch {
         let columns = f64::from(4 * linear.weights);
         let rows = f64::from(self.rows);
-        let of_w = match linear.format.is_quantized() {
-            true => linear.load(self.fours, 1) * 2.0 / f64::from(self.fours),
-            false => f64::from(linear.format.bytes()) / 2.0,
-        };
+        let of_w = linear.load(self.fours, 1) * 2.0 / f64::from(self.fours);
         let octet = Work { fmas: 8.0 * rows * columns, loads: columns * of_w + 2.0 * rows, ..Work::default() };
         // The last of the work is adding up through workgroup memory.
         let shared = columns / 4.0 * rows * f64::from(self.shares);
