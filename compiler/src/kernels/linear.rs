@@ -9,7 +9,7 @@ use super::interface::{Interface, check_view, count};
 use super::prologue::Normed;
 use super::spec::{Operand, Operation, Rows, Term, View};
 use super::term::reads;
-use super::weights::{Scaling, Weights};
+use super::weights::{RAISED, Scaling, Weights};
 use crate::formats::Format;
 use crate::target::Target;
 
@@ -112,14 +112,14 @@ impl<'a> Linear<'a> {
     }
 
     /// Bindings and functions, in binding order: x, w, w2, operands, tables, out, step. `fours` is how many times four
-    /// weights are loaded at once.
-    fn interface(&self, fours: u32) -> Result<Interface, KernelError> {
+    /// weights are loaded at once, `raised` whether x is lowered for what [`Weights::raises`].
+    fn interface(&self, fours: u32, raised: bool) -> Result<Interface, KernelError> {
         let mut interface = Interface::default();
         let stored = self.stored(fours);
         interface.view_up_to(Slot::X, "x", self.x, stored.reach())?;
         interface.function(format!("fn last_row() -> u32 {{\n    return {} - 1u;\n}}\n", count(self.rows)));
         let bindings = [(Slot::W, "w"), (Slot::W2, "w2")];
-        stored.functions(&mut interface, &bindings[..self.weights() as usize]);
+        stored.functions(&mut interface, &bindings[..self.weights() as usize], raised);
         if let Some(norm) = self.norm {
             norm.functions(&mut interface, stored.reach())?;
         }
@@ -362,7 +362,7 @@ ws[item * 2u + 1u] = scaled(unpack(packed, 1u), ss[0u]);"
             ("WIDTH", linear.x.width, "columns of x"),
         ],
         slots,
-        interface: linear.interface(2)?,
+        interface: linear.interface(2, false)?,
         launch: tile.launch(&linear.shape()),
         flops: linear.flops(),
         bytes: linear.shape().bytes(),
@@ -400,7 +400,7 @@ pub(crate) fn split_dot(operation: &Operation, split: SplitDot, target: &Target)
             ("WIDTH", linear.x.width, "columns of x"),
         ],
         slots,
-        interface: linear.interface(fours)?,
+        interface: linear.interface(fours, false)?,
         launch: split.launch(&linear.shape()),
         flops: linear.flops(),
         bytes: linear.shape().bytes(),
@@ -438,6 +438,9 @@ pub(crate) fn broadcast_tile(
         Scaling::Unpacked if rows <= MOST_SUMMED && stored.groups_in(1) == 1 => linear.sums(stored, &scaled),
         Scaling::None | Scaling::Unpacked | Scaling::Afterwards => linear.scales(stored, &scaled),
     });
+    if stored.raises() {
+        slots.push(("lowered", format!("xs[i] *= {:e};", 1.0 / RAISED)));
+    }
     if linear.format.is_quantized() {
         let loads = linear.stored(fours).loads();
         slots.push(("loads", format!("const K: u32 = {loads}u; // loads of w along k")));
@@ -458,7 +461,7 @@ pub(crate) fn broadcast_tile(
             ("WIDTH", linear.x.width, "columns of x"),
         ],
         slots,
-        interface: linear.interface(fours)?,
+        interface: linear.interface(fours, true)?,
         launch: tile.launch(&linear.shape(), lanes, target.rates.registers),
         flops: linear.flops(),
         bytes: linear.shape().bytes(),

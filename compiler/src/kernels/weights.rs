@@ -23,6 +23,9 @@ pub(crate) struct Weights {
     pub(crate) wide: bool,
 }
 
+/// What x is divided by where weights are raised.
+pub(crate) const RAISED: f32 = 16_777_216.0;
+
 /// When the scales of a quantized weight are multiplied in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Scaling {
@@ -174,6 +177,11 @@ impl Weights {
         }
     }
 
+    /// Its values are unpacked in fewer steps if they may be [`RAISED`] times as great.
+    pub(crate) fn raises(self) -> bool {
+        matches!(self.format, Format::Int8(_))
+    }
+
     /// A load's components are of 64 bits.
     fn of_longs(self) -> bool {
         self.wide && self.load_bytes() >= 8
@@ -186,8 +194,9 @@ impl Weights {
 
     /// Binds the weights and defines `load_w(p, n, k) -> Packed`, load k of row n of weight p; `unpack(packed, h)`, the vec4
     /// of it that the h-th vec4 of x meets; and for scales `load_parameter(p, n, at) -> u32`, a word behind the codes of row n,
-    /// `load_parameters(p, n, at)`, four of them, `scale_of(word, byte) -> Scale` and `scaled(value, scale)`.
-    pub(crate) fn functions(self, interface: &mut Interface, bindings: &[(Slot, &'static str)]) {
+    /// `load_parameters(p, n, at)`, four of them, `scale_of(word, byte) -> Scale` and `scaled(value, scale)`. Where `raised`, and
+    /// [`Weights::raises`], what is unpacked is [`RAISED`] times as great.
+    pub(crate) fn functions(self, interface: &mut Interface, bindings: &[(Slot, &'static str)], raised: bool) {
         interface.format(self.format);
         let [kind, packed] = self.kinds();
         for (slot, name) in bindings {
@@ -218,7 +227,11 @@ fn unpack(packed: Packed, h: u32) -> vec4<f32> {{
 {}}}
 ",
             load("w"),
-            if self.format.is_quantized() { format!("    return {};\n", self.levels("h")) } else { self.floats() },
+            if self.format.is_quantized() {
+                format!("    return {};\n", self.levels("h", raised))
+            } else {
+                self.floats()
+            },
         ));
         if self.scaling() != Scaling::None {
             interface.function(self.scale(&row, paired));
@@ -290,7 +303,7 @@ fn unpack(packed: Packed, h: u32) -> vec4<f32> {{
     }
 
     /// Four levels of a load, less the zero point where all have the same.
-    fn levels(self, h: &str) -> String {
+    fn levels(self, h: &str, raised: bool) -> String {
         let word = |at: String| match self.load_bytes() {
             32 => format!("select(packed.low[{at} % 4u], packed.high[{at} % 4u], {at} >= 4u)"),
             4 => "packed".to_owned(),
@@ -301,7 +314,8 @@ fn unpack(packed: Packed, h: u32) -> vec4<f32> {{
             _ => word(h.to_owned()),
         };
         let less = if matches!(self.format, Format::Int4 { .. }) && !self.is_biased() { " - 8.0" } else { "" };
-        format!("levels_{}({codes}){less}", self.format.suffix())
+        let levels = if raised && self.raises() { "raised" } else { "levels" };
+        format!("{levels}_{}({codes}){less}", self.format.suffix())
     }
 
     /// What reads scales and multiplies with them, for rows of so many loads each.

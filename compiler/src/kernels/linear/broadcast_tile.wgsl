@@ -87,6 +87,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(subgroup_invocation_id
             //# slot x
             xs[i] = load_x(ms[i], k * H + item % (H * U));
             //# end
+            //# slot lowered
+            //# end
         }
         //# slot scales
         //# end
