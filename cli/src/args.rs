@@ -3,9 +3,9 @@
 use std::fmt;
 use std::str::FromStr;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use warpweft_compiler::formats::UnknownFormat;
-use warpweft_compiler::lossy::{Quantization, Scheme};
+use warpweft_compiler::lossy::{Activations, Quantization, Scheme};
 use warpweft_compiler::rules::{RewriteError, RuleSet};
 use warpweft_runtime::AdapterChoice;
 
@@ -94,6 +94,29 @@ pub(crate) struct RuleOptions {
     /// are kept with fp8. `auto` chooses a format for each weight (`compile-model build` alone does that).
     #[arg(long, value_name = "FORMAT", display_order = 93)]
     pub(crate) quantize: Option<Quantize>,
+
+    /// Round activations too where they meet int8 weights, so that devices may multiply integers, four at a time: int8 (a scale
+    /// for each row). It helps with many rows, prompts, batches and encoders; one row at a time it costs a little, and where
+    /// integers are predicted to be slower, rounded activations are multiplied as floats. It needs int8 weights: --quantize
+    /// int8, int8-row or int8-g128 with groups of a multiple of 16, or a checkpoint that comes so.
+    #[arg(long, value_name = "FORMAT", value_enum, display_order = 94)]
+    pub(crate) activations: Option<RoundActivations>,
+}
+
+/// What activations are rounded to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum RoundActivations {
+    /// Signed bytes and a scale for each row.
+    Int8,
+}
+
+impl RoundActivations {
+    /// The name in options.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            RoundActivations::Int8 => "int8",
+        }
+    }
 }
 
 /// How weights are quantized.
@@ -123,6 +146,14 @@ impl FromStr for Quantize {
 }
 
 impl RuleOptions {
+    /// Whether activations are rounded.
+    pub(crate) fn activations(&self) -> Activations {
+        match self.activations {
+            None => Activations::Floats,
+            Some(RoundActivations::Int8) => Activations::Int8,
+        }
+    }
+
     /// Which weights are rounded, each on its own.
     ///
     /// # Errors

@@ -134,11 +134,14 @@ impl Made {
         self.compiled.plan.tensors.iter().filter_map(|tensor| tensor.bytes()).sum()
     }
 
-    /// Lets the plan say which weights were rounded, each on its own, and how far that moved them.
+    /// Lets the plan say which weights were rounded, each on its own, how far that moved them, and whether activations are.
     pub(crate) fn tell_roundings(&mut self) -> Result<(), CliError> {
         if self.compiled.plan.quantization.is_none() {
             let told = quantized::of_roundings(&self.compiled.roundings, &self.imported.weights)?;
             self.compiled.plan.quantization = told;
+        }
+        if let Some(activations) = self.compiled.activations.clone() {
+            self.compiled.plan.quantization.get_or_insert_default().activations = Some(activations);
         }
         Ok(())
     }

@@ -86,6 +86,7 @@ pub(crate) fn bench_plan(
         targets: vec![tuned::target(adapter)?],
         without: rules.without.clone(),
         quantize: rules.quantization()?,
+        activations: rules.activations(),
         ..CompileOptions::default()
     };
     if !console.json {
@@ -134,6 +135,13 @@ fn made_plan(path: &Path, rules: &RuleOptions) -> Result<PlanFile, CliError> {
             "--quantize {scheme} is for checkpoints; {path} is compiled already: give it to compile-model build"
         )));
     }
+    if let (Some(activations), true) = (rules.activations, path.exists()) {
+        return Err(CliError::Usage(format!(
+            "--activations {} is for checkpoints; {path} is compiled already: give it to compile-model build",
+            activations.name(),
+            path = path.display()
+        )));
+    }
     open_plan(path)
 }
 
@@ -161,14 +169,17 @@ fn compiled(
     without.sort();
     without.dedup();
     let rounded = rules.quantize.map_or_else(|| weights.name().to_owned(), |scheme| scheme.to_string());
-    let slot = Slot::of(folder, &format!("{target:?} {rounded} without {}", without.join(" ")))?;
+    let activations = rules.activations();
+    let key = format!("{target:?} {rounded} activations {activations:?} without {}", without.join(" "));
+    let slot = Slot::of(folder, &key)?;
     if let Some(slot) = &slot
         && let Some(plan) = cached(&slot.path(), console)
     {
         return Ok(plan);
     }
     let quantize = rules.quantization()?;
-    let options = CompileOptions { targets: vec![target], weights, without, quantize, ..CompileOptions::default() };
+    let targets = vec![target];
+    let options = CompileOptions { targets, weights, without, quantize, activations, ..CompileOptions::default() };
     if !console.json {
         console.note(&format!("compiling {} for {}", folder.display(), target.name));
     }

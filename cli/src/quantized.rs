@@ -63,8 +63,11 @@ pub(crate) fn summary(quantization: &Quantization) -> String {
     let loss = |what: &str, loss: Option<f64>| loss.map(|loss| format!("perplexity +{} {what}", percent(loss)));
     let losses = [loss("predicted", quantization.predicted_loss), loss("measured", quantization.measured_loss)];
     let losses: Vec<String> = losses.into_iter().flatten().collect();
-    let end = if losses.is_empty() { String::new() } else { format!("; {}", losses.join(", ")) };
-    format!("weights {by}: {}{end}", formats.join(", "))
+    let activations = quantization.activations.as_ref();
+    let activations = activations.map(|a| format!("activations rounded to {} ({} matrices)", a.format, a.inputs));
+    let weights = (!formats.is_empty()).then(|| format!("weights {by}: {}", formats.join(", ")));
+    let losses = (!losses.is_empty()).then(|| losses.join(", "));
+    [weights, activations, losses].into_iter().flatten().collect::<Vec<_>>().join("; ")
 }
 
 /// A line for each weight.
@@ -86,7 +89,7 @@ pub(crate) fn table(quantization: &Quantization) -> String {
 
 #[cfg(test)]
 mod tests {
-    use warpweft_plan::Calibration;
+    use warpweft_plan::{Calibration, RoundedActivations};
 
     use super::*;
 
@@ -103,6 +106,7 @@ mod tests {
         let mut quantization = Quantization {
             calibration: Some(Calibration { text: "a.txt".into(), tokens: 2000, measured_tokens: 100 }),
             weights: vec![weight("a", Some("int4-g32"), 100), weight("b", None, 50), weight("c", Some("int4-g32"), 20)],
+            activations: None,
             predicted_loss: Some(0.01),
             measured_loss: None,
         };
@@ -114,5 +118,11 @@ mod tests {
         assert!(table(&quantization).contains("0.10 %"));
         (quantization.calibration, quantization.predicted_loss) = (None, None);
         assert_eq!(summary(&quantization), "weights rounded: 2 int4-g32 (120 B), 1 kept (50 B)");
+        quantization.activations = Some(RoundedActivations { format: "int8-row".into(), inputs: 3 });
+        let both = "weights rounded: 2 int4-g32 (120 B), 1 kept (50 B); activations rounded to int8-row (3 matrices)";
+        assert_eq!(summary(&quantization), both);
+        // Of a checkpoint that comes with int8 weights.
+        quantization.weights.clear();
+        assert_eq!(summary(&quantization), "activations rounded to int8-row (3 matrices)");
     }
 }

@@ -6,14 +6,14 @@ use std::time::Instant;
 
 use rustc_hash::FxHashSet;
 use warpweft_plan::provenance::Origins;
-use warpweft_plan::{Model, OutputKind, Plan, Provenance};
+use warpweft_plan::{Model, OutputKind, Plan, Provenance, RoundedActivations};
 
 use crate::extract::{CostModel, ExtractError, Extracted, extract};
 use crate::formats::Format;
 use crate::graph::verify::{Form, VerifyError, verify};
 use crate::graph::{FactError, Graph, Id};
 use crate::kernels::{Job, KernelError, RowRange, lower_all};
-use crate::lossy::{Quantization, Rounding, round_weights};
+use crate::lossy::{Activations, Quantization, Rounding, round_activations, round_weights};
 use crate::lower::{Bounds, Call, LowerError, LoweredBody, lower};
 use crate::pack::{Packing, WeightChoice, choose_formats};
 use crate::phases::{Phase, PhaseReport};
@@ -36,6 +36,8 @@ pub struct Options {
     pub weights: WeightChoice,
     /// Which weights are rounded to quantized formats.
     pub quantize: Quantization,
+    /// Whether activations are rounded too.
+    pub activations: Activations,
     /// The phase whose result is wanted as text.
     pub dump: Option<Phase>,
     /// Names of rules that are left out.
@@ -51,6 +53,7 @@ impl Default for Options {
             targets: Target::all().iter().collect(),
             weights: WeightChoice::Keep,
             quantize: Quantization::None,
+            activations: Activations::Floats,
             dump: None,
             without: Vec::new(),
             taps: Vec::new(),
@@ -71,6 +74,8 @@ pub struct Compiled {
     pub dump: Option<String>,
     /// The weights that are rounded when they are packed.
     pub roundings: Vec<Rounding>,
+    /// The activations that are rounded while programs run.
+    pub activations: Option<RoundedActivations>,
 }
 
 /// A model that cannot be compiled.
@@ -82,6 +87,12 @@ pub enum CompileError {
     /// The graph has none of the outputs that programs are made for.
     #[error("the graph has none of the outputs hidden, embedding, logits")]
     NoOutput,
+    /// Activations are to be rounded for nothing.
+    #[error(
+        "activations int8: no contraction of this model reads int8 weights, so integers would be used nowhere; round its \
+         weights to int8 too (quantize int8, int8-row or int8-g128), or leave activations as they are"
+    )]
+    NoIntegers,
     /// The graph does not type-check.
     #[error(transparent)]
     Fact(#[from] FactError),
@@ -139,8 +150,19 @@ pub fn compile(
     check(graph, Form::Imported, Phase::Import)?;
     log.end(Phase::Import, 0, vec![format!("{} nodes", graph.nodes().len())], || graph.to_string());
 
-    let (rounded, roundings) = round_weights(graph, &options.quantize)?;
-    log.end(Phase::Lossy, 0, rounding_notes(&roundings), || rounded.to_string());
+    let (mut rounded, roundings) = round_weights(graph, &options.quantize)?;
+    let mut notes = rounding_notes(&roundings);
+    let mut activations = None;
+    if let Some(format) = options.activations.format() {
+        let inputs;
+        (rounded, inputs) = round_activations(&rounded, options.activations)?;
+        if inputs == 0 {
+            return Err(CompileError::NoIntegers);
+        }
+        notes.push(format!("{inputs} matrices of activations rounded to {format}"));
+        activations = Some(RoundedActivations { format: format.name(), inputs: inputs as u64 });
+    }
+    log.end(Phase::Lossy, 0, notes, || rounded.to_string());
 
     // Node for node the same graph; recipes read the checkpoint's own types from the first.
     let graph = &rounded;
@@ -190,7 +212,7 @@ pub fn compile(
         vec![format!("{} proofs of {} steps", proofs().count(), proofs().map(|p| p.steps.len()).sum::<usize>())];
     log.end(Phase::Proved, 0, notes, || proofs_text(&told));
     plan.provenance = Some(told);
-    Ok(Compiled { plan, packing, phases: log.phases, dump: log.dump, roundings })
+    Ok(Compiled { plan, packing, phases: log.phases, dump: log.dump, roundings, activations })
 }
 
 /// One target's and range's programs of all bodies.

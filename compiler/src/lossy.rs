@@ -5,8 +5,11 @@
 //!
 //! What is rounded is what a contraction reads, one row for each of its columns, so a weight that a checkpoint keeps
 //! transposed is transposed first; and the tables from which rows are gathered. Weights that come quantized stay as they are.
+//!
+//! Then, where that was asked for too, the activations that meet int8 weights are rounded by row, in the same way and for the
+//! same reason: what is computed is then the same however many rows there are and whatever kernel is chosen.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
 
@@ -79,6 +82,27 @@ impl FromStr for Scheme {
     }
 }
 
+/// What becomes of the activations that contractions read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Activations {
+    /// They stay 32-bit floats.
+    #[default]
+    Floats,
+    /// Where int8 weights are contracted with them, each row is rounded to signed bytes and a scale of its own, so that
+    /// kernels may compute with integers.
+    Int8,
+}
+
+impl Activations {
+    /// What they are stored as; `None` for floats.
+    pub fn format(self) -> Option<Format> {
+        match self {
+            Activations::Floats => None,
+            Activations::Int8 => Some(Format::Int8(Group::Row)),
+        }
+    }
+}
+
 /// A weight that was rounded.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Rounding {
@@ -137,6 +161,46 @@ pub fn round_weights(graph: &Graph, choice: &Quantization) -> Result<(Graph, Vec
         stage.rounded.add_output(output.name.clone(), copies[usize::from(output.id)]);
     }
     Ok((stage.rounded, stage.roundings))
+}
+
+/// The graph with the activations that meet int8 weights rounded, and how many matrices of them there are: in the place of x
+/// stands `(dequantize (quantize int8 x))`, which contractions of the same x share.
+///
+/// # Errors
+/// None in practice: a rounded matrix has the shape of the matrix.
+pub fn round_activations(graph: &Graph, choice: Activations) -> Result<(Graph, usize), FactError> {
+    let mut rounded = Graph::with_declarations(graph.declarations().clone());
+    let mut copies: Vec<Id> = Vec::with_capacity(graph.nodes().len());
+    let mut inputs: BTreeSet<Id> = BTreeSet::new();
+    for node in graph.nodes() {
+        rounded.set_layer(node.layer);
+        let mut op = egg::Language::map_children(node.op.clone(), |c| copies[usize::from(c)]);
+        if let (Op::MatMul([x, weight]), Op::MatMul([copy, _]), Some(format)) = (&node.op, &mut op, choice.format())
+            && meets_integers(graph, *x, *weight)
+        {
+            let quantized = rounded.quantize(*copy, format)?;
+            *copy = rounded.dequantize(quantized)?;
+            inputs.insert(*x);
+        }
+        copies.push(rounded.add(op)?);
+    }
+    for output in graph.outputs() {
+        rounded.add_output(output.name.clone(), copies[usize::from(output.id)]);
+    }
+    Ok((rounded, inputs.len()))
+}
+
+/// A matrix of activations and the columns of an int8 weight, one after the other as kernels read them.
+fn meets_integers(graph: &Graph, x: Id, weight: Id) -> bool {
+    let is_activation = |id: Id| graph.node(id).fact.tensor().is_some_and(|t| !t.constant && t.shape.len() == 2);
+    let Op::Transpose([rows]) = graph.node(weight).op else { return false };
+    let integers = match graph.node(rows).op {
+        Op::Dequantize([stored]) => {
+            graph.node(stored).fact.tensor().is_some_and(|t| t.constant && t.dtype.is_integers())
+        }
+        _ => false,
+    };
+    integers && is_activation(x)
 }
 
 struct Stage<'g> {

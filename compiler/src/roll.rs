@@ -227,31 +227,35 @@ impl Cutter<'_> {
         let node = self.graph.node(id);
         let place = self.places[usize::from(id)];
         let is_input = matches!(node.op, Op::Ids | Op::Positions | Op::Cache(_));
-        let op = if place != Place::Anywhere && place != self.place && !is_input {
-            if place > self.place {
-                return Err(RollError::Order { user: self.place.name(), used: place.name() });
-            }
-            let Fact::Tensor(t) = &node.fact else {
-                return Err(FactError { op: node.op.name(), problem: "a term crosses layers".into() }.into());
+        let op =
+            if place != Place::Anywhere && place != self.place && !is_input {
+                if place > self.place {
+                    return Err(RollError::Order { user: self.place.name(), used: place.name() });
+                }
+                let Fact::Tensor(t) = &node.fact else {
+                    return Err(FactError { op: node.op.name(), problem: "a term crosses layers".into() }.into());
+                };
+                let crosses = || FactError { op: node.op.name(), problem: format!("{} crosses layers", t.dtype) };
+                region.args.push(id);
+                Op::Arg(body.declare_arg(ArgDecl {
+                    shape: t.shape.clone(),
+                    dtype: t.dtype.plain().ok_or_else(crosses)?.into(),
+                }))
+            } else if let Op::Weight(w) = node.op {
+                let decl = &self.graph.declarations().weights[w.0 as usize];
+                let name = format!("w{}", region.weights.len());
+                region.weights.push(w);
+                Op::Weight(body.declare_weight(WeightDecl { name, ..decl.clone() }))
+            } else if let Op::Cache(c) = node.op {
+                region.caches.push(c);
+                Op::Cache(body.declare_cache(self.graph.declarations().caches[c.0 as usize].clone()))
+            } else {
+                let mut op = node.op.clone();
+                for child in op.children_mut() {
+                    *child = self.copy(*child, body, region, copies)?;
+                }
+                op
             };
-            let crosses = || FactError { op: node.op.name(), problem: format!("{} crosses layers", t.dtype) };
-            region.args.push(id);
-            Op::Arg(body.declare_arg(ArgDecl { shape: t.shape.clone(), dtype: t.dtype.plain().ok_or_else(crosses)? }))
-        } else if let Op::Weight(w) = node.op {
-            let decl = &self.graph.declarations().weights[w.0 as usize];
-            let name = format!("w{}", region.weights.len());
-            region.weights.push(w);
-            Op::Weight(body.declare_weight(WeightDecl { name, ..decl.clone() }))
-        } else if let Op::Cache(c) = node.op {
-            region.caches.push(c);
-            Op::Cache(body.declare_cache(self.graph.declarations().caches[c.0 as usize].clone()))
-        } else {
-            let mut op = node.op.clone();
-            for child in op.children_mut() {
-                *child = self.copy(*child, body, region, copies)?;
-            }
-            op
-        };
         let copy = body.add(op)?;
         copies.insert(id, copy);
         Ok(copy)

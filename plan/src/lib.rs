@@ -23,6 +23,6 @@ pub use error::PlanError;
 pub use file::Staged;
 pub use file::{Assets, FORMAT_VERSION, PlanFile, PlanWriter, Source};
 pub use provenance::{Class, Provenance};
-pub use quantization::{Calibration, Quantization, RoundedWeight};
+pub use quantization::{Calibration, Quantization, RoundedActivations, RoundedWeight};
 pub use tuning::{Swap, Tuning};
 pub use types::*;

@@ -11,6 +11,9 @@ pub struct Quantization {
     pub calibration: Option<Calibration>,
     /// The checkpoint's weights that could be rounded, those that were kept among them.
     pub weights: Vec<RoundedWeight>,
+    /// What activations are rounded to while programs run; `None` if they stay floats.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub activations: Option<RoundedActivations>,
     /// What all weights together are predicted to cost, in nats per token: the logarithm of the factor by which the
     /// perplexity grows. Of language models whose formats were chosen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -31,6 +34,16 @@ pub struct Calibration {
     pub tokens: u64,
     /// Other tokens of it, on which losses were measured.
     pub measured_tokens: u64,
+}
+
+/// Activations that are rounded before they meet weights of integers, whatever kernel is chosen.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RoundedActivations {
+    /// The name of the format.
+    pub format: String,
+    /// How many matrices of them there are in the model.
+    pub inputs: u64,
 }
 
 /// A weight of the checkpoint.

@@ -1,6 +1,6 @@
 //! From an imported checkpoint to a plan in memory.
 
-use warpweft_compiler::lossy::Quantization;
+use warpweft_compiler::lossy::{Activations, Quantization};
 use warpweft_compiler::target::Target;
 use warpweft_compiler::{Compiled, Options, WeightChoice, compile};
 use warpweft_models::Imported;
@@ -15,6 +15,18 @@ pub fn compiled(model: &Imported, targets: &[&str], weights: WeightChoice) -> Co
 pub fn quantized(model: &Imported, targets: &[&str], quantize: &str) -> Compiled {
     let quantize = Quantization::All(quantize.parse().unwrap());
     compiled_with(model, Options { targets: named(targets), quantize, ..Options::default() })
+}
+
+/// The same with activations rounded to int8 too, for a target whose integers are so fast that every product which can be one
+/// of integers is, or so slow that none is.
+pub fn with_integers(model: &Imported, target: &str, quantize: &str, fast: bool) -> Compiled {
+    let quantize = Quantization::All(quantize.parse().unwrap());
+    let mut target = Target::named(target).unwrap().clone();
+    target.rates.dot4 = if fast { 0.1 } else { 1e6 };
+    // Few and small, and a target lives as long as the program.
+    let targets = vec![&*Box::leak(Box::new(target))];
+    let activations = Activations::Int8;
+    compiled_with(model, Options { targets, quantize, activations, ..Options::default() })
 }
 
 fn compiled_with(model: &Imported, options: Options) -> Compiled {

@@ -79,7 +79,7 @@ pub fn random_values(graph: &Graph, tokens: usize, magnitudes: Magnitudes, rando
     let declarations = graph.declarations();
     let constant = |shape: &[u64]| shape.iter().map(|&n| Dim::constant(n as i64)).collect::<Shape>();
     let weights = declarations.weights.iter().map(|w| tensor(&constant(&w.shape), w.dtype)).collect();
-    let args = declarations.args.iter().map(|a| tensor(&a.shape, a.dtype.into())).collect();
+    let args = declarations.args.iter().map(|a| tensor(&a.shape, a.dtype)).collect();
     let cache = |width: u32| vec![Dim::constant(CACHED as i64), i64::from(width).into()];
     let caches = declarations.caches.iter().map(|c| tensor(&cache(c.width), Element::F32));
     Values { weights, args, caches: caches.collect(), ids: (0..tokens as u32).map(|i| i * 7 % 13).collect() }

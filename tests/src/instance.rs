@@ -31,6 +31,8 @@ enum Want {
     Quantized(i64, i64),
     /// What a contraction reads: either.
     Contracted(i64, i64),
+    /// `[rows, width]`, not made of weights alone, quantized.
+    Codes(Dim, i64),
     /// Which rows are gathered.
     Index,
     /// `[heads, rows, width]`.
@@ -178,6 +180,7 @@ impl Instantiation<'_> {
             (Op::MatMul(_), Want::Heads(h, width)) => vec![Want::Scores(*h), Want::Heads(*h, *width)],
             (Op::Transpose(_), Want::Weight(n, k)) => vec![Want::Weight(*k, *n)],
             (Op::Transpose(_), Want::HeadsTransposed(h, width)) => vec![Want::Heads(*h, *width)],
+            (Op::Dequantize(_), Want::Activation(rows, k)) => vec![Want::Codes(*rows, *k)],
             (Op::Dequantize(_), Want::Weight(n, k)) => vec![Want::Quantized(*n, *k)],
             (Op::Gather(_), Want::Activation(_, n)) => vec![Want::Weight(14, *n), Want::Index],
             (Op::SplitHeads(_), Want::Heads(h, width)) => vec![Want::Activation(rows, h * width), Want::Int(*h)],
@@ -241,7 +244,7 @@ impl Instantiation<'_> {
 
     fn shape(&self, want: &Want) -> Shape {
         match want {
-            Want::Activation(rows, n) => vec![*rows, (*n).into()],
+            Want::Activation(rows, n) | Want::Codes(rows, n) => vec![*rows, (*n).into()],
             Want::Weight(n, k) | Want::Quantized(n, k) | Want::Contracted(n, k) => vec![(*n).into(), (*k).into()],
             Want::Heads(h, width) => vec![(*h).into(), self.rows, (*width).into()],
             Want::HeadsTransposed(h, width) => vec![(*h).into(), (*width).into(), self.rows],
@@ -266,6 +269,11 @@ impl Instantiation<'_> {
             Want::Quantized(n, k) => self.quantized(*n, *k),
             Want::Contracted(n, k) if self.random.below(4) == 0 => self.quantized(*n, *k),
             Want::Contracted(n, k) => self.weight(&[*n, *k]),
+            Want::Codes(..) => {
+                let dtype = Format::Int8(Group::Row).into();
+                let arg = self.graph.declare_arg(ArgDecl { shape: self.shape(want), dtype });
+                self.add(Op::Arg(arg))
+            }
             Want::Index => self.add(Op::Ids),
             Want::Activation(..) | Want::Heads(..) | Want::HeadsTransposed(..) | Want::Scores(_) => {
                 self.activation(self.shape(want))
@@ -346,7 +354,7 @@ impl Instantiation<'_> {
     }
 
     fn activation(&mut self, shape: Shape) -> Id {
-        let arg = self.graph.declare_arg(ArgDecl { shape, dtype: DType::F32 });
+        let arg = self.graph.declare_arg(ArgDecl { shape, dtype: DType::F32.into() });
         self.add(Op::Arg(arg))
     }
 

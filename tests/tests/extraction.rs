@@ -137,7 +137,7 @@ fn depth_costs_nothing_at_full_size() {
 /// The layers of a BERT.
 fn bert(layers: u32, width: u64, heads: u32) -> Graph {
     let mut graph = Graph::default();
-    let arg = ArgDecl { shape: vec![Dim::TOKENS, Dim::from(width as i64)], dtype: DType::F32 };
+    let arg = ArgDecl { shape: vec![Dim::TOKENS, Dim::from(width as i64)], dtype: DType::F32.into() };
     let arg = graph.declare_arg(arg);
     let mut x = graph.add(Op::Arg(arg)).unwrap();
     for layer in 0..layers {

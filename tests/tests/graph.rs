@@ -36,6 +36,7 @@ fn built(names: &[String], choices: &[[u8; 6]]) -> Graph {
         let rows =
             [Dim::TOKENS, Dim::SEQUENCES, Dim::CONTEXT, Dim::TOKENS * 2 + Dim::from(3)][usize::from(choice[5] % 4)];
         let dtype = DTYPES[usize::from(choice[4] % 4)];
+        let dtype = if choice[5] % 8 == 7 { Element::from(Format::Int8(Group::Row)) } else { dtype.into() };
         let arg = graph.declare_arg(ArgDecl { shape: vec![rows, size(choice[3]).into()], dtype });
         graph.add(Op::Arg(arg)).unwrap();
         let cache = graph.declare_cache(CacheDecl { width: size(choice[3]) as u32 });

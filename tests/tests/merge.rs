@@ -63,7 +63,7 @@ fn layer(random: &mut Random) -> Graph {
     let inner = 1 + random.below(9) as u64;
     let inputs: Vec<Id> = (0..random.of(&[1, 1, 2]))
         .map(|_| {
-            let arg = ArgDecl { shape: vec![rows, Dim::from(inner as i64)], dtype: DType::F32 };
+            let arg = ArgDecl { shape: vec![rows, Dim::from(inner as i64)], dtype: DType::F32.into() };
             let arg = graph.declare_arg(arg);
             graph.add(Op::Arg(arg)).unwrap()
         })

@@ -16,7 +16,7 @@ use warpweft_compiler::rules::{Limits, MERGE_NAME, RuleSet, saturate, saturate_e
 use warpweft_models::import;
 use warpweft_plan::provenance::{Class, FormulaValue, Provenance};
 use warpweft_plan::{Plan, PlanFile};
-use warpweft_tests::{compiled, demo, fixture, plan_file};
+use warpweft_tests::{compiled, demo, fixture, plan_file, with_integers};
 
 /// The plan of a fixture for all targets, as its file has it.
 fn plan_of(folder: &std::path::Path, targets: &[&str]) -> Plan {
@@ -130,6 +130,19 @@ fn the_demo() {
     let plan = plan_of(&demo().join("model"), &[]);
     chains("rustdoc-lm", &plan);
     check("rustdoc-lm", &plan);
+}
+
+/// Rounded activations meet int8 weights as integers, and the proofs say so.
+#[test]
+fn products_of_integers() {
+    let model = import(&fixture("qwen3")).unwrap();
+    let plan = plan_file(&model, &with_integers(&model, "subgroup8", "int8-g32", true)).plan().clone();
+    chains("integers", &plan);
+    let found = check("integers", &plan);
+    assert!(["linear-integers", "linear-pair-integers"].iter().all(|rule| found.contains_key(*rule)), "{found:?}");
+    let floats = |name: &str| name.starts_with("linear");
+    let left: Vec<&str> = plan.kernels.iter().map(|k| k.name.as_str()).filter(|name| floats(name)).collect();
+    assert!(left.is_empty(), "{left:?} are not over integers");
 }
 
 /// An e-graph that can explain itself holds what one holds that cannot.

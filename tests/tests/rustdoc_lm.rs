@@ -6,7 +6,7 @@ use warpweft_compiler::WeightChoice;
 use warpweft_models::{Imported, import};
 use warpweft_plan::OutputKind;
 use warpweft_runtime::{Engine, Model, Part, Sampling, block_on};
-use warpweft_tests::{Reference, Runner, compiled, demo, plan_file, quantized, runners};
+use warpweft_tests::{Reference, Runner, compiled, demo, plan_file, quantized, runners, with_integers};
 
 /// Of the reference's perplexity.
 const PERPLEXITY: f64 = 1e-3;
@@ -102,6 +102,42 @@ fn rounded_weights_cost_what_rounding_costs() {
             }
         }
     }
+}
+
+/// Perplexity with weights and activations of int8, as a factor of that of the stored weights, over the first chunks: what the
+/// same rounding costs in a reference, and how far from that it may be. Of two codes that are nearly as near, sums in another
+/// order choose the other one, and then all layers behind round other numbers.
+const INTEGERS: (f64, f64) = (1.00087, 2e-3);
+/// Chunks that are scored.
+const FEW: usize = 3;
+
+/// Rounded activations cost next to nothing, and as much whether their products are integers or floats.
+#[test]
+fn rounded_activations_cost_little() {
+    let model = import(&demo().join("model")).unwrap();
+    let ids = Reference::of_file(&demo().join("valid_ids.safetensors"));
+    let ids = ids.ids(&ids.names()[0]);
+    let expected = Reference::of_file(&demo().join("reference.safetensors")).doubles("chunk_nll_sum");
+    let chunks: Vec<&[u32]> = ids.chunks(CHUNK).collect();
+    let chunks = &chunks[..FEW];
+    let mut known: Option<f64> = None;
+    // The floor's kernels are compared with the reference one by one; a chunk takes it minutes.
+    for runner in runners().into_iter().filter(|runner| runner.target.subgroup_size.is_some()) {
+        for fast in [true, false] {
+            let plan = plan_file(&model, &with_integers(&model, &runner.target.name, "int8", fast));
+            let has = |part: &str| plan.plan().kernels.iter().any(|kernel| kernel.name.starts_with(part));
+            assert_eq!((has("integer_"), has("dequantize_")), (fast, !fast));
+            let mut opened = runner.open(plan);
+            let losses: f64 = chunks.iter().map(|ids| loss(opened.engine_mut(), ids)).sum();
+            let scored = chunks.iter().map(|ids| ids.len() - 1).sum::<usize>() as f64;
+            let factor = ((losses - expected[..chunks.len()].iter().sum::<f64>()) / scored).exp();
+            println!("{runner}, integers {fast}: perplexity × {factor:.5}");
+            assert!((factor - INTEGERS.0).abs() <= INTEGERS.1, "{runner}: perplexity × {factor}");
+            let first = *known.get_or_insert(factor);
+            assert!((factor / first - 1.0).abs() <= INTEGERS.1, "{runner}, integers {fast}: {factor}, not {first}");
+        }
+    }
+    assert!(known.is_some(), "no adapter has subgroups");
 }
 
 #[test]

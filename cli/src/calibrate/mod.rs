@@ -122,6 +122,7 @@ impl Calibrated {
                 measured_tokens: self.measured_tokens as u64,
             }),
             weights: self.choices.iter().map(weight).collect(),
+            activations: None,
             predicted_loss: self.predicted,
             measured_loss: self.measured,
         }

@@ -32,6 +32,7 @@ Examples:
   compile-model build all-MiniLM-L6-v2 -o minilm.weft
   compile-model build all-MiniLM-L6-v2 -o minilm-f16.weft --weights f16
   compile-model build Qwen3-0.6B -o qwen3-int4.weft --quantize int4
+  compile-model build all-MiniLM-L6-v2 -o minilm-int8.weft --quantize int8 --activations int8
   compile-model build Qwen3-0.6B -o qwen3-int4.weft --quantize int4 --calibrate bundled
   compile-model build Qwen3-0.6B -o qwen3-auto.weft --quantize auto --budget 1% --calibrate my-texts.txt
   compile-model build Qwen3-8B -o qwen3-8b.weft --quantize auto --fit 6GiB
@@ -120,6 +121,7 @@ pub(crate) fn run(args: &Build, console: &mut Console<'_>) -> Result<(), CliErro
         targets,
         weights: args.weights,
         quantize,
+        activations: args.rules.activations(),
         dump: args.dump,
         without: args.rules.without.clone(),
         taps: Vec::new(),

@@ -2,7 +2,7 @@
 
 use warpweft_compiler::formats::{Format, Group};
 use warpweft_compiler::graph::{Graph, TextError};
-use warpweft_compiler::lossy::{Quantization, Scheme};
+use warpweft_compiler::lossy::{Activations, Quantization, Scheme};
 use warpweft_compiler::target::Target;
 use warpweft_compiler::{Options, WeightChoice, compile};
 use warpweft_plan::{Model, Plan};
@@ -36,9 +36,12 @@ pub fn builtin_plans(target: &'static Target) -> Result<Vec<Plan>, CliError> {
         let refused = |e: TextError| CliError::Failed(format!("the built-in model {name} cannot be read: {e}"));
         let graph: Graph = text.parse().map_err(refused)?;
         let floats = [WeightChoice::F32, WeightChoice::F16, WeightChoice::Bf16];
-        let stored = floats.map(|weights| (weights.name(), weights, Quantization::None));
-        let rounded = QUANTIZED.map(|(kind, scheme)| (kind, WeightChoice::F32, Quantization::All(scheme)));
-        for (kind, weights, quantize) in stored.into_iter().chain(rounded) {
+        let with = |weights, quantize| Options { targets: vec![target], weights, quantize, ..Options::default() };
+        let stored = floats.map(|weights| (weights.name(), with(weights, Quantization::None)));
+        let rounded = QUANTIZED.map(|(kind, scheme)| (kind, with(WeightChoice::F32, Quantization::All(scheme))));
+        let integers = Quantization::All(everywhere(Format::Int8(Group::Of(32))));
+        let integers = Options { activations: Activations::Int8, ..with(WeightChoice::F32, integers) };
+        for (kind, options) in stored.into_iter().chain(rounded).chain([("integers", integers)]) {
             let model = Model {
                 name: format!("{name}-{kind}"),
                 family: name.into(),
@@ -48,7 +51,6 @@ pub fn builtin_plans(target: &'static Target) -> Result<Vec<Plan>, CliError> {
                 max_text_tokens: 64,
                 eos_ids: Vec::new(),
             };
-            let options = Options { targets: vec![target], weights, quantize, ..Options::default() };
             plans.push(compile(&graph, &model, &options, &mut |_| ())?.plan);
         }
     }

@@ -2,8 +2,10 @@
 
 use warpweft_compiler::formats::Format;
 use warpweft_compiler::graph::eval::Tensor;
-use warpweft_compiler::graph::{CacheDecl, Graph, Op, WeightDecl};
+use warpweft_compiler::graph::{ArgDecl, CacheDecl, Graph, Op, WeightDecl};
 use warpweft_plan::{Access, Dim, Kernel, PAD, PAGE_ROWS, ROW_BLOCK, Sizes};
+
+use super::{TOLERANCE, codes};
 
 /// Rows of a page.
 const PAGE: usize = PAGE_ROWS as usize;
@@ -153,6 +155,8 @@ pub(crate) struct Output {
     whole: usize,
     /// How many rows it has: those of the step, of its sequences, or of a cache.
     rows: Dim,
+    /// It is rows of codes.
+    codes: bool,
     /// The cache that it is, by its index in the meaning.
     cache: Option<usize>,
 }
@@ -273,19 +277,30 @@ impl Call {
             let rows = rows_of(shape.first() == Some(&Dim::CONTEXT));
             (0..rows * stride).map(|_| random.number()).collect::<Vec<f32>>()
         };
-        let matrices: Vec<_> = declarations.args.iter().map(|arg| matrix(&mut random, &arg.shape)).collect();
+        let activation = |random: &mut Random, arg: &ArgDecl| {
+            let values = matrix(random, &arg.shape);
+            match (arg.dtype.is_quantized(), arg.shape.last().and_then(|d| constant(*d))) {
+                (true, Some(width)) => {
+                    let bytes = codes::encoded(&values, width);
+                    (codes::decoded(&bytes, width), bytes)
+                }
+                _ => (values.clone(), floats(&values)),
+            }
+        };
+        let args: Vec<_> = declarations.args.iter().map(|arg| activation(&mut random, arg)).collect();
+        let (matrices, arg_bytes): (Vec<_>, Vec<_>) = args.into_iter().unzip();
         let weights: Vec<_> = declarations.weights.iter().map(|decl| weight(decl, &mut random)).collect();
         // A kernel may read the rows of a cache that it appends to.
         let before = |output: &Output, random: &mut Random| match output.cache {
             Some(_) => (0..rows_of(true) * output.stride()).map(|_| random.number()).collect(),
-            None => vec![UNTOUCHED; rows_of(false) * output.stride()],
+            None => vec![UNTOUCHED; rows_of(false) * output.words()],
         };
         let before: Vec<Vec<f32>> = self.outputs.iter().map(|output| before(output, &mut random)).collect();
         let buffers = self
             .contents(kernel)
             .iter()
             .map(|content| match content {
-                Content::Arg(i) => floats(&matrices[*i]),
+                Content::Arg(i) => arg_bytes[*i].clone(),
                 Content::Weight(i) => weights[*i].0.clone(),
                 Content::Ids => words((0..capacity).map(|row| batch.ids.get(row).copied().unwrap_or(0))),
                 Content::Rows => words((0..capacity).flat_map(|row| batch.row(row))),
@@ -307,7 +322,7 @@ impl Call {
 impl Data {
     /// The arguments of one sequence.
     pub(super) fn args(&self, call: &Call, sequence: usize) -> Vec<Tensor> {
-        let arg = |(decl, values): (&warpweft_compiler::graph::ArgDecl, &Vec<f32>)| {
+        let arg = |(decl, values): (&ArgDecl, &Vec<f32>)| {
             let width = decl.shape.last().and_then(|dim| constant(*dim)).unwrap_or(0);
             let rows: Vec<usize> = match decl.shape.first() {
                 Some(&Dim::SEQUENCES) => vec![sequence],
@@ -373,12 +388,28 @@ impl Output {
             },
             _ => None,
         };
-        Ok(Output { name: base(&output.name).to_owned(), width, first, whole, rows, cache })
+        let codes = fact.dtype.is_quantized();
+        Ok(Output { name: base(&output.name).to_owned(), width, first, whole, rows, codes, cache })
     }
 
     /// Elements from one row of the result to the next.
     pub(super) fn stride(&self) -> usize {
         padded(self.whole)
+    }
+
+    /// 32-bit words from one row of the binding to the next.
+    fn words(&self) -> usize {
+        if self.codes { codes::words(self.whole) } else { self.stride() }
+    }
+
+    /// What a binding holds, as numbers: as many in a row as [`Output::stride`] says.
+    pub(super) fn numbers(&self, words: &[f32]) -> Vec<f32> {
+        if self.codes { codes::decoded(&floats(words), self.whole) } else { words.to_vec() }
+    }
+
+    /// How far a number may be off that is `largest` at the most. Of two codes that are equally near either is right.
+    pub(super) fn tolerance(&self, largest: f32) -> f32 {
+        if self.codes { largest * codes::STEP } else { TOLERANCE * largest }
     }
 
     /// Whether a kernel may write a column outside of its result: the padding of a whole matrix.

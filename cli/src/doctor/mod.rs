@@ -5,6 +5,7 @@
 //! that do a part of an operator (attention to a chunk of the context, say) have no graph of their own and are left out.
 
 mod builtin;
+mod codes;
 pub(crate) mod data;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -124,7 +125,8 @@ fn check_kernel(
         let expected = reference(&call, &data)?;
         for (i, ((output, bytes), expected)) in call.outputs.iter().zip(&written).zip(&expected).enumerate() {
             let found: Vec<f32> = bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
-            compare(output, &data.batch, (&found, &data.before[i]), expected, check)?;
+            let (found, before) = (output.numbers(&found), output.numbers(&data.before[i]));
+            compare(output, &data.batch, (&found, &before), expected, check)?;
         }
     }
     Ok(())
@@ -163,7 +165,7 @@ fn compare(
     check: &mut Check,
 ) -> Result<(), Trouble> {
     let largest = expected.values().flatten().fold(1f32, |a, v| a.max(v.abs()));
-    check.tolerance = check.tolerance.max(TOLERANCE * largest);
+    check.tolerance = check.tolerance.max(output.tolerance(largest));
     let rows = found.chunks_exact(output.stride()).zip(before.chunks_exact(output.stride()));
     for (row, (values, before)) in rows.enumerate() {
         let wanted = expected.get(&row);

@@ -17,8 +17,10 @@ use crate::formats::Format;
 use crate::graph::{Fact, Op, Shape, TensorFact};
 use crate::kernels::RowRange;
 use crate::kernels::cached;
+use crate::kernels::codes;
 use crate::kernels::columns;
 use crate::kernels::cost::attention::AttentionShape;
+use crate::kernels::cost::integer::IntegerShape;
 use crate::kernels::cost::linear::{LinearShape, NormShape, PerHeadShape};
 use crate::kernels::cost::rowwise::RowShape;
 use crate::kernels::cost::{Launch, cheapest};
@@ -39,8 +41,8 @@ pub struct CostModel<'w> {
     known: RefCell<FxHashMap<LinearKey, f64>>,
 }
 
-/// The sizes of a contraction.
-type LinearKey = (u32, u32, Format, u32, [i64; 2], RowRange);
+/// The sizes of a contraction, its format, and whether x is codes.
+type LinearKey = (u32, u32, (Format, bool), u32, [i64; 2], RowRange);
 
 /// A contraction's operands: its result, what it reads, its weight, how many of those, its term.
 struct Contraction<'f> {
@@ -194,7 +196,16 @@ impl<'w> CostModel<'w> {
                     false => cheapest(&shape.candidates(self.target, self.rows))?,
                 }
             }
-            Op::Format(_) | Op::Quantize(_) | Op::Dequantize(_) => return free,
+            Op::Quantize([_, x]) => {
+                let x = tensor(x)?;
+                let shape = codes::quantize_shape(u32::try_from(width(x)?).ok()?, rows_of(x)?);
+                shape.quantize().seconds(&self.target.rates, shape.bytes(), self.range(x).sizes(shape.rows))
+            }
+            Op::Dequantize(_) => {
+                let shape = codes::dequantize_shape(u32::try_from(width(result)?).ok()?, rows_of(result)?);
+                shape.map().seconds(&self.target.rates, shape.bytes(), self.range(result).sizes(shape.rows))
+            }
+            Op::Format(_) => return free,
             Op::MatMul(_) | Op::Transpose(_) | Op::Concat(_) | Op::SplitHeads(_) | Op::MergeHeads(_) => return None,
             Op::RepeatHeads(_) | Op::Softmax(_) | Op::Scores(_) => return None,
         };
@@ -205,7 +216,7 @@ impl<'w> CostModel<'w> {
     fn widened(&self, egraph: &EGraph, node: &Op) -> f64 {
         let is_decoded = |c: &&Id| egraph[**c].nodes.iter().any(|n| matches!(n, Op::Dequantize(_)));
         let floats = node.children().iter().filter(is_decoded);
-        let weights = floats.filter_map(|c| egraph[*c].data.as_ref().ok()?.tensor());
+        let weights = floats.filter_map(|c| egraph[*c].data.as_ref().ok()?.tensor()).filter(|t| t.constant);
         weights.map(|weight| self.copy(weight)).sum()
     }
 
@@ -258,13 +269,17 @@ impl<'w> CostModel<'w> {
             rows: rows_of(result)?,
             wide: self.target.int64,
         };
-        let key = (shape.k, shape.n, shape.format, weights, shape.operands, self.range(result));
+        let of_codes = x.dtype.is_quantized();
+        let key = (shape.k, shape.n, (shape.format, of_codes), weights, shape.operands, self.range(result));
         // Those with norms are few.
         if let Some(&seconds) = self.known.borrow().get(&key).filter(|_| norm.is_none()) {
             return Some(seconds);
         }
         let rows = self.range(result);
-        let seconds = cheapest(&shape.candidates(self.target, rows))?;
+        let seconds = match of_codes {
+            true => cheapest(&IntegerShape(shape).candidates(self.target, rows))?,
+            false => cheapest(&shape.candidates(self.target, rows))?,
+        };
         // A weight above the limit of a binding becomes windows, a dispatch each.
         let bytes = shape.format.row_bytes(shape.k as usize) as u64 * u64::from(shape.n);
         let windows = bytes.div_ceil(self.target.limits.binding_bytes).max(1);

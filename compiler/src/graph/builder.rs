@@ -51,7 +51,7 @@ operators! {
     transpose(x) => Transpose;
     /// Rows of `table` `[n, width]` chosen by u32 `index` `[rows]`.
     gather(table, index) => Gather;
-    /// The values of a quantized weight, as f32.
+    /// The values of a quantized weight or of quantized activations, as f32.
     dequantize(w) => Dequantize;
     /// Column j of the result is column `index[j]` of `x`: `[rows, width] → [rows, n]`. `index` is a constant vector
     /// `[n]`; its numbers are rounded down and clamped to the columns that there are.
@@ -178,10 +178,11 @@ impl Graph {
         self.times(x, value)
     }
 
-    /// A matrix of weights `[n, k]`, rounded row by row to a quantized format.
+    /// A matrix of weights `[n, k]`, rounded row by row to a quantized format; or one of activations `[rows, k]`, rounded to
+    /// int8: code = round(x / scale), with the scale max|x| / 127 of each row.
     ///
     /// # Errors
-    /// When it is no constant matrix of floats, or the format is one of floats.
+    /// When it is no matrix of floats, the format is one of floats, or activations are to be rounded to another one.
     pub fn quantize(&mut self, w: Id, format: Format) -> Built {
         let format = self.add(Op::Format(format))?;
         self.add(Op::Quantize([format, w]))

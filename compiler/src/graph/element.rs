@@ -6,7 +6,7 @@ use std::str::FromStr;
 use half::{bf16, f16};
 use warpweft_plan::DType;
 
-use crate::formats::{Format, UnknownFormat};
+use crate::formats::{Format, Group, UnknownFormat};
 
 /// What the elements of a tensor are: numbers that stand each on its own, or rows of a quantized weight, of which only a
 /// contraction, a gather and what cuts or joins rows can make something. Others read them through `dequantize`.
@@ -41,6 +41,16 @@ impl Element {
     /// It is a quantized format.
     pub fn is_quantized(self) -> bool {
         matches!(self, Element::Quantized(_))
+    }
+
+    /// Activations can be stored so: signed bytes and a scale for each row.
+    pub fn is_activations(self) -> bool {
+        self == Element::Quantized(Format::Int8(Group::Row))
+    }
+
+    /// They are signed bytes with scales, of weights or of activations.
+    pub fn is_integers(self) -> bool {
+        matches!(self, Element::Quantized(Format::Int8(_)))
     }
 
     /// Bytes of a row of `width` elements in a checkpoint or a graph's weight: numbers without padding.

@@ -39,6 +39,9 @@ impl<'a, F: Fn(Id) -> &'a Fact> Infer<'_, F> {
             Op::Arg(id) => {
                 let ArgDecl { shape, dtype } =
                     self.declarations.args.get(id.0 as usize).ok_or(format!("{id} is not declared"))?;
+                if dtype.is_quantized() && !(dtype.is_activations() && shape.len() == 2) {
+                    return Err(format!("an activation is numbers or a matrix of int8, not {dtype}{}", show(shape)));
+                }
                 tensor(shape.clone(), *dtype, false)
             }
             Op::Cache(id) => {
@@ -309,11 +312,15 @@ impl<'a, F: Fn(Id) -> &'a Fact> Infer<'_, F> {
     fn quantize(&self, format: Id, w: Id) -> Result<Fact, Problem> {
         let (t, format) = (self.tensor(w)?, (self.child)(format));
         let Fact::Format(format) = format else { return Err(format!("needs a format, found {format}")) };
-        if !format.is_quantized() || t.dtype == DType::U32 || !t.constant || t.shape.len() != 2 {
+        let element = Element::Quantized(*format);
+        // Activations are rounded while the program runs, which kernels do to one format.
+        let fits = if t.constant { format.is_quantized() } else { element.is_activations() };
+        if !fits || t.dtype == DType::U32 || t.shape.len() != 2 {
             let found = format!("{format} and {}{}", t.dtype, show(&t.shape));
-            return Err(format!("needs a quantized format and a matrix of weights, found {found}"));
+            let expected = "a quantized format and a matrix of weights, or int8 and one of activations";
+            return Err(format!("needs {expected}, found {found}"));
         }
-        tensor(t.shape.clone(), Element::Quantized(*format), true)
+        tensor(t.shape.clone(), element, t.constant)
     }
 
     fn int(&self, id: Id) -> Result<i64, Problem> {
@@ -439,8 +446,12 @@ impl<'a, F: Fn(Id) -> &'a Fact> Infer<'_, F> {
     }
 
     fn linear(&self, x: Id, w: Id) -> Result<Shape, Problem> {
-        let (x, w) = (self.tensor(x)?, self.stored(w)?);
+        let (x, w) = (self.stored(x)?, self.stored(w)?);
         let ([rows, k], [n, wk]) = (matrix(x)?, matrix(w)?);
+        // Codes of activations meet codes of weights.
+        if x.dtype.is_quantized() && (x.constant || !w.dtype.is_integers()) {
+            return Err(format!("needs numbers, or int8 on both sides, found {} and {}", x.dtype, w.dtype));
+        }
         if k != wk || !w.constant {
             return Err(format!(
                 "needs x [rows, k] and a weight [n, k], found {} and {}",

@@ -19,7 +19,7 @@ pub mod verify;
 pub use egg::Id;
 use egg::Language;
 use rustc_hash::FxHashMap;
-use warpweft_plan::{DType, OutputKind};
+use warpweft_plan::OutputKind;
 
 pub use element::Element;
 pub use fact::{Fact, FactError, PrologueFact, Shape, TensorFact, TermFact, show};
@@ -43,8 +43,8 @@ pub struct WeightDecl {
 pub struct ArgDecl {
     /// Its shape.
     pub shape: Shape,
-    /// Its element type.
-    pub dtype: DType,
+    /// What its elements are: numbers, or codes of each row and their scale.
+    pub dtype: Element,
 }
 
 /// Rows of one sequence that outlive the step: `[context, width]`.

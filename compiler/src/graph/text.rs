@@ -175,7 +175,9 @@ impl Parser {
     fn arg(&mut self, rest: &str) -> Result<(), String> {
         let (sigil, kind) = rest.split_once(' ').ok_or("expected arg $n dtype[shape]")?;
         let (dtype, shape) = parse_kind(kind.trim())?;
-        let dtype = dtype.plain().ok_or_else(|| format!("an argument holds numbers, not {dtype}"))?;
+        if dtype.is_quantized() && !dtype.is_activations() {
+            return Err(format!("an argument holds numbers or int8, not {dtype}"));
+        }
         let id = self.graph.declare_arg(ArgDecl { shape, dtype });
         if sigil != id.to_string() {
             return Err(format!("expected {id}, found {sigil}"));

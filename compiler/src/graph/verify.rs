@@ -195,8 +195,6 @@ fn row_kind(graph: &Graph, kinds: &[RowKind], op: &Op) -> Result<RowKind, &'stat
         | Op::Acc2
         | Op::Size(_)
         | Op::Format(_)
-        | Op::Quantize(_)
-        | Op::Dequantize(_)
         | Op::Fill(_)
         | Op::BandMask(_) => match op {
             Op::Arg(a) => rows_of_arg(graph, a.0 as usize),
@@ -254,7 +252,9 @@ fn row_kind(graph: &Graph, kinds: &[RowKind], op: &Op) -> Result<RowKind, &'stat
         | Op::Layer(_)
         | Op::Then(_)
         | Op::First(_)
-        | Op::Second(_) => combine(&op.children().iter().map(kind).collect::<Vec<_>>()),
+        | Op::Second(_)
+        | Op::Quantize(_)
+        | Op::Dequantize(_) => combine(&op.children().iter().map(kind).collect::<Vec<_>>()),
     }
 }
 

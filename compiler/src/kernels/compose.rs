@@ -6,7 +6,10 @@ use super::candidates::{chunk_of_candidates, merge_candidates};
 use super::cost::Launch;
 use super::interface::{Bound, Interface};
 use super::spec::{Operation, Rows};
-use super::{KernelError, attention, cached, columns, heads, linear, per_head, rowwise, template, unroll, validate};
+use super::{
+    KernelError, attention, cached, codes, columns, heads, integer, linear, per_head, rowwise, template, unroll,
+    validate,
+};
 use crate::target::{Dispatch, Rates, Target, groups};
 
 /// What a binding of a composed kernel is for.
@@ -90,6 +93,10 @@ pub enum Algorithm {
     LinearWorkgroup(linear::WorkgroupTile),
     /// `linear/split_dot.wgsl`
     LinearSplit(linear::SplitDot),
+    /// `integer/broadcast_tile.wgsl`
+    IntegerBroadcast(integer::IntegerTile),
+    /// `integer/workgroup_tile.wgsl`
+    IntegerWorkgroup(integer::IntegerWorkgroup),
     /// `attention/broadcast_tile.wgsl`
     AttentionBroadcast(attention::AttentionTile),
     /// `attention/workgroup_tile.wgsl`
@@ -167,11 +174,14 @@ impl Composed {
 pub fn candidates(operation: &Operation, target: &Target, rows: RowRange) -> Result<Vec<Choice>, KernelError> {
     let mut choices = match operation {
         Operation::Linear { .. } | Operation::NormedLinear { .. } => linear::candidates(operation, target, rows)?,
+        Operation::IntegerLinear(linear) => integer::candidates(linear, target, rows)?,
         Operation::Attention(_) => attention::candidates(operation, target, rows)?,
         Operation::Normalize { .. } => rowwise::normalize_candidates(operation, target, rows)?,
         Operation::CachedAttention { .. } => cached::candidates(operation, target, rows)?,
         Operation::Map { .. }
         | Operation::Columns { .. }
+        | Operation::Quantize { .. }
+        | Operation::Dequantize { .. }
         | Operation::PerHead { .. }
         | Operation::Pool { .. }
         | Operation::Heads { .. }
@@ -192,6 +202,8 @@ pub fn compose(operation: &Operation, choice: Choice, target: &Target) -> Result
         Algorithm::LinearBroadcast(tile) => linear::broadcast_tile(operation, tile, target),
         Algorithm::LinearWorkgroup(tile) => linear::workgroup_tile(operation, tile, target),
         Algorithm::LinearSplit(split) => linear::split_dot(operation, split, target),
+        Algorithm::IntegerBroadcast(tile) => integer::broadcast_tile(operation, tile, target),
+        Algorithm::IntegerWorkgroup(tile) => integer::workgroup_tile(operation, tile, target),
         Algorithm::AttentionBroadcast(tile) => attention::broadcast_tile(operation, tile, target),
         Algorithm::AttentionWorkgroup => attention::workgroup_tile(operation, target),
         Algorithm::Normalize(by) => rowwise::normalize(operation, by, target),
@@ -210,6 +222,8 @@ fn only(operation: &Operation, target: &Target) -> Result<Composed, KernelError>
             let (x, heads, n, format, rows) = (*x, *heads, *n, *format, *rows);
             per_head::dot(per_head::PerHead { x, heads, n, format, rows }, target)
         }
+        Operation::Quantize { x, rows } => codes::quantize(*x, *rows, target),
+        Operation::Dequantize { width, rows } => codes::dequantize(*width, *rows, target),
         Operation::Columns { x, width, rows } => columns::gather(*x, *width, *rows, target),
         Operation::Pool { pool, x, max_context } => rowwise::pool((*pool, *x, *max_context), target),
         Operation::Heads { parts, vector } => heads::ready(parts, *vector, target),

@@ -3,6 +3,7 @@
 use warpweft_plan::{Dim, PAD};
 
 use super::KernelError;
+use super::codes::Codes;
 use super::compose::{Choice, Composed, Draft, RowRange, Slot};
 use super::cost::linear::LinearShape;
 use super::interface::{Interface, check_view, count};
@@ -57,15 +58,15 @@ pub(crate) const ALONG_COLUMNS: u32 = 8;
 pub(crate) const MOST_SUMMED: u32 = 2;
 
 /// The fields of [`Operation::Linear`].
-struct Linear<'a> {
-    x: View,
+pub(super) struct Linear<'a> {
+    pub(super) x: View,
     n: u32,
-    format: Format,
+    pub(super) format: Format,
     paired: bool,
     term: &'a Term,
     operands: &'a [Operand],
     out: View,
-    rows: Rows,
+    pub(super) rows: Rows,
     /// What is done to x first.
     norm: Option<Normed<'a>>,
     /// Weights are loaded as 64-bit integers.
@@ -73,7 +74,7 @@ struct Linear<'a> {
 }
 
 impl<'a> Linear<'a> {
-    fn of(operation: &'a Operation, target: &Target) -> Result<Linear<'a>, KernelError> {
+    pub(super) fn of(operation: &'a Operation, target: &Target) -> Result<Linear<'a>, KernelError> {
         let (operation, prologue) = match operation {
             Operation::NormedLinear { prologue, linear } => (linear.as_ref(), Some(prologue)),
             other => (other, None),
@@ -94,7 +95,7 @@ impl<'a> Linear<'a> {
         Ok(Linear { x, n, format, paired, term, operands, out, rows, norm, wide: target.int64 })
     }
 
-    fn weights(&self) -> u32 {
+    pub(super) fn weights(&self) -> u32 {
         1 + u32::from(self.paired)
     }
 
@@ -102,7 +103,7 @@ impl<'a> Linear<'a> {
         self.x.width.div_ceil(PAD as u32)
     }
 
-    fn n4(&self) -> u32 {
+    pub(super) fn n4(&self) -> u32 {
         self.n.div_ceil(4)
     }
 
@@ -123,22 +124,40 @@ impl<'a> Linear<'a> {
         if let Some(norm) = self.norm {
             norm.functions(&mut interface, stored.reach())?;
         }
-        interface.operands(self.operands, self.n, self.rows)?;
-        interface.epilogue_with("epilogue", self.term, &self.vectors())?;
-        interface.result(self.out, self.rows)?;
+        self.results(&mut interface)?;
         if let Some(norm) = self.norm {
             norm.result(&mut interface);
         }
         Ok(interface)
     }
 
-    fn flops(&self) -> Dim {
+    /// The same where x is rows of codes.
+    pub(super) fn interface_of_codes(&self, codes: Codes) -> Result<Interface, KernelError> {
+        let mut interface = Interface::default();
+        codes.functions(&mut interface);
+        interface.function(format!("fn last_row() -> u32 {{\n    return {} - 1u;\n}}\n", count(self.rows)));
+        let bindings = [(Slot::W, "w"), (Slot::W2, "w2")];
+        // A word has four codes, so that is what is loaded.
+        let stored = Weights { wide: false, ..self.stored(Codes::FOURS) };
+        stored.functions(&mut interface, &bindings[..self.weights() as usize], false);
+        self.results(&mut interface)?;
+        Ok(interface)
+    }
+
+    /// What is done to the product, and where it goes.
+    fn results(&self, interface: &mut Interface) -> Result<(), KernelError> {
+        interface.operands(self.operands, self.n, self.rows)?;
+        interface.epilogue_with("epilogue", self.term, &self.vectors())?;
+        interface.result(self.out, self.rows)
+    }
+
+    pub(super) fn flops(&self) -> Dim {
         let per_row = 2 * i64::from(self.weights()) * i64::from(self.n) * i64::from(self.x.width);
         self.rows.dim() * per_row
     }
 
     /// What its time depends on.
-    fn shape(&self) -> LinearShape {
+    pub(super) fn shape(&self) -> LinearShape {
         LinearShape {
             k: self.x.width,
             n: self.n,
@@ -158,7 +177,7 @@ impl<'a> Linear<'a> {
     }
 
     /// The slots `columns` and `result`: what is read once for four columns, and what is stored for each row of them.
-    fn result(&self, acc: &str, acc2: &str) -> Vec<(&'static str, String)> {
+    pub(super) fn result(&self, acc: &str, acc2: &str) -> Vec<(&'static str, String)> {
         let columns = self.vectors().iter().map(|i| format!("let v{i} = load_e{i}(0u, column4);\n")).collect();
         let mut arguments = acc.to_owned();
         if reads(self.term, &Term::Acc2) {
@@ -265,7 +284,7 @@ acc[c * R + r] = vec4<f32>(0.0);
         rows == 1 && self.norm.is_some_and(|norm| norm.scales_afterwards())
     }
 
-    fn name(&self, tile: &str) -> String {
+    pub(super) fn name(&self, tile: &str) -> String {
         let acc2 = if self.paired { "_paired" } else { "" };
         let norm = self.norm.map_or(String::new(), |norm| norm.name());
         format!("{norm}linear_{}{acc2}_{}x{}_{tile}", self.format, self.x.width, self.n)

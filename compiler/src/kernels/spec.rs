@@ -3,7 +3,7 @@
 use warpweft_plan::{Dim, PAD, Sizes};
 
 use super::RowRange;
-use crate::formats::Format;
+use crate::formats::{Format, Group};
 
 /// Kernels whose rows are sequences are chosen for so many at the most, and work for any number.
 const MOST_SEQUENCES: u32 = 4;
@@ -23,6 +23,12 @@ impl View {
     /// A whole matrix of `width` columns, padded as all activations are.
     pub fn whole(width: u32) -> View {
         View { width, stride: width.next_multiple_of(PAD as u32), offset: 0 }
+    }
+
+    /// The matrix of 32-bit words that rows of codes of `width` columns are: stored rows of int8-row, padded as all
+    /// activations are.
+    pub fn of_codes(width: u32) -> View {
+        View::whole((Format::Int8(Group::Row).row_bytes(width as usize) / 4) as u32)
     }
 }
 
@@ -308,6 +314,23 @@ pub enum Operation {
         /// The linear.
         linear: Box<Operation>,
     },
+    /// [`Operation::Linear`] over integers: x is rows of codes ([`Operation::Quantize`]) whose view is that of a whole
+    /// matrix of as many columns, the weights are [`Format::Int8`].
+    IntegerLinear(Box<Operation>),
+    /// Rows as codes: `round(x / scale)` as signed bytes, with `scale = max|x| / 127` of each row.
+    Quantize {
+        /// The activations.
+        x: View,
+        /// What a row is.
+        rows: Rows,
+    },
+    /// Rows of codes as floats.
+    Dequantize {
+        /// Columns.
+        width: u32,
+        /// What a row is.
+        rows: Rows,
+    },
     /// For each head h, `out[m, h·n + i] = Σ_k x[m, h·K + k] · w[h·n + i, k]`.
     PerHead {
         /// The activations, `[rows, heads · K]`.
@@ -419,10 +442,10 @@ pub enum Operation {
 }
 
 impl Operation {
-    /// The linear of a normed one, else the operation itself.
+    /// The linear of a normed one or one over integers, else the operation itself.
     pub fn inner(&self) -> &Operation {
         match self {
-            Operation::NormedLinear { linear, .. } => linear,
+            Operation::NormedLinear { linear, .. } | Operation::IntegerLinear(linear) => linear,
             other => other,
         }
     }
@@ -430,7 +453,7 @@ impl Operation {
     /// The same, to change it.
     pub fn inner_mut(&mut self) -> &mut Operation {
         match self {
-            Operation::NormedLinear { linear, .. } => linear,
+            Operation::NormedLinear { linear, .. } | Operation::IntegerLinear(linear) => linear,
             other => other,
         }
     }
@@ -453,12 +476,14 @@ impl Operation {
         match self {
             Operation::Linear { rows, .. }
             | Operation::PerHead { rows, .. }
+            | Operation::Quantize { rows, .. }
+            | Operation::Dequantize { rows, .. }
             | Operation::Normalize { rows, .. }
             | Operation::Map { rows, .. }
             | Operation::Columns { rows, .. }
             | Operation::CandidateChunks { rows, .. }
             | Operation::Candidates { rows, .. } => *rows,
-            Operation::NormedLinear { linear, .. } => linear.rows(),
+            Operation::NormedLinear { linear, .. } | Operation::IntegerLinear(linear) => linear.rows(),
             Operation::Pool { .. } => Rows::Sequences,
             Operation::Attention(_)
             | Operation::Heads { .. }

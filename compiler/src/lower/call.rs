@@ -2,7 +2,7 @@
 
 use egg::{Id, Language};
 use rustc_hash::FxHashMap;
-use warpweft_plan::{DType, Dim};
+use warpweft_plan::Dim;
 
 use super::{Call, Input, Layout, LowerError, Lowering, Source, Value, WeightUse};
 use crate::formats::Format;
@@ -100,9 +100,11 @@ impl<'l> CallBuilder<'l> {
     fn matrix(&mut self, slot: Slot, id: Id) -> Built<(View, Id)> {
         let (source, view) = self.lowering.view(id)?;
         self.inputs.push((slot, Input::Activation(source)));
-        let rows = self.lowering.tensor(id)?.shape[0];
+        let tensor = self.lowering.tensor(id)?;
+        let dtype = if tensor.dtype.is_quantized() { tensor.dtype } else { Element::F32 };
+        let rows = tensor.shape[0];
         let base = self.base_width(id)?;
-        let arg = self.meaning.declare_arg(ArgDecl { shape: vec![rows, base], dtype: DType::F32 });
+        let arg = self.meaning.declare_arg(ArgDecl { shape: vec![rows, base], dtype });
         Ok((view, self.meaning.add(Op::Arg(arg))?))
     }
 

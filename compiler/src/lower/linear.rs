@@ -46,7 +46,12 @@ impl Lowering<'_> {
             None => Op::Linear([mx, mw, mt]),
         })?;
         let contraction = Contraction { x: view, format, paired: mw2.is_some(), value };
-        Ok(b.finish(|operands| contraction.with(term, operands), meaning))
+        let of_codes = self.tensor(x)?.dtype.is_quantized();
+        let operation = |operands| match contraction.with(term, operands) {
+            linear if of_codes => Operation::IntegerLinear(Box::new(linear)),
+            linear => linear,
+        };
+        Ok(b.finish(operation, meaning))
     }
 
     /// The contraction of rows that are normalised first, and, if they are read, the rows after the first norm.

@@ -5,6 +5,7 @@
 
 mod attention;
 mod call;
+mod codes;
 mod heads;
 mod linear;
 mod per_head;
@@ -349,6 +350,7 @@ impl Lowering<'_> {
             }
             Op::Candidates([x, n]) => return self.candidates(id, x, n),
             Op::First([pair]) | Op::Second([pair]) => return self.normed_linear(pair),
+            Op::Quantize([format, x]) => return self.quantize(id, format, x),
             _ => {}
         }
         let value = self.matrix(id)?;
@@ -359,6 +361,7 @@ impl Lowering<'_> {
         let call = match op {
             Op::Linear([x, w, term]) => self.linear(x, w, None, term, value)?,
             Op::LinearPair([x, w, w2, term]) => self.linear(x, w, Some(w2), term, value)?,
+            Op::Dequantize([x]) => self.dequantize(x, value)?,
             Op::HeadLinear(operands) => self.head_linear(id, operands, value)?,
             Op::GatherColumns([x, index]) => {
                 let (x, mx) = b.activation(Slot::X, x)?;
@@ -409,7 +412,6 @@ impl Lowering<'_> {
             | Op::Size(_)
             | Op::Format(_)
             | Op::Quantize(_)
-            | Op::Dequantize(_)
             | Op::Fill(_)
             | Op::MatMul(_)
             | Op::Transpose(_)

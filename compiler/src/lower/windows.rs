@@ -56,6 +56,9 @@ pub(super) fn split(call: Call, binding_bytes: u64) -> Result<Vec<Call>, LowerEr
             }
         }
         Operation::NormedLinear { .. }
+        | Operation::IntegerLinear(_)
+        | Operation::Quantize { .. }
+        | Operation::Dequantize { .. }
         | Operation::Columns { .. }
         | Operation::Attention(_)
         | Operation::Pool { .. }

@@ -33,8 +33,10 @@ pub(super) struct Goal {
 
 /// An activation as an argument.
 fn argument(fact: &TensorFact) -> Result<ArgDecl, FactError> {
-    let problem = || FactError { op: "arg".into(), problem: format!("{} is a weight's", fact.dtype) };
-    Ok(ArgDecl { shape: fact.shape.clone(), dtype: fact.dtype.plain().ok_or_else(problem)? })
+    match fact.dtype.is_quantized() && fact.constant {
+        true => Err(FactError { op: "arg".into(), problem: format!("{} is a weight's", fact.dtype) }),
+        false => Ok(ArgDecl { shape: fact.shape.clone(), dtype: fact.dtype }),
+    }
 }
 
 /// A body as a program has it.

@@ -96,6 +96,9 @@ pub(super) fn steps(body: &Graph, lowered: &LoweredBody, group: &Group) -> Vec<L
             | Operation::Attention { .. }
             | Operation::Normalize { .. }
             | Operation::Map { .. }
+            | Operation::IntegerLinear(_)
+            | Operation::Quantize { .. }
+            | Operation::Dequantize { .. }
             | Operation::Columns { .. }
             | Operation::Pool { .. }
             | Operation::Heads { .. }
@@ -109,6 +112,9 @@ pub(super) fn steps(body: &Graph, lowered: &LoweredBody, group: &Group) -> Vec<L
             | Operation::Attention { .. }
             | Operation::Normalize { .. }
             | Operation::Map { .. }
+            | Operation::IntegerLinear(_)
+            | Operation::Quantize { .. }
+            | Operation::Dequantize { .. }
             | Operation::Columns { .. }
             | Operation::Pool { .. }
             | Operation::Heads { .. }

@@ -92,7 +92,7 @@ pub(super) fn values(graph: &Graph) -> Result<Values, ProofFault> {
     }
     let mut args = Vec::new();
     for arg in &declared.args {
-        args.push(tensor(&arg.shape, arg.dtype.into())?);
+        args.push(tensor(&arg.shape, arg.dtype)?);
     }
     // A graph without a cache may still read one as an argument, and then counts positions from its rows.
     let widths = declared.caches.iter().map(|c| c.width).chain(declared.caches.is_empty().then_some(1));

@@ -37,6 +37,8 @@ pub enum Condition {
     SameElements(Var, Var),
     /// It is not quantized.
     Numbers(Var),
+    /// Signed bytes with scales, of weights or of activations.
+    Integers(Var),
     /// A constant vector as long as the weight's inner axis.
     ColumnScale {
         /// The vector.
@@ -94,6 +96,7 @@ impl Condition {
                 tensor(a).zip(tensor(b)).is_some_and(|(a, b)| (&a.shape, a.dtype) == (&b.shape, b.dtype))
             }
             Condition::SameElements(a, b) => tensor(a).zip(tensor(b)).is_some_and(|(a, b)| a.dtype == b.dtype),
+            Condition::Integers(v) => tensor(v).is_some_and(|t| t.dtype.is_integers()),
             Condition::Numbers(v) => tensor(v).is_some_and(|t| !t.dtype.is_quantized()),
             Condition::ColumnScale { scale, weight } => tensor(scale).zip(tensor(weight)).is_some_and(|(s, w)| {
                 s.constant && w.constant && w.shape.len() == 2 && s.shape.as_slice() == &w.shape[1..]

@@ -30,6 +30,14 @@ pub struct Rates {
     pub broadcast: f64,
     /// f32 values that a lane can keep.
     pub registers: u32,
+    /// What a product of four signed bytes with four, added up, costs, in multiply-adds.
+    #[serde(default = "taken_apart")]
+    pub dot4: f64,
+}
+
+/// What [`Rates::dot4`] is where a driver takes it apart: eight bytes cut out and widened, four products, four sums.
+fn taken_apart() -> f64 {
+    20.0
 }
 
 /// The part of a kernel's work that the memory or the lanes do while they wait for the other: what is faster hides behind
@@ -114,6 +122,7 @@ mod tests {
             workgroup_load: 5.0,
             broadcast: 1.0,
             registers: 64,
+            dot4: 1.0,
         }
     }
 

@@ -14,6 +14,9 @@ pub(super) fn check(quantization: &Quantization) -> Result<(), PlanError> {
     if let Some(calibration) = &quantization.calibration {
         length("quantization: calibration: text", &calibration.text, MAX_NAME)?;
     }
+    if let Some(activations) = &quantization.activations {
+        length("quantization: activations: format", &activations.format, MAX_FORMAT)?;
+    }
     let losses = [("predicted_loss", quantization.predicted_loss), ("measured_loss", quantization.measured_loss)];
     for (what, loss) in losses {
         number(&format!("quantization: {what}"), loss.unwrap_or(0.0))?;

@@ -118,6 +118,7 @@ fn quantization() -> Quantization {
     Quantization {
         calibration: Some(Calibration { text: "bundled".into(), tokens: 1000, measured_tokens: 100 }),
         weights: vec![weight("table", Some("int4-g32")), weight("head", None)],
+        activations: Some(RoundedActivations { format: "int8-row".into(), inputs: 4 }),
         predicted_loss: Some(1e-3),
         measured_loss: Some(1.1e-3),
     }

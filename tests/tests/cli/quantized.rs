@@ -38,6 +38,18 @@ fn plans_say_what_was_rounded() {
         let codes = f64::from(ELEMENTS) * bits / 8.0;
         assert!((codes..codes * 1.6).contains(&bytes), "{bytes} bytes for {codes} of codes");
     }
+    let (report, _) = weights(&["--quantize", "int8", "--activations", "int8"]);
+    assert_eq!(report["quantization"]["activations"]["format"], "int8");
+    // Of each layer what the norms make, attention and the gated product; and what the head reads.
+    assert!(report["quantization"]["activations"]["inputs"].as_u64().unwrap() > 4 * 4);
+    let x = built.file("x.weft");
+    let qwen3 = fixture("qwen3");
+    let build = ["build", text(&qwen3), "-o", text(&x), "--activations", "int8"];
+    run(&build).refuses(1, &["activations int8", "no contraction", "int8-row"]);
+    run(&[&build[..], &["--quantize", "fp8"]].concat()).refuses(1, &["activations int8", "no contraction"]);
+    run(&["build", text(&fixture("qwen3")), "-o", text(&x), "--activations", "int4"]).refuses(2, &["int4", "int8"]);
+    run(&["logits", text(&built.plan()), "--ids", "1", "--activations", "int8"])
+        .refuses(2, &["--activations int8", "compiled already"]);
     run(&["build", text(&fixture("qwen3")), "-o", text(&built.file("x.weft")), "--quantize", "int7"])
         .refuses(2, &["int7", "int8", "int4-g32", "mxfp4"]);
     assert!(!built.file("x.weft").exists());

@@ -9,6 +9,7 @@ mod data;
 mod formats;
 mod fresh;
 mod heads;
+mod integer;
 mod linear;
 mod per_head;
 mod prologue;

@@ -3,7 +3,11 @@ use super::*;
 use crate::formats::{Format, Group};
 use crate::kernels::spec::*;
 
-const FILES: [(&str, &str); 18] = [
+const FILES: [(&str, &str); 22] = [
+    ("codes/quantize", include_str!("../codes/quantize.wgsl")),
+    ("codes/dequantize", include_str!("../codes/dequantize.wgsl")),
+    ("integer/broadcast_tile", include_str!("../integer/broadcast_tile.wgsl")),
+    ("integer/workgroup_tile", include_str!("../integer/workgroup_tile.wgsl")),
     ("columns/gather", include_str!("../columns/gather.wgsl")),
     ("per-head/dot", include_str!("../per-head/dot.wgsl")),
     ("linear/broadcast_tile", include_str!("../linear/broadcast_tile.wgsl")),
@@ -157,6 +161,16 @@ fn operations() -> Vec<Operation> {
         operations.push(Operation::PerHead { x, heads: 3, n: 7, format, rows: Rows::Tokens });
         let (term, operands) = (Term::Operand(0), vec![gather(format, 7, Index::Ids)]);
         operations.push(Operation::Map { width: 60, term, operands, rows: Rows::Tokens });
+    }
+    let integers = [
+        linear(Format::Int8(Group::Row), true, gate(), Vec::new()),
+        linear(Format::Int8(Group::Of(32)), false, gelu, vec![Operand::Vector]),
+    ];
+    operations.extend(integers.map(|linear| Operation::IntegerLinear(Box::new(linear))));
+    for (width, offset) in [(60, 0), (13, 5), (384, 8)] {
+        let x = View { width, stride: 400, offset };
+        operations.push(Operation::Quantize { x, rows: Rows::Tokens });
+        operations.push(Operation::Dequantize { width, rows: Rows::Sequences });
     }
     operations.extend(cached_operations());
     operations

@@ -16,7 +16,7 @@ use crate::target::Target;
 const LARGE_BODY: u32 = 1024;
 
 /// What a load of one component counts as, where one of four is 1.
-const WORD: f64 = 0.5;
+pub(super) const WORD: f64 = 0.5;
 
 /// The same of two components.
 const PAIR: f64 = 0.7;
@@ -57,7 +57,7 @@ impl LinearShape {
         self.k.div_ceil(PAD as u32)
     }
 
-    fn n4(&self) -> u32 {
+    pub(super) fn n4(&self) -> u32 {
         self.n.div_ceil(4)
     }
 
@@ -70,13 +70,13 @@ impl LinearShape {
     }
 
     /// Workgroups of `columns4` vec4s of columns and `rows` rows.
-    fn grid(&self, columns4: u32, rows: u32) -> [Groups; 3] {
+    pub(super) fn grid(&self, columns4: u32, rows: u32) -> [Groups; 3] {
         let x = Groups { dim: Dim::constant(self.n4().into()), per: columns4 };
         [x, Groups { dim: self.rows.dim(), per: rows }, Groups::ONE]
     }
 
     /// What storing the results of `rows` rows and `columns4` vec4s of columns takes.
-    fn epilogue(&self, rows: f64, columns4: f64) -> Work {
+    pub(super) fn epilogue(&self, rows: f64, columns4: f64) -> Work {
         let [row, once] = self.operands.map(|bytes| bytes as f64 / (4.0 * f64::from(self.n.max(1))));
         Work { loads: columns4 * (rows * (1.0 + row) + once), ..Work::default() }
     }

@@ -4,6 +4,7 @@
 //! turns the counts into seconds.
 
 pub(crate) mod attention;
+pub(crate) mod integer;
 pub(crate) mod linear;
 pub(crate) mod rowwise;
 

@@ -78,6 +78,16 @@ impl RowShape {
         Launch { invocations: INVOCATIONS, grid: self.columns(), cost: Cost::of(self.each(16.0)) }
     }
 
+    /// A row of codes for each workgroup, which reads the row twice: its bytes are the operands'.
+    pub(crate) fn quantize(&self) -> Launch {
+        let mine = self.operands[0] as f64 / (16.0 * f64::from(INVOCATIONS));
+        let rounds = 2.0 * f64::from(INVOCATIONS.ilog2());
+        let exchange = Work { shared: 2.0 * rounds, fmas: 2.0 * rounds, ..Work::default() };
+        let once = Work { fmas: 40.0, loads: 3.0, ..Work::default() }.times(mine.ceil()).and(exchange);
+        let grid = [Groups { dim: self.rows.dim(), per: 1 }, Groups::ONE, Groups::ONE];
+        Launch { invocations: INVOCATIONS, grid, cost: Cost::of(once) }
+    }
+
     /// A pool, each invocation four columns of a sequence.
     pub(crate) fn pool(&self, pool: Pool) -> Launch {
         let loads = |loads| Work { loads, fmas: 4.0, ..Work::default() };
