@@ -18,6 +18,7 @@ mod files;
 mod hub;
 mod interrupt;
 mod load;
+mod lossy;
 mod plot;
 mod process;
 mod progress;

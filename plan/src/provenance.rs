@@ -4,6 +4,7 @@
 //! Nothing of this is needed to run a plan, and a plan without it runs all the same. Graphs stand in their text form
 //! (`compiler/src/graph/text.rs`); this crate only bounds them. A *line* is the number n of a node `%n` in such a text.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::str::FromStr;
 
@@ -182,11 +183,28 @@ pub struct Proof {
     pub arguments: Vec<Vec<FormulaValue>>,
     /// Which values of the formula the outputs are.
     pub results: Vec<FormulaValue>,
+    /// The weights that the first term reads rounded: rounding them makes it of the formula over the checkpoint's weights.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lossy: Vec<LossyStep>,
     /// Text of the formula's own term.
     pub start: usize,
     /// The rest of the chain; the last term is what the kernel computes. None where that is the formula's own term.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub steps: Vec<ProofStep>,
+}
+
+/// A weight is rounded.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LossyStep {
+    /// Index into [`Region::weights`].
+    pub weight: usize,
+    /// The name of the format.
+    pub format: String,
+    /// The formula declares the weight in that format, because it was rounded before there was a formula: by calibration,
+    /// and then [`Plan::quantization`] tells of it, or by whoever made the checkpoint, and then it is no step of ours.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stored: bool,
 }
 
 /// A step of a proof.
@@ -338,17 +356,24 @@ impl Provenance {
         Some((body, body.variant(plan.programs.get(program)?)?.calls.get(call)?))
     }
 
-    /// The steps in the proofs of a program's kernels. A proof counts once for each region that has it.
+    /// The steps in the proofs of a program's kernels, roundings of weights among them. A proof counts once for each region
+    /// that has it.
     pub fn class_counts(&self, plan: &Plan, program: usize) -> ClassCounts {
         let mut counts = ClassCounts::default();
-        let mut seen = std::collections::HashSet::new();
+        let table = plan.quantization.iter().flat_map(|table| &table.weights);
+        let rounded: HashSet<&str> = table.filter(|w| w.format.is_some()).map(|w| w.name.as_str()).collect();
+        let mut seen = HashSet::new();
         let steps = plan.programs.get(program).map_or(0, |p| p.steps.len());
         for step in 0..steps {
             let Some((body, call)) = self.call(plan, program, step) else { continue };
             let Some(proof) = call.proof.filter(|p| seen.insert((self.origins[program].regions[step], *p))) else {
                 continue;
             };
-            for step in body.proofs.get(proof).map_or(&[][..], |p| &p.steps) {
+            let Some(proof) = body.proofs.get(proof) else { continue };
+            let names = self.regions.get(self.origins[program].regions[step]).map_or(&[][..], |r| &r.weights);
+            let ours = |s: &&LossyStep| !s.stored || names.get(s.weight).is_some_and(|n| rounded.contains(n.as_str()));
+            counts.lossy += proof.lossy.iter().filter(ours).count();
+            for step in &proof.steps {
                 self.rules.get(step.rule).into_iter().for_each(|rule| counts.add(rule.class));
             }
         }

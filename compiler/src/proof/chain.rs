@@ -60,6 +60,14 @@ pub enum ProofFault {
         /// The rule.
         rule: String,
     },
+    /// Other lossy steps than the first term has.
+    #[error("the plan tells of these roundings: {found}; its first term has {expected}")]
+    Roundings {
+        /// What the plan tells.
+        found: String,
+        /// What the term has.
+        expected: String,
+    },
     /// Different numbers.
     #[error("{what}: the error is {error:e} of the greatest value, {tolerance:e} is allowed")]
     Numbers {

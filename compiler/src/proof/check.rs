@@ -140,7 +140,7 @@ pub fn check_call(
     }
 }
 
-fn outputs(graph: &Graph, inputs: &Values) -> Result<Vec<Tensor>, ProofFault> {
+pub(super) fn outputs(graph: &Graph, inputs: &Values) -> Result<Vec<Tensor>, ProofFault> {
     cost(graph)?;
     evaluate(graph, inputs).map_err(|e| ProofFault::Evaluation(e.to_string()))
 }
@@ -232,7 +232,7 @@ fn columns(t: &Tensor, first: usize, n: usize) -> Option<Tensor> {
 }
 
 /// The greatest difference in parts of the greatest value; equal numbers and two that are none do not differ.
-fn difference(a: &[Tensor], b: &[Tensor]) -> f64 {
+pub(super) fn difference(a: &[Tensor], b: &[Tensor]) -> f64 {
     let pairs = || a.iter().zip(b).flat_map(|(a, b)| a.data.iter().zip(&b.data));
     let scale = pairs().map(|(a, _)| f64::from(a.abs())).filter(|x| x.is_finite()).fold(0.0, f64::max);
     if a.len() != b.len() || a.iter().zip(b).any(|(a, b)| a.shape != b.shape) {

@@ -4,6 +4,7 @@ use half::{bf16, f16};
 use warpweft_plan::{DType, Dim, Sizes};
 
 use super::chain::ProofFault;
+use crate::formats::Format;
 use crate::graph::eval::{Tensor, Values};
 use crate::graph::{Element, Fact, Graph, Id, Op};
 
@@ -67,6 +68,21 @@ fn size(shape: &[Dim]) -> Result<u64, ProofFault> {
 
 /// Random values for what a graph declares: the same for graphs with the same declarations.
 pub(super) fn values(graph: &Graph) -> Result<Values, ProofFault> {
+    random_values(graph, &|format, numbers, width| {
+        let stored = format.pack(&numbers, width).map_err(|e| ProofFault::Evaluation(e.to_string()))?;
+        Ok(format.unpack(&stored, width))
+    })
+}
+
+/// The same, but that weights in quantized formats have the values from which those of [`values`] were rounded.
+pub(super) fn unrounded_values(graph: &Graph) -> Result<Values, ProofFault> {
+    random_values(graph, &|_, numbers, _| Ok(numbers))
+}
+
+/// Rounds numbers of so many columns to a format.
+type Round = dyn Fn(Format, Vec<f32>, usize) -> Result<Vec<f32>, ProofFault>;
+
+fn random_values(graph: &Graph, round: &Round) -> Result<Values, ProofFault> {
     let declared = graph.declarations();
     let mut seed = 0;
     let mut tensor = |shape: &[Dim], dtype: Element| -> Result<Tensor, ProofFault> {
@@ -77,11 +93,7 @@ pub(super) fn values(graph: &Graph) -> Result<Values, ProofFault> {
         let shape: Vec<usize> = shape.iter().filter_map(|d| d.eval(SIZES)).map(|n| n as usize).collect();
         let data = match dtype {
             Element::Plain(dtype) => numbers.into_iter().map(|x| rounded(x, dtype)).collect(),
-            Element::Quantized(format) => {
-                let width = shape.last().copied().unwrap_or(1);
-                let stored = format.pack(&numbers, width).map_err(|e| ProofFault::Evaluation(e.to_string()))?;
-                format.unpack(&stored, width)
-            }
+            Element::Quantized(format) => round(format, numbers, shape.last().copied().unwrap_or(1))?,
         };
         Ok(Tensor { shape, data })
     };

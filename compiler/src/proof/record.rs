@@ -9,6 +9,7 @@ use warpweft_plan::provenance::{
 use super::calls::{Group, groups};
 use super::formula::Formula;
 use super::goal::{Chosen, Goal, goal};
+use super::lossy::roundings;
 use super::lowering::{LOWERING, steps};
 use super::prove::{NoChain, chain, part};
 use crate::extract::Extracted;
@@ -250,8 +251,10 @@ impl<'a> Teller<'a> {
             }
             let lines = chosen.formula.body.lines();
             let covered = goal.covered.iter().filter_map(|id| lines[usize::from(*id)]).collect();
+            let term = part(&goal.graph, &goal.start)?;
+            let lossy = roundings(&term).into_iter().filter_map(|rounding| rounding.told(&term)).collect();
             let Goal { arguments, results, .. } = goal;
-            let proof = Proof { declarations, arguments, results, start, steps: links };
+            let proof = Proof { declarations, arguments, results, lossy, start, steps: links };
             return Ok(Some(Proven { proof, covered, operands }));
         }
         Ok(None)

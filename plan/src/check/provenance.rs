@@ -88,6 +88,9 @@ impl Bodies<'_> {
     fn proof(&self, at: &str, body: &Body, proof: &Proof) -> Result<(), PlanError> {
         self.text(at, "declarations", proof.declarations)?;
         self.text(at, "start", proof.start)?;
+        for (i, step) in proof.lossy.iter().enumerate() {
+            check_name(&format!("{at}: lossy step {i}: format"), &step.format)?;
+        }
         for (i, step) in proof.steps.iter().enumerate() {
             let at = format!("{at}: step {i}");
             below(&at, "rule", step.rule, self.provenance.rules.len())?;
@@ -155,6 +158,9 @@ fn check_regions(plan: &Plan, provenance: &Provenance) -> Result<(), PlanError> 
         let at = format!("provenance: region {i}");
         below(&at, "body", region.body, provenance.bodies.len())?;
         region.layer.map_or(Ok(()), |layer| below(&at, "layer", layer as usize, plan.model.layers as usize))?;
+        let lossy = provenance.bodies[region.body].proofs.iter().flat_map(|proof| &proof.lossy);
+        let greatest = lossy.map(|step| step.weight).max();
+        greatest.map_or(Ok(()), |weight| below(&at, "rounded weight", weight, region.weights.len()))?;
     }
     Ok(())
 }

@@ -164,6 +164,10 @@ fn provenance() -> Provenance {
                 declarations: 2,
                 arguments: vec![vec![FormulaValue::Line(0), FormulaValue::Arg(0)]],
                 results: vec![FormulaValue::Line(1)],
+                lossy: vec![
+                    LossyStep { weight: 0, format: "int4-g32".into(), stored: false },
+                    LossyStep { weight: 1, format: "int8".into(), stored: true },
+                ],
                 start: 0,
                 steps: vec![
                     ProofStep { rule: 0, backward: false, after: 1 },
@@ -332,6 +336,9 @@ fn lies_are_named() {
     fn rounded(change: impl FnOnce(&mut Quantization) + 'static) -> Change {
         Box::new(|p| change(p.quantization.as_mut().unwrap()))
     }
+    fn told(change: impl FnOnce(&mut Provenance) + 'static) -> Change {
+        Box::new(|p| change(p.provenance.as_mut().unwrap()))
+    }
     fn tap(buffer: usize) -> Tap {
         Tap { buffer, width: 5, stride: 8 }
     }
@@ -403,6 +410,8 @@ fn lies_are_named() {
         ("weight 1 (table): found a name that another", rounded(|q| q.weights[1].name = "table".into())),
         ("weight 1 (head): format: found 61 bytes", rounded(|q| q.weights[1].format = Some("x".repeat(61)))),
         ("text: found 0 bytes", rounded(|q| q.calibration.as_mut().unwrap().text.clear())),
+        ("region 0: rounded weight: found 2, expected below 2", told(|p| p.bodies[0].proofs[0].lossy[1].weight = 2)),
+        ("lossy step 0: format: found a name of 0 bytes", told(|p| p.bodies[0].proofs[0].lossy[0].format.clear())),
         ("tap 0: buffer: found 9", Box::new(|p| p.programs[0].taps = vec![tap(9)])),
         ("tap 0: buffer: found Scratch, expected the role Output", Box::new(|p| p.programs[0].taps = vec![tap(3)])),
         ("tap 0: bytes of the buffer: found 32*sequences", Box::new(|p| p.programs[0].taps = vec![tap(6)])),
@@ -472,7 +481,7 @@ fn provenance_is_optional() {
 fn class_counts_follow_programs() {
     let plan = sample();
     let provenance = plan.provenance.as_ref().unwrap();
-    assert_eq!(provenance.class_counts(&plan, 0), ClassCounts { exact: 1, reassociates: 1, lossy: 0 });
+    assert_eq!(provenance.class_counts(&plan, 0), ClassCounts { exact: 1, reassociates: 1, lossy: 1 });
     assert_eq!(provenance.class_counts(&plan, 3), ClassCounts::default());
 }
 

@@ -8,7 +8,7 @@ use warpweft_tests::says;
 use crate::{Built, run, text};
 
 /// The same plan after a change, as a file of its own.
-fn changed(from: &Path, to: &Path, change: impl FnOnce(&mut Plan)) {
+pub(crate) fn changed(from: &Path, to: &Path, change: impl FnOnce(&mut Plan)) {
     let file = PlanFile::open(from).unwrap();
     let mut plan = file.plan().clone();
     change(&mut plan);

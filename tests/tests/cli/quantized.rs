@@ -1,7 +1,8 @@
 //! Plans whose weights were rounded when they were packed.
 
-use warpweft_tests::fixture;
+use warpweft_tests::{fixture, says};
 
+use crate::explain::changed;
 use crate::{Built, run, text};
 
 /// Elements of the matrices of the four layers: queries, keys, values, the result of attention, gate, up and down.
@@ -35,6 +36,10 @@ fn plans_say_what_was_rounded() {
             assert!(table.contains(weight["name"].as_str().unwrap()), "{table}");
             bytes += if ends { 0.0 } else { weight["bytes"].as_f64().unwrap() };
         }
+        for program in report["programs"].as_array().unwrap() {
+            let lossy = program["proof_steps"]["lossy"].as_u64().unwrap();
+            assert!(lossy >= 4 * 7, "each matrix of the layers is rounded where it is read: {program}");
+        }
         let codes = f64::from(ELEMENTS) * bits / 8.0;
         assert!((codes..codes * 1.6).contains(&bytes), "{bytes} bytes for {codes} of codes");
     }
@@ -53,4 +58,41 @@ fn plans_say_what_was_rounded() {
     run(&["build", text(&fixture("qwen3")), "-o", text(&built.file("x.weft")), "--quantize", "int7"])
         .refuses(2, &["int7", "int8", "int4-g32", "mxfp4"]);
     assert!(!built.file("x.weft").exists());
+}
+
+/// Proofs begin with the checkpoint's weights: each rounding is a step with its measured error, and can be replayed.
+#[test]
+fn roundings_are_steps_of_proofs() {
+    let built = Built::of_fixture("qwen3");
+    let plan = built.file("int4.weft");
+    let ran = run(&["build", text(&fixture("qwen3")), "-o", text(&plan), "--targets", "webgpu", "--quantize", "int4"]);
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    let explain = |plan: &std::path::Path, more: &[&str]| {
+        run(&[&["explain", text(plan), "--layer", "1", "--rows", "1", "--kernel", "linear"], more].concat())
+    };
+    let shown = explain(&plan, &[]);
+    assert_eq!(shown.code, 0, "{}", shown.err);
+    says(&shown.out, &["round q_proj.weight to int4-g32 (lossy): relative error", "«dequantize(quantize("]);
+    let checked = explain(&plan, &["--check", "--json"]).json();
+    assert_eq!(checked["faults"].as_array().unwrap().len(), 0);
+    let proofs = checked["proofs"].as_array().unwrap();
+    let steps: Vec<_> = proofs.iter().flat_map(|proof| proof["lossy"].as_array().unwrap()).collect();
+    assert!(steps.len() >= 4, "{checked}");
+    for step in steps {
+        assert!(step["weight"].as_str().unwrap().starts_with("model.layers.1."), "{step}");
+        // Random values are spread evenly over 15 steps: 2/15/√12 of √(1/3), and the model's own weights, whose groups
+        // have few large values, somewhat more.
+        let random = step["relative_error"].as_f64().unwrap();
+        assert!((0.04..0.09).contains(&random), "{step}");
+        assert!((0.5..3.0).contains(&(step["told"][0].as_f64().unwrap() / random)), "{step}");
+        assert!(step["error"].as_f64().unwrap() > 0.0, "{step}");
+    }
+    let lying = built.file("lying.weft");
+    changed(&plan, &lying, |plan| {
+        plan.quantization.as_mut().unwrap().weights.iter_mut().for_each(|weight| weight.relative_error = Some(1.5));
+    });
+    let ran = explain(&lying, &["--check"]);
+    assert_eq!(ran.code, 1, "{}", ran.out);
+    says(&ran.out, &["does not hold"]);
+    says(&ran.err, &["rounding", "int4-g32", "1.5e0", "1e0"]);
 }

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 
 use serde::Serialize;
-use warpweft_compiler::proof::{CallCheck, ProofFault, StepCheck, check_call, check_proof};
+use warpweft_compiler::proof::{
+    CallCheck, ProofFault, RoundingCheck, StepCheck, check_call, check_proof, check_roundings,
+};
 use warpweft_compiler::rules::RuleSet;
 use warpweft_plan::Plan;
 use warpweft_plan::provenance::Provenance;
@@ -13,6 +15,7 @@ use super::{Explain, Part, chosen, is_wanted, kernel_name, place};
 use crate::CliError;
 use crate::console::Console;
 use crate::interrupt;
+use crate::lossy::ours;
 use crate::progress::Unit;
 use crate::units;
 
@@ -29,6 +32,7 @@ struct ProofDocument {
     place: String,
     kernels: Vec<String>,
     results: Vec<String>,
+    lossy: Vec<LossyDocument>,
     steps: Vec<StepDocument>,
     fault: Option<String>,
 }
@@ -38,6 +42,19 @@ struct StepDocument {
     rule: String,
     class: &'static str,
     /// In parts of the greatest value.
+    error: f64,
+}
+
+#[derive(Serialize)]
+struct LossyDocument {
+    /// Its name in the checkpoint, in the first layer that has the proof.
+    weight: String,
+    format: String,
+    /// How far rounding moved random values, relative to them.
+    relative_error: f64,
+    /// The least and the greatest that the plan tells of the model's own; none where it does not tell.
+    told: Option<(f64, f64)>,
+    /// What that changes in the results, in parts of the greatest value.
     error: f64,
 }
 
@@ -89,17 +106,20 @@ fn checked(
     for (done, ((_, proof), (part, kernels))) in proofs.into_iter().enumerate() {
         interrupt::check()?;
         bar.set(done as u64, total, Unit::Items);
-        let checked = check_proof(provenance, part.body, proof, &rules);
+        let checked = check_proof(provenance, part.body, proof, &rules)
+            .and_then(|steps| Ok((steps, roundings(plan, provenance, part, proof)?)));
         let results = part.body.proofs.get(proof).map_or(&[][..], |p| &p.results);
         let place = place(&part.regions, provenance);
         let kernels: Vec<String> = kernels.into_iter().map(str::to_owned).collect();
         let fault = checked.as_ref().err().map(|fault| format!("{place}, {}: {fault}", some(&kernels)));
         document.faults.extend(fault.clone());
+        let (steps, lossy) = checked.unwrap_or_default();
         document.proofs.push(ProofDocument {
             place,
             kernels,
             results: results.iter().map(ToString::to_string).collect(),
-            steps: checked.unwrap_or_default().into_iter().map(StepDocument::from).collect(),
+            lossy,
+            steps: steps.into_iter().map(StepDocument::from).collect(),
             fault,
         });
     }
@@ -120,6 +140,25 @@ fn checked(
     }
     drop(bar);
     Ok(document)
+}
+
+/// The roundings of a proof, replayed, and what the plan tells of them.
+fn roundings(
+    plan: &Plan,
+    provenance: &Provenance,
+    part: &Part<'_>,
+    proof: usize,
+) -> Result<Vec<LossyDocument>, ProofFault> {
+    let mut documents = Vec::new();
+    for RoundingCheck { step, relative_error, error } in check_roundings(provenance, part.body, proof)? {
+        let Some(told) = ours(plan, &part.regions, &step)? else { continue };
+        let told = told.iter().filter_map(|weight| weight.relative_error).map(|x| (x, x));
+        let told = told.reduce(|(least, greatest), (x, _)| (least.min(x), greatest.max(x)));
+        let name = part.regions.first().and_then(|region| region.weights.get(step.weight));
+        let (weight, format) = (name.cloned().unwrap_or_default(), step.format);
+        documents.push(LossyDocument { weight, format, relative_error, told, error });
+    }
+    Ok(documents)
 }
 
 fn of_call(plan: &Plan, provenance: &Provenance, part: &Part<'_>, at: usize, fault: &ProofFault) -> String {
@@ -151,13 +190,24 @@ fn text(document: &Document) -> String {
             lines.push(place.to_owned());
         }
         lines.push(format!("  {} ({})", proof.results.join(", "), some(&proof.kernels)));
+        for LossyDocument { weight, format, relative_error, told, error } in &proof.lossy {
+            let told = match told {
+                Some((a, b)) if a == b => format!(", {a:.1e} in the model's"),
+                Some((a, b)) => format!(", {a:.1e} to {b:.1e} in the model's"),
+                None => String::new(),
+            };
+            lines.push(format!(
+                "    round {weight} to {format} (lossy): error {error:.1e}; {relative_error:.1e} in random values{told}"
+            ));
+        }
         for step in &proof.steps {
             let error = if step.error == 0.0 { "0".into() } else { format!("{:.1e}", step.error) };
             lines.push(format!("    {} ({}): error {error}", step.rule, step.class));
         }
         lines.extend(proof.fault.iter().map(|_| "    does not hold".to_owned()));
     }
-    let steps: usize = document.proofs.iter().map(|p| p.steps.len()).sum();
+    let steps: usize = document.proofs.iter().map(|p| p.steps.len() + p.lossy.len()).sum();
+    let rounding = document.proofs.iter().flat_map(|p| &p.lossy).map(|step| step.error).fold(0.0, f64::max);
     let of_class = |class: &str| {
         document.proofs.iter().flat_map(|p| &p.steps).filter(|s| s.class == class).map(|s| s.error).fold(0.0, f64::max)
     };
@@ -168,7 +218,7 @@ fn text(document: &Document) -> String {
         units::count(steps),
         of_class("exact"),
         of_class("reassociates"),
-        of_class("lossy"),
+        of_class("lossy").max(rounding),
         units::count(document.meanings),
     ));
     lines.join("\n")

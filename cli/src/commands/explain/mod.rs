@@ -19,10 +19,13 @@ use crate::load::open_plan;
 /// algebra. `·` is a matrix product, `⊙` a product of elements; what stands in braces is what a kernel does to each element
 /// `acc` that it computed; what a rule changed stands between « and ». Each rule is exact (the same floating-point
 /// operations in the same order), reassociates (their order changes) or is lossy (precision changes). A kernel's inputs are
-/// `x0`…, and above each formula stands what of the model they hold.
+/// `x0`…, and above each formula stands what of the model they hold. Weights that are rounded come first: `round` says which,
+/// to what, and how far that moved the weight when it was packed; of weights that calibration rounded, what it changes in
+/// their contraction's result, and what that is predicted to cost where formats were chosen.
 ///
 /// Without --layer, each kind of layer is explained once. With --check, nothing in the plan is believed: formulas are
-/// rebuilt, each step is replayed with its rule, and the terms before and after it are evaluated on random inputs; without
+/// rebuilt, each step is replayed with its rule, and the terms before and after it are evaluated on random inputs; random
+/// weights are rounded to see what that changes, which is not zero, beside what the plan says of the model's own; without
 /// --layer, --target and --rows, all programs are checked. Exits with 1 if a proof does not hold.
 #[derive(Debug, Args)]
 #[command(after_help = "\

@@ -2,13 +2,14 @@
 
 use serde::Serialize;
 use warpweft_compiler::proof::algebra::{Names, algebra, difference};
-use warpweft_compiler::proof::{Chain, LOWERING, ProofFault};
+use warpweft_compiler::proof::{Chain, LOWERING, ProofFault, body_weight};
 use warpweft_plan::Plan;
 use warpweft_plan::provenance::{Call, FormulaValue, Provenance, Region};
 
 use super::{Explain, Part, is_wanted, kernel_name, place, rows};
 use crate::CliError;
 use crate::console::Console;
+use crate::lossy::{LossyDocument, lossy};
 
 #[derive(Serialize)]
 struct Document<'p> {
@@ -36,7 +37,10 @@ struct KernelDocument<'p> {
     together: Option<usize>,
     /// Kernels whose proofs contain this one.
     within: &'p [usize],
+    /// Over the weights as the checkpoint has them.
     formula: Vec<String>,
+    /// Weights that are rounded.
+    lossy: Vec<LossyDocument<'p>>,
     steps: Vec<StepDocument<'p>>,
 }
 
@@ -98,6 +102,7 @@ fn explained<'p>(
         together: part.variant.calls[..number].iter().position(|c| c.proof.is_some() && c.proof == call.proof),
         within: &call.within,
         formula: Vec::new(),
+        lossy: Vec::new(),
         steps: Vec::new(),
     };
     let Some(proof) = call.proof else { return Ok(document) };
@@ -105,7 +110,7 @@ fn explained<'p>(
     let names = names(&chain, part.regions[0]);
     document.inputs = chain.proof.arguments.iter().map(|values| origin(part, values)).collect();
     document.results = chain.proof.results.iter().map(ToString::to_string).collect();
-    document.formula = algebra(&chain.terms[0], &names, &[]);
+    (document.formula, document.lossy) = lossy(plan, &part.regions, &chain, &names)?;
     for ((pair, &(rule, class)), step) in chain.terms.windows(2).zip(&chain.rules).zip(&chain.proof.steps) {
         let found = difference(&pair[0], &pair[1])?;
         let term = algebra(&found.after, &names, &found.added);
@@ -133,10 +138,7 @@ fn origin(part: &Part<'_>, values: &[FormulaValue]) -> String {
 
 fn names(chain: &Chain<'_>, region: &Region) -> Names {
     let declared = chain.terms[0].declarations();
-    let checkpoint = |name: &str| {
-        let at = name.strip_prefix('w').and_then(|n| n.parse::<usize>().ok());
-        at.and_then(|at| region.weights.get(at)).map(String::as_str)
-    };
+    let checkpoint = |name: &str| region.weights.get(body_weight(name)?).map(String::as_str);
     let all: Vec<&str> = region.weights.iter().map(String::as_str).collect();
     let outputs = chain.terms[0].outputs().len();
     let output = |i: usize| if outputs == 1 { "y".to_owned() } else { format!("y{i}") };
@@ -157,7 +159,7 @@ fn short(name: &str, all: &[&str]) -> String {
     dots.into_iter().map(|at| &name[at..]).find(is_own).unwrap_or(name).to_owned()
 }
 
-fn text(kernel: &KernelDocument<'_>) -> String {
+fn text<'k>(kernel: &'k KernelDocument<'_>) -> String {
     let mut lines = vec![format!("{}  {}", kernel.number, kernel.kernel)];
     if !kernel.results.is_empty() {
         let results = kernel.results.join(", ");
@@ -187,15 +189,19 @@ fn text(kernel: &KernelDocument<'_>) -> String {
     }
     let mut before: &[String] = &kernel.formula;
     lines.extend(kernel.formula.iter().map(|line| format!("       {line}")));
-    for step in &kernel.steps {
-        let way = if step.backward { ", backward" } else { "" };
-        let means = LOWERING.iter().find(|l| l.name == step.rule).map_or(String::new(), |l| format!(": {}", l.means));
-        lines.push(format!("   {} ({}{way}){means}", step.rule, step.class));
+    let mut step = |heading: String, term: &'k [String]| {
+        lines.push(format!("   {heading}"));
         // A line that is as it was is not said again.
         let unmarked = |line: &String| line.replace(['«', '»'], "");
         let known = |line: &&String| !before.iter().any(|b| unmarked(b) == unmarked(line));
-        lines.extend(step.term.iter().filter(known).map(|line| format!("       {line}")));
-        before = &step.term;
+        lines.extend(term.iter().filter(known).map(|line| format!("       {line}")));
+        before = term;
+    };
+    kernel.lossy.iter().for_each(|rounding| step(rounding.heading(), &rounding.term));
+    for StepDocument { rule, class, backward, term } in &kernel.steps {
+        let way = if *backward { ", backward" } else { "" };
+        let means = LOWERING.iter().find(|l| l.name == *rule).map_or(String::new(), |l| format!(": {}", l.means));
+        step(format!("{rule} ({class}{way}){means}"), term);
     }
     lines.push(String::new());
     lines.join("\n")

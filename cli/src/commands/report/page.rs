@@ -8,15 +8,16 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use serde::Serialize;
 use warpweft_compiler::graph::Graph;
 use warpweft_compiler::proof::algebra::{self, algebra, difference};
-use warpweft_compiler::proof::{Chain, LOWERING, ProofFault};
+use warpweft_compiler::proof::{Chain, LOWERING, ProofFault, body_weight};
 use warpweft_compiler::target::Target;
-use warpweft_plan::provenance::{Body, Call, FormulaValue, Rule, Stop, Variant};
+use warpweft_plan::provenance::{Body, Call, FormulaValue, Region, Rule, Stop, Variant};
 use warpweft_plan::{Access, Buffer, Dim, Plan, PlanFile, Program, Provenance, ROW_BLOCK, Role, Sizes};
 
 use super::cover::owners;
 use super::labels::Names;
 use super::measure::Measured;
 use super::view::{Node, short_names, view};
+use crate::lossy::lossy;
 use crate::{CliError, quantized, work};
 
 /// The document.
@@ -122,8 +123,11 @@ struct ProofFacts {
     inputs: Vec<String>,
     /// What of the formula it arrives at.
     results: String,
-    /// The formula's own term: an index into the texts.
+    /// The formula's own term over the checkpoint's weights: an index into the texts.
     start: usize,
+    /// Which weights are rounded, to what and how far that moves them, and the term over the rounded weights.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    lossy: Vec<(String, usize)>,
     /// Rule, whether it is read from right to left, and the terms before and after, what differs in them between « and ».
     steps: Vec<(usize, bool, usize, usize)>,
 }
@@ -194,8 +198,9 @@ impl<'p> Page<'p> {
         })?;
         let flops = work::Flops::new(plan);
         let mut texts = Texts::default();
-        let bodies: Vec<BodyFacts<'p>> =
-            (0..provenance.bodies.len()).map(|at| body(provenance, at, &mut texts)).collect::<Result<_, CliError>>()?;
+        let bodies: Vec<BodyFacts<'p>> = (0..provenance.bodies.len())
+            .map(|at| body(plan, provenance, at, &mut texts))
+            .collect::<Result<_, CliError>>()?;
         let mut targets: Vec<&str> = Vec::new();
         for program in &plan.programs {
             if !targets.contains(&program.target.as_str()) {
@@ -290,7 +295,7 @@ fn text(provenance: &Provenance, index: usize) -> &str {
     provenance.texts.get(index).map_or("", String::as_str)
 }
 
-fn body<'p>(provenance: &'p Provenance, at: usize, texts: &mut Texts) -> Result<BodyFacts<'p>, CliError> {
+fn body<'p>(plan: &Plan, provenance: &'p Provenance, at: usize, texts: &mut Texts) -> Result<BodyFacts<'p>, CliError> {
     let body = &provenance.bodies[at];
     let full = provenance.regions.iter().find(|region| region.body == at).map_or(&[][..], |r| &r.weights);
     let weights = short_names(full);
@@ -300,7 +305,7 @@ fn body<'p>(provenance: &'p Provenance, at: usize, texts: &mut Texts) -> Result<
     let variant = |v: &Variant| variant(provenance, v, &names, &graph, &formula);
     let variants = body.variants.iter().map(variant).collect::<Result<_, _>>()?;
     let proofs =
-        (0..body.proofs.len()).map(|p| texts.proof(provenance, body, p, &weights)).collect::<Result<_, _>>()?;
+        (0..body.proofs.len()).map(|p| texts.proof((plan, provenance), body, p, &weights)).collect::<Result<_, _>>()?;
     Ok(BodyFacts { formula, stages: stages(body), variants, proofs })
 }
 
@@ -363,7 +368,7 @@ struct Texts {
 impl Texts {
     fn proof(
         &mut self,
-        provenance: &Provenance,
+        (plan, provenance): (&Plan, &Provenance),
         body: &Body,
         index: usize,
         weights: &[String],
@@ -371,11 +376,18 @@ impl Texts {
         let fault = |fault: ProofFault| CliError::Failed(format!("a proof of the plan cannot be read: {fault}"));
         let chain = Chain::parse(provenance, body, index).map_err(fault)?;
         let names = proof_names(&chain, weights);
+        let regions: Vec<&Region> = provenance
+            .regions
+            .iter()
+            .filter(|r| provenance.bodies.get(r.body).is_some_and(|b| std::ptr::eq(b, body)))
+            .collect();
+        let (formula, lossy) = lossy(plan, &regions, &chain, &names).map_err(fault)?;
         let shown = |values: &Vec<FormulaValue>| values.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
         let mut facts = ProofFacts {
             inputs: chain.proof.arguments.iter().map(shown).collect(),
             results: shown(&chain.proof.results),
-            start: self.add(&algebra(&chain.terms[0], &names, &[])),
+            start: self.add(&formula),
+            lossy: lossy.iter().map(|step| (step.heading(), self.add(&step.term))).collect(),
             steps: Vec::new(),
         };
         for (pair, step) in chain.terms.windows(2).zip(&chain.proof.steps) {
@@ -399,10 +411,7 @@ impl Texts {
 
 fn proof_names(chain: &Chain<'_>, weights: &[String]) -> algebra::Names {
     let declared = chain.terms[0].declarations();
-    let weight = |name: &String| {
-        let at = name.strip_prefix('w').and_then(|n| n.parse::<usize>().ok());
-        at.and_then(|at| weights.get(at)).unwrap_or(name).clone()
-    };
+    let weight = |name: &String| body_weight(name).and_then(|at| weights.get(at)).unwrap_or(name).clone();
     let numbered = |letter: &str, n: usize| match n {
         1 => vec![letter.to_owned()],
         n => (0..n).map(|i| format!("{letter}{i}")).collect(),

@@ -63,19 +63,25 @@ function proofOf(step) {
   const inputs = proof.inputs.map((values, i) => el("div", {}, el("span", { class: "mono" }, `x${i}`), ` holds ${values}`));
   const list = el("ol", { class: "proof" });
   list.append(el("li", { class: "start" }, el("div", { class: "rule" }, `The formula of ${proof.results}`), el("div", { class: "term whole" }, page.texts[proof.start])));
-  let last = proof.start;
+  const rounded = proof.lossy ?? [];
+  if (rounded.length) counts.set("lossy", rounded.length);
+  for (const [what, after] of rounded) {
+    list.append(el("li", { class: "lossy" }, el("div", { class: "rule" }, what, badge("lossy")), ...marked(page.texts[after], "ins")));
+  }
+  let last = rounded.at(-1)?.[1] ?? proof.start;
   for (const [rule, backward, before, after] of proof.steps) {
     const [name, kind, means] = page.rules[rule];
     list.append(el("li", { class: kind }, el("div", { class: "rule" }, name, backward && el("span", { class: "way" }, " right to left"), badge(kind)),
       means && el("div", { class: "quiet" }, means), ...marked(page.texts[before], "del"), ...marked(page.texts[after], "ins")));
     last = after;
   }
-  if (proof.steps.length) {
+  const steps = rounded.length + proof.steps.length;
+  if (steps) {
     list.append(el("li", { class: "end" }, el("div", { class: "rule" }, "What the kernel computes"), el("div", { class: "term whole" }, page.texts[last].replace(/[«»]/g, ""))));
   }
   const sums = [...counts].map(([name, n]) => `${n} ${name}`).join(", ");
-  const lead = proof.steps.length
-    ? `${plural(proof.steps.length, "step", "steps")} from the model's formula to this kernel: ${sums}.`
+  const lead = steps
+    ? `${plural(steps, "step", "steps")} from the model's formula to this kernel: ${sums}.`
     : "The kernel computes the formula's own term.";
   return el("div", {}, el("p", { class: "note" }, lead), el("div", { class: "note" }, ...inputs), list);
 }
