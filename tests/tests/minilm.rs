@@ -6,6 +6,7 @@ use std::fs;
 use warpweft_compiler::WeightChoice;
 use warpweft_compiler::graph::eval::{SourceInputs, evaluate};
 use warpweft_models::{Imported, import};
+use warpweft_plan::OutputKind;
 use warpweft_runtime::Model;
 use warpweft_tests::{Reference, Runner, compiled, fixture, minilm, plan_file, quantized, runners, worst};
 
@@ -64,6 +65,9 @@ fn every_text_alone_and_among_others() {
 /// 0.9991 and, for int4, 0.9597: four bits need calibration here.
 const COSINES: [(&str, f32); 4] = [("int8", 0.9995), ("int8-row", 0.999), ("fp8", 0.99), ("int4", 0.955)];
 
+/// Bytes that the model's 22.6 M values would take as f16.
+const DECODED: u64 = 2 * 22_600_000;
+
 #[test]
 fn rounded_weights_give_nearly_the_same_vectors() {
     let imported = import(&minilm()).unwrap();
@@ -81,8 +85,24 @@ fn rounded_weights_give_nearly_the_same_vectors() {
             let mean = references.iter().enumerate().map(cosine).sum::<f32>() / references.len() as f32;
             println!("{name}, {runner}: mean cosine {mean:.5}");
             assert!(mean >= least, "{name}, {runner}: mean cosine {mean}");
+            held_as_stored(&model, &runner);
         }
     }
+}
+
+/// The weights on the device have the bytes that the plan stores, and there is nothing beside what the runtime counts that
+/// could be a decoded copy.
+fn held_as_stored(model: &Model, runner: &Runner) {
+    let (engine, plan) = (model.engine(), model.engine().plan());
+    let stored: u64 = plan.tensors.iter().filter_map(|tensor| tensor.bytes()).sum();
+    let held = engine.held();
+    assert_eq!(held.weights, stored, "{runner}: the device holds the bytes of the plan");
+    let account = engine.account(OutputKind::Embedding, 1).unwrap();
+    assert_eq!(held.weights, account.weights, "{runner}: and those that were accounted for");
+    let Some(allocated) = engine.device().allocated() else { return };
+    let spare = allocated.saturating_sub(held.total());
+    println!("{runner}: {stored} bytes of weights, {allocated} bytes on the device, {spare} not counted");
+    assert!(allocated >= held.total() && spare < DECODED / 4, "{runner}: {allocated} bytes, {held:?}");
 }
 
 #[test]

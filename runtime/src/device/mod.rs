@@ -127,6 +127,12 @@ impl Device {
         }
     }
 
+    /// Bytes of everything that lives on the device, as its allocator counts them: what drivers and wgpu hold for themselves
+    /// is among it. `None` where memory is the driver's own business (all but Vulkan and Direct3D 12).
+    pub fn allocated(&self) -> Option<u64> {
+        self.gpu.generate_allocator_report().map(|report| report.total_allocated_bytes)
+    }
+
     /// Waits until the device has done all that was submitted.
     pub(crate) async fn idle(&self, doing: &str) -> Result<(), RuntimeError> {
         let (done, waiting) = wait::promise();

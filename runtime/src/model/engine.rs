@@ -42,7 +42,7 @@ pub struct Engine {
     pipelines: HashMap<usize, Pipeline>,
     prepared: BTreeMap<OutputKind, Prepared>,
     /// Activations of the output that ran last.
-    arenas: BTreeMap<OutputKind, Arena>,
+    pub(super) arenas: BTreeMap<OutputKind, Arena>,
     /// The books of all pools.
     pub(crate) ledgers: Vec<Ledger>,
     /// In the same order; none until an output needs them.

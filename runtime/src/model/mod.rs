@@ -3,6 +3,7 @@
 #[cfg(not(target_arch = "wasm32"))]
 mod blocking;
 mod engine;
+mod held;
 mod options;
 mod results;
 mod taps;

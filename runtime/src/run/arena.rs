@@ -95,6 +95,12 @@ impl Arena {
         self.groups.get(&position).map_or(&[], Vec::as_slice)
     }
 
+    /// Bytes of its scratch buffers, and of inputs, outputs and the copy through which results come back.
+    pub(crate) fn bytes(&self) -> (u64, u64) {
+        let transfers = self.buffers.values().chain([&self.copy]);
+        (self.scratch.iter().map(wgpu::Buffer::size).sum(), transfers.map(wgpu::Buffer::size).sum())
+    }
+
     /// A buffer between kernels.
     pub(crate) fn buffer(&self, index: usize) -> Option<&wgpu::Buffer> {
         self.buffers.get(&index)

@@ -215,7 +215,6 @@ fn report(shape: &Shape, engine: &Engine, rounds: &[Round]) -> Report {
     // Halfway through the answer.
     let context = u64::from(shape.prompt) + u64::from(shape.new).div_ceil(2);
     let traffic = program.map_or_else(Traffic::default, |program| work::traffic(plan, program, rows, context));
-    let account = engine.account(OutputKind::Candidates, engine.step_rows(OutputKind::Candidates) as u64);
     Report {
         model: plan.model.name.clone(),
         adapter: adapter.name.clone(),
@@ -240,7 +239,7 @@ fn report(shape: &Shape, engine: &Engine, rounds: &[Round]) -> Report {
         copy_gb_per_s: None,
         copy_share: None,
         peak_process_bytes: None,
-        device_bytes: account.unwrap_or_default().into(),
+        device_bytes: engine.held().into(),
         kernels: kernel_times(engine),
     }
 }
