@@ -6,7 +6,7 @@ use std::fs;
 use warpweft_compiler::WeightChoice;
 use warpweft_compiler::graph::eval::{SourceInputs, evaluate};
 use warpweft_models::{Imported, import};
-use warpweft_plan::OutputKind;
+use warpweft_plan::{OutputKind, PlanFile};
 use warpweft_runtime::Model;
 use warpweft_tests::{Reference, Runner, compiled, fixture, minilm, plan_file, quantized, runners, worst};
 
@@ -75,19 +75,43 @@ fn rounded_weights_give_nearly_the_same_vectors() {
     for (name, least) in COSINES {
         for runner in runners() {
             let mut model = runner.open(plan_file(&imported, &quantized(&imported, &[&runner.target.name], name)));
-            let texts: Vec<&str> = references.iter().map(|(text, _)| text.as_str()).collect();
-            let found = model.embed(&texts).unwrap();
-            let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(x, y)| x * y).sum::<f32>();
-            let cosine = |(i, (_, expected)): (usize, &(String, Vec<f32>))| {
-                let found = found.vectors.row(i).unwrap();
-                dot(found, expected) / (dot(found, found) * dot(expected, expected)).sqrt()
-            };
-            let mean = references.iter().enumerate().map(cosine).sum::<f32>() / references.len() as f32;
+            let mean = mean_cosine(&mut model, &references);
             println!("{name}, {runner}: mean cosine {mean:.5}");
             assert!(mean >= least, "{name}, {runner}: mean cosine {mean}");
             held_as_stored(&model, &runner);
         }
     }
+}
+
+/// The mean cosine between a model's vectors and the references.
+fn mean_cosine(model: &mut Model, references: &[(String, Vec<f32>)]) -> f32 {
+    let texts: Vec<&str> = references.iter().map(|(text, _)| text.as_str()).collect();
+    let found = model.embed(&texts).unwrap();
+    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(x, y)| x * y).sum::<f32>();
+    let cosine = |(i, (_, expected)): (usize, &(String, Vec<f32>))| {
+        let found = found.vectors.row(i).unwrap();
+        dot(found, expected) / (dot(found, found) * dot(expected, expected)).sqrt()
+    };
+    references.iter().enumerate().map(cosine).sum::<f32>() / references.len() as f32
+}
+
+/// Four bits, rounded by the moments of the text that comes with the command.
+#[test]
+fn four_calibrated_bits_give_nearly_the_same_vectors() {
+    let runner = runners().into_iter().max_by_key(|r| r.target.subgroup_size).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let plan = folder.path().join("int4.weft");
+    let model = minilm();
+    let (model, path) = (model.to_str().unwrap(), plan.to_str().unwrap());
+    let build = ["compile-model", "build", model, "-o", path, "--targets", runner.target.name.as_str()];
+    let args = build.into_iter().chain(["--quantize", "int4", "--calibrate", "bundled"]);
+    let (mut out, mut err) = (Vec::new(), Vec::new());
+    let code = compile_model::run(args, &mut out, &mut err);
+    assert_eq!(code, 0, "{}", String::from_utf8_lossy(&err));
+    let mut model = runner.open(PlanFile::open(&plan).unwrap());
+    let mean = mean_cosine(&mut model, &references());
+    println!("calibrated int4, {runner}: mean cosine {mean:.5}");
+    assert!(mean >= 0.98, "{runner}: mean cosine {mean}");
 }
 
 /// The weights on the device have the bytes that the plan stores, and there is nothing beside what the runtime counts that

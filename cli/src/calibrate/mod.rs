@@ -7,6 +7,7 @@
 mod args;
 mod choose;
 mod divergence;
+mod passages;
 mod store;
 mod subject;
 #[cfg(test)]
@@ -139,16 +140,23 @@ pub(crate) fn calibrate(
     setting: &Setting<'_>,
     console: &mut Console<'_>,
 ) -> Result<Calibrated, CliError> {
-    let mut work = Work::begin(imported, setting, console)?;
+    round_and_choose(&mut Work::begin(imported, setting, console)?, wanted, console)
+}
+
+fn round_and_choose(
+    work: &mut Work<'_, '_>,
+    wanted: Wanted,
+    console: &mut Console<'_>,
+) -> Result<Calibrated, CliError> {
     match wanted {
         Wanted::Formats { matrices, tables } => {
             let format = |c: &Candidate| if c.is_table() { tables } else { Some(matrices) };
             let formats: Vec<_> = work.candidates.iter().map(format).collect();
-            let (store, errors) = round_all(&mut work, &formats, Feedback::On, console)?;
+            let (store, errors) = round_all(work, &formats, Feedback::On, console)?;
             let measured = work.measure(&store, &formats)?;
-            Ok(finish(&work, store, &formats, &errors, None, (measured, measured)))
+            Ok(finish(work, store, &formats, &errors, None, (measured, measured)))
         }
-        Wanted::Auto(limits) => choose::auto(&mut work, limits, console),
+        Wanted::Auto(limits) => choose::auto(work, limits, console),
     }
 }
 

@@ -12,6 +12,7 @@ use warpweft_plan::{OutputKind, PlanFile, PlanWriter};
 use warpweft_runtime::{Adapter, Engine, Matrix, Options, Part, block_on};
 
 use super::Setting;
+use super::passages::{Around, balance};
 use crate::CliError;
 use crate::cache::temporary_folder;
 use crate::compile::{adapter_target, pack, unwrap_sink};
@@ -31,6 +32,8 @@ pub(super) struct Subject<'i> {
     /// Rows of sessions, or whole sequences.
     cached: bool,
     context: usize,
+    /// What stands around each text; nothing where sessions grow.
+    around: Around,
     /// The plan's file, removed in the end.
     _file: Option<TempPath>,
 }
@@ -65,10 +68,11 @@ impl<'i> Subject<'i> {
         let file = (!cfg!(unix)).then(|| file.into_temp_path());
         let options =
             Options { output: Some(OutputKind::Hidden), memory: setting.memory, lazy: true, ..Options::default() };
-        let engine = open_on(adapter, plan, &options, console)?;
+        let mut engine = open_on(adapter, plan, &options, console)?;
         let cached = engine.session().is_ok();
+        let around = if cached { Around::default() } else { Around::of(&mut engine)? };
         let context = CONTEXT.min(engine.context_limit().0 as usize);
-        Ok(Subject { imported, engine, packing: compiled.packing, cached, context, _file: file })
+        Ok(Subject { imported, engine, packing: compiled.packing, cached, context, around, _file: file })
     }
 
     /// The ids of a text.
@@ -88,7 +92,8 @@ impl<'i> Subject<'i> {
             && self.imported.graph.output(OutputKind::Logits).is_some()
     }
 
-    /// Second moments of the taps' rows, whose columns are `widths`, over a text.
+    /// Second moments of the taps' rows, whose columns are `widths`, over a text. Each passage that an encoder reads counts
+    /// as much as the others.
     pub(super) fn collect(
         &mut self,
         ids: &[u32],
@@ -98,12 +103,40 @@ impl<'i> Subject<'i> {
         let mut moments: Vec<Moments> = widths.iter().map(|&width| Moments::new(width)).collect();
         let mut bar = console.bar("collecting moments");
         let mut done = 0;
+        let mut add = |engine: &Engine, scales: &[f32]| {
+            interrupt::check()?;
+            for (tap, moments) in moments.iter_mut().enumerate() {
+                let mut rows = block_on(engine.read_tap(OutputKind::Hidden, tap))?;
+                for (row, scale) in rows.values.chunks_exact_mut(rows.width.max(1)).zip(scales) {
+                    row.iter_mut().for_each(|x| *x *= scale);
+                }
+                moments.add(&rows.values);
+            }
+            Ok::<(), CliError>(())
+        };
+        if !self.cached {
+            for group in self.around.passages(ids, self.context) {
+                let scales = balance(&group);
+                block_on(self.engine.run(OutputKind::Hidden, &group))?;
+                if self.engine.submissions().len() == 1 {
+                    add(&self.engine, &scales)?;
+                } else {
+                    // A slow device takes fewer rows at once, and only the last ones can be read.
+                    let mut first = 0;
+                    for passage in &group {
+                        block_on(self.engine.run(OutputKind::Hidden, &[passage]))?;
+                        add(&self.engine, &scales[first..first + passage.len()])?;
+                        first += passage.len();
+                    }
+                }
+                done = ids.len().min(done + scales.len());
+                bar.set(done as u64, ids.len() as u64, Unit::Items);
+            }
+            return Ok(moments);
+        }
         for chunk in ids.chunks(self.context) {
             self.run(OutputKind::Hidden, chunk, &mut |engine, rows| {
-                interrupt::check()?;
-                for (tap, moments) in moments.iter_mut().enumerate() {
-                    moments.add(&block_on(engine.read_tap(OutputKind::Hidden, tap))?.values);
-                }
+                add(engine, &[])?;
                 done += rows.rows;
                 bar.set(done as u64, ids.len() as u64, Unit::Items);
                 Ok(())

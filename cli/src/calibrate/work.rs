@@ -19,7 +19,7 @@ use crate::progress::Unit;
 use crate::texts::read;
 
 /// The text that is used if none is given: documentation and source code of this project.
-const TEXT: &str = include_str!("text.txt");
+pub(super) const TEXT: &str = include_str!("text.txt");
 /// Tokens over which moments are collected.
 const TOKENS: usize = 16_384;
 /// Tokens on which losses are measured.
@@ -204,7 +204,9 @@ impl<'i, 's> Work<'i, 's> {
             let decoded = Decoded { weights: &self.imported.weights, store, names: &names };
             self.subject.replace(names.iter().copied(), &decoded)?;
         }
-        super::divergence::loss(&mut self.subject, ids)
+        let loss = super::divergence::loss(&mut self.subject, ids)?;
+        self.subject.replace(names, &self.imported.weights)?;
+        Ok(loss)
     }
 
     /// The divergence with the rounded weights of these indices, in nats per token.
