@@ -1,6 +1,7 @@
 //! The command, run inside the test process: numbers, JSON, messages, exit codes.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod calibrate;
 mod compare;
 mod decoders;
 mod explain;
