@@ -111,8 +111,8 @@ impl CliError {
                 "compile the model again for this adapter: `compile-model build CHECKPOINT --targets all`"
             }
             CliError::Runtime(RuntimeError::Memory { .. }) => {
-                "a smaller form of the weights helps: `compile-model build CHECKPOINT --weights f16`; \
-                 `--memory` sets another limit"
+                "a smaller form of the weights helps: `compile-model build CHECKPOINT --weights f16`, or of the cache: \
+                 `--cache int8`; `--memory` sets another limit"
             }
             CliError::Runtime(RuntimeError::NoOutput { wanted, .. }) if WRITING.contains(&wanted.as_str()) => {
                 "only language models write text; `compile-model embed` turns texts into vectors"

@@ -86,6 +86,7 @@ pub(crate) fn bench_plan(
         targets: vec![tuned::target(adapter)?],
         without: rules.without.clone(),
         quantize: rules.quantization()?,
+        cache: rules.cache.unwrap_or_default(),
         activations: rules.activations(),
         ..CompileOptions::default()
     };
@@ -121,25 +122,17 @@ pub(crate) fn open_plan(path: &Path) -> Result<PlanFile, CliError> {
     Ok(PlanFile::open(path)?)
 }
 
-/// Opens a plan file, in which no rule can be left out and no weight rounded any more.
-fn made_plan(path: &Path, rules: &RuleOptions) -> Result<PlanFile, CliError> {
-    if let (Some(rule), true) = (rules.without.first(), path.exists()) {
+/// Opens a plan file, for which it is too late to choose rules, weights or the cache.
+pub(crate) fn made_plan(path: &Path, rules: &RuleOptions) -> Result<PlanFile, CliError> {
+    let without = rules.without.first().map(|rule| format!("--without {rule}"));
+    let quantize = || rules.quantize.map(|scheme| format!("--quantize {scheme}"));
+    let activations = || rules.activations.map(|activations| format!("--activations {}", activations.name()));
+    let cache = || rules.cache.map(|format| format!("--cache {format}"));
+    let given = without.or_else(quantize).or_else(activations).or_else(cache);
+    if let (Some(given), true) = (given, path.exists()) {
         let path = path.display();
         return Err(CliError::Usage(format!(
-            "--without {rule} is for checkpoints; {path} is compiled already: give it to compile-model build"
-        )));
-    }
-    if let (Some(scheme), true) = (rules.quantize, path.exists()) {
-        let path = path.display();
-        return Err(CliError::Usage(format!(
-            "--quantize {scheme} is for checkpoints; {path} is compiled already: give it to compile-model build"
-        )));
-    }
-    if let (Some(activations), true) = (rules.activations, path.exists()) {
-        return Err(CliError::Usage(format!(
-            "--activations {} is for checkpoints; {path} is compiled already: give it to compile-model build",
-            activations.name(),
-            path = path.display()
+            "{given} is for checkpoints; {path} is compiled already: give it to compile-model build"
         )));
     }
     open_plan(path)
@@ -169,8 +162,10 @@ fn compiled(
     without.sort();
     without.dedup();
     let rounded = rules.quantize.map_or_else(|| weights.name().to_owned(), |scheme| scheme.to_string());
+    let cache = rules.cache.unwrap_or_default();
     let activations = rules.activations();
-    let key = format!("{target:?} {rounded} activations {activations:?} without {}", without.join(" "));
+    let without_rules = without.join(" ");
+    let key = format!("{target:?} {rounded} activations {activations:?} cache {cache} without {without_rules}");
     let slot = Slot::of(folder, &key)?;
     if let Some(slot) = &slot
         && let Some(plan) = cached(&slot.path(), console)
@@ -179,7 +174,8 @@ fn compiled(
     }
     let quantize = rules.quantization()?;
     let targets = vec![target];
-    let options = CompileOptions { targets, weights, without, quantize, activations, ..CompileOptions::default() };
+    let options =
+        CompileOptions { targets, weights, without, quantize, activations, cache, ..CompileOptions::default() };
     if !console.json {
         console.note(&format!("compiling {} for {}", folder.display(), target.name));
     }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use warpweft_compiler::graph::{Graph, Op};
-use warpweft_plan::{Access, Buffer, Kernel, Plan, Program, ROW_BLOCK, Role, Sizes, Step};
+use warpweft_plan::{Access, Buffer, CacheRows, Kernel, Plan, Program, ROW_BLOCK, Role, Sizes, Step};
 
 /// Rows for which a program without an upper bound is judged.
 const MANY: u64 = 1024;
@@ -86,8 +86,8 @@ impl<'p> Flops<'p> {
         let bound = step.buffers.iter().zip(&kernel.bindings);
         let read = bound.filter(|(_, binding)| attends || binding.access == Access::Read);
         let seen = |buffer: &Buffer| match buffer.role {
-            Role::Cache { window: Some(before) } => Some(u64::from(before) + 1),
-            Role::Cache { window: None } => Some(u64::from(self.plan.model.max_positions).max(1)),
+            Role::Cache { window: Some(before), .. } => Some(u64::from(before) + 1),
+            Role::Cache { window: None, .. } => Some(u64::from(self.plan.model.max_positions).max(1)),
             Role::Weight { .. } | Role::Scratch | Role::Input(_) | Role::Output => None,
         };
         read.filter_map(|(&i, _)| seen(self.plan.buffers.get(i)?)).max()
@@ -102,6 +102,15 @@ impl<'p> Flops<'p> {
 fn is_attention(kernel: &Kernel) -> bool {
     let graph = kernel.meaning.parse::<Graph>();
     graph.is_ok_and(|graph| graph.nodes().iter().any(|node| matches!(node.op, Op::Attention(_))))
+}
+
+/// The rows of each cache.
+pub(crate) fn cached(plan: &Plan) -> Vec<CacheRows> {
+    let rows = |buffer: &Buffer| match buffer.role {
+        Role::Cache { rows, .. } => Some(rows),
+        Role::Weight { .. } | Role::Scratch | Role::Input(_) | Role::Output => None,
+    };
+    plan.buffers.iter().filter_map(rows).collect()
 }
 
 /// Bytes of the buffers that a program's kernels write, for a step of these sizes.

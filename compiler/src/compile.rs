@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use rustc_hash::FxHashSet;
 use warpweft_plan::provenance::Origins;
-use warpweft_plan::{Model, OutputKind, Plan, Provenance, RoundedActivations};
+use warpweft_plan::{CacheFormat, Model, OutputKind, Plan, Provenance, RoundedActivations};
 
 use crate::extract::{CostModel, ExtractError, Extracted, extract};
 use crate::formats::Format;
@@ -36,6 +36,8 @@ pub struct Options {
     pub weights: WeightChoice,
     /// Which weights are rounded to quantized formats.
     pub quantize: Quantization,
+    /// How caches of keys and values are stored.
+    pub cache: CacheFormat,
     /// Whether activations are rounded too.
     pub activations: Activations,
     /// The phase whose result is wanted as text.
@@ -53,6 +55,7 @@ impl Default for Options {
             targets: Target::all().iter().collect(),
             weights: WeightChoice::Keep,
             quantize: Quantization::None,
+            cache: CacheFormat::default(),
             activations: Activations::Floats,
             dump: None,
             without: Vec::new(),
@@ -179,11 +182,11 @@ pub fn compile(
     let nodes = saturated.iter().map(|s| s.egraph.total_size()).sum();
     log.end(Phase::Rewritten, nodes, rewrite_notes(&saturated), || e_graphs_text(&saturated));
 
-    let variants = extract_all(&rolled, &saturated, &options.targets)?;
+    let variants = extract_all(&rolled, &saturated, &options.targets, options.cache)?;
     let notes = vec![format!("{} programs of {} bodies", variants.len(), rolled.bodies.len())];
     log.end(Phase::Extracted, 0, notes, || variants_text(&variants));
 
-    let composed = compose_all(&variants, model.max_positions)?;
+    let composed = compose_all(&variants, model.max_positions, options.cache)?;
     let count = composed.iter().flatten().map(|b| b.kernels.len()).sum::<usize>();
     log.end(Phase::Kernels, 0, vec![format!("{count} kernels composed and validated")], || kernels_text(&composed));
 
@@ -236,6 +239,7 @@ fn extract_all(
     rolled: &Rolled,
     saturated: &[Saturated],
     targets: &[&'static Target],
+    cache: CacheFormat,
 ) -> Result<Vec<Variant>, CompileError> {
     let mut stored: Vec<FxHashSet<egg::Id>> = vec![FxHashSet::default(); saturated.len()];
     let mut variants = Vec::new();
@@ -244,7 +248,7 @@ fn extract_all(
             let mut bodies = Vec::new();
             for (i, body) in saturated.iter().enumerate() {
                 let weights = (!stored[i].is_empty()).then_some(&stored[i]);
-                let extracted = extract(body, &CostModel::new(target, rows, rolled.is_whole(i), weights))?;
+                let extracted = extract(body, &CostModel::new(target, rows, cache, rolled.is_whole(i), weights))?;
                 check(&extracted.graph, Form::Extracted, Phase::Extracted)?;
                 stored[i].extend(&extracted.weights);
                 bodies.push(extracted);
@@ -255,7 +259,11 @@ fn extract_all(
     Ok(variants)
 }
 
-fn compose_all(variants: &[Variant], max_context: u32) -> Result<Vec<Vec<ComposedBody>>, CompileError> {
+fn compose_all(
+    variants: &[Variant],
+    max_context: u32,
+    cache: CacheFormat,
+) -> Result<Vec<Vec<ComposedBody>>, CompileError> {
     let lowered = |variant: &Variant, body: &Extracted| {
         let limits = &variant.target.limits;
         let bounds = Bounds {
@@ -263,6 +271,7 @@ fn compose_all(variants: &[Variant], max_context: u32) -> Result<Vec<Vec<Compose
             binding_bytes: limits.binding_bytes,
             storage_buffers: limits.storage_buffers,
             rows: variant.rows,
+            cache,
         };
         lower(&body.graph, bounds)
     };

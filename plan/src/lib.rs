@@ -3,6 +3,7 @@
 //! A plan is a list of kernels (WGSL), buffers and programs; a program is a list of steps, one dispatch each.
 //! Sizes are symbolic ([`Dim`]), so one program serves every number of rows in its range.
 
+mod cache;
 mod check;
 mod cost;
 mod dim;
@@ -14,6 +15,7 @@ mod quantization;
 mod tuning;
 mod types;
 
+pub use cache::{CacheFormat, CacheRows, ParseCacheFormatError};
 pub use check::{MAX_GROUPS, MAX_LOOP_TRIPS, MAX_STEP_ROWS};
 pub use cost::{Cost, Keys, Work};
 pub use dim::{Dim, ParseDimError, Sizes, Symbol};

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Cost, DType, Dim, Provenance, Quantization, Sizes, Tuning};
+use crate::{CacheRows, Cost, DType, Dim, Provenance, Quantization, Sizes, Tuning};
 
 /// A compiled model: everything that a runtime needs, and nothing that it has to decide.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -120,6 +120,8 @@ pub enum Role {
         /// Rows before a row's own that it sees, at the most: those before them may be forgotten, so pages are those of
         /// [`Input::WindowPages`]. If `None`, a row sees all rows before it, and pages are those of [`Input::Pages`].
         window: Option<u32>,
+        /// What a row is.
+        rows: CacheRows,
     },
 }
 

@@ -4,17 +4,22 @@ use warpweft_compiler::lossy::{Activations, Quantization};
 use warpweft_compiler::target::Target;
 use warpweft_compiler::{Compiled, Options, WeightChoice, compile};
 use warpweft_models::Imported;
-use warpweft_plan::{Assets, Plan, PlanError, PlanFile, PlanWriter};
+use warpweft_plan::{Assets, CacheFormat, Plan, PlanError, PlanFile, PlanWriter};
 
-/// Compiles for the named targets; all of them if none is named.
+/// Compiles for the named targets; all of them if none is named. Caches are exact, as those of references are.
 pub fn compiled(model: &Imported, targets: &[&str], weights: WeightChoice) -> Compiled {
-    compiled_with(model, Options { targets: named(targets), weights, ..Options::default() })
+    compiled_caching(model, targets, weights, CacheFormat::F32)
 }
 
-/// The same with weights rounded as `--quantize` says.
+/// The same with caches of a format.
+pub fn compiled_caching(model: &Imported, targets: &[&str], weights: WeightChoice, cache: CacheFormat) -> Compiled {
+    compiled_with(model, Options { targets: named(targets), weights, cache, ..Options::default() })
+}
+
+/// With exact caches and weights rounded as `--quantize` says.
 pub fn quantized(model: &Imported, targets: &[&str], quantize: &str) -> Compiled {
     let quantize = Quantization::All(quantize.parse().unwrap());
-    compiled_with(model, Options { targets: named(targets), quantize, ..Options::default() })
+    compiled_with(model, Options { targets: named(targets), quantize, cache: CacheFormat::F32, ..Options::default() })
 }
 
 /// The same with activations rounded to int8 too, for a target whose integers are so fast that every product which can be one
@@ -26,7 +31,7 @@ pub fn with_integers(model: &Imported, target: &str, quantize: &str, fast: bool)
     // Few and small, and a target lives as long as the program.
     let targets = vec![&*Box::leak(Box::new(target))];
     let activations = Activations::Int8;
-    compiled_with(model, Options { targets, quantize, activations, ..Options::default() })
+    compiled_with(model, Options { targets, quantize, activations, cache: CacheFormat::F32, ..Options::default() })
 }
 
 fn compiled_with(model: &Imported, options: Options) -> Compiled {

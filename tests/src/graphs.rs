@@ -9,7 +9,7 @@ use warpweft_compiler::graph::eval::{Tensor, Values};
 use warpweft_compiler::graph::{Element, Graph, Shape};
 use warpweft_compiler::rules::{Limits, RuleSet, Saturated, saturate};
 use warpweft_compiler::target::Target;
-use warpweft_plan::{DType, Dim, Sizes};
+use warpweft_plan::{CacheFormat, DType, Dim, Sizes};
 
 use crate::random::{Magnitudes, Random};
 
@@ -50,7 +50,8 @@ pub fn program(graph: &Graph, model: &CostModel<'_>) -> Graph {
 
 /// Rates of a server's CPU and of a graphics card, at one row and at many.
 pub fn cost_models() -> Vec<(&'static str, CostModel<'static>)> {
-    let model = |target: &str, rows| CostModel::new(Target::named(target).unwrap(), rows, true, None);
+    let model =
+        |target: &str, rows| CostModel::new(Target::named(target).unwrap(), rows, CacheFormat::default(), true, None);
     let [one, _, many] = ROW_RANGES;
     vec![
         ("cpu, 1 row", model("subgroup8", one)),

@@ -4,9 +4,9 @@
 use compile_model::doctor::{builtin_plans, check_plan};
 use warpweft_compiler::WeightChoice;
 use warpweft_models::import;
-use warpweft_plan::Plan;
+use warpweft_plan::{CacheFormat, Plan};
 use warpweft_runtime::{Device, block_on};
-use warpweft_tests::{compiled, fixture, runners};
+use warpweft_tests::{compiled, compiled_caching, fixture, runners};
 
 fn check(plan: &Plan, device: &Device) -> usize {
     let checks = check_plan(device, plan, &mut |_, _| ()).unwrap();
@@ -72,6 +72,18 @@ fn qwen3_in_f16() {
 #[test]
 fn gemma2() {
     every_kernel_of("gemma2", WeightChoice::Keep);
+}
+
+#[test]
+fn caches_of_each_format() {
+    let model = import(&fixture("qwen3")).unwrap();
+    let runners = runners();
+    let formats = [CacheFormat::F16, CacheFormat::Int8, CacheFormat::Fp8];
+    for (format, runner) in formats.into_iter().zip(runners.iter().cycle()) {
+        let device = block_on(Device::open(&runner.adapter)).unwrap();
+        let plan = compiled_caching(&model, &[&runner.target.name], WeightChoice::Keep, format).plan;
+        assert!(check(&plan, &device) > 0);
+    }
 }
 
 #[test]

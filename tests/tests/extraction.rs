@@ -9,12 +9,13 @@ use warpweft_compiler::extract::{CostModel, extract};
 use warpweft_compiler::graph::eval::{Tensor, Values, evaluate};
 use warpweft_compiler::graph::{ArgDecl, Graph, Id, Op, WeightDecl};
 use warpweft_compiler::kernels;
+use warpweft_compiler::kernels::spec::Operation;
 use warpweft_compiler::lower::{Bounds, Call, lower};
 use warpweft_compiler::roll::roll;
 use warpweft_compiler::rules::{Saturated, StopReason};
 use warpweft_compiler::target::Target;
 use warpweft_models::import;
-use warpweft_plan::{DType, Dim};
+use warpweft_plan::{CacheFormat, DType, Dim};
 use warpweft_tests::{Copy, Magnitudes, Random, cheapest, cost_models, fixture, graphs, random_values, saturated};
 
 const ENCODERS: [&str; 6] = ["bert", "bert-mlm", "roberta", "xlm-roberta", "distilbert", "modernbert"];
@@ -292,8 +293,15 @@ fn extraction_pays_what_kernels_are_predicted_to_take() {
             let saturated = saturated(body);
             for target in ["subgroup8", "subgroup32"].map(|name| Target::named(name).unwrap()) {
                 for rows in ROW_RANGES {
-                    let extracted = extract(&saturated, &CostModel::new(target, rows, true, None)).unwrap();
-                    let bounds = Bounds { max_context: 512, binding_bytes: 1 << 27, storage_buffers: 8, rows };
+                    let extracted =
+                        extract(&saturated, &CostModel::new(target, rows, CacheFormat::F16, true, None)).unwrap();
+                    let bounds = Bounds {
+                        max_context: 512,
+                        binding_bytes: 1 << 27,
+                        storage_buffers: 8,
+                        rows,
+                        cache: CacheFormat::F16,
+                    };
                     let calls = lower(&extracted.graph, bounds).unwrap().calls;
                     let predicted = |call: &Call| {
                         let kernel = kernels::lower(&call.operation, target, call.operation.row_range(rows)).unwrap();
@@ -310,6 +318,36 @@ fn extraction_pays_what_kernels_are_predicted_to_take() {
                         extracted.cost
                     );
                 }
+            }
+        }
+    }
+}
+
+/// What attention over caches of another format costs more or less is what its kernels take more or less.
+#[test]
+fn extraction_pays_for_the_bytes_of_caches() {
+    let rolled = roll(&import(&fixture("llama")).unwrap().graph).unwrap();
+    let layer = rolled.regions.iter().find(|r| r.layer.is_some()).unwrap().body;
+    let saturated = saturated(&rolled.bodies[layer]);
+    for target in ["webgpu", "subgroup8", "subgroup32"].map(|name| Target::named(name).unwrap()) {
+        for rows in &ROW_RANGES[1..] {
+            let costs = |cache| {
+                let extracted = extract(&saturated, &CostModel::new(target, *rows, cache, true, None)).unwrap();
+                let (binding_bytes, storage_buffers) = (1 << 27, target.limits.storage_buffers);
+                let bounds = Bounds { max_context: 512, binding_bytes, storage_buffers, rows: *rows, cache };
+                let calls = lower(&extracted.graph, bounds).unwrap().calls;
+                let attends = |call: &&Call| matches!(call.operation, Operation::CachedAttention { .. });
+                let attention = calls.iter().find(attends).unwrap();
+                let kernel =
+                    kernels::lower(&attention.operation, target, attention.operation.row_range(*rows)).unwrap();
+                [extracted.cost, kernel.seconds(&target.rates, attention.operation.sizes(*rows))]
+            };
+            let [whole, exact] = costs(CacheFormat::F32);
+            for cache in [CacheFormat::F16, CacheFormat::Int8, CacheFormat::Fp8] {
+                let [other, kernel] = costs(cache);
+                let (paid, taken) = (other - whole, kernel - exact);
+                println!("{}, from {} rows, {cache}: {paid:.3e} s for {taken:.3e} s", target.name, rows.min);
+                assert!((paid - taken).abs() <= 1e-9 * whole, "{}, {rows:?}, {cache}: {paid:e} {taken:e}", target.name);
             }
         }
     }

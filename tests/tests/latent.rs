@@ -7,6 +7,7 @@ use warpweft_compiler::kernels::spec::Operation;
 use warpweft_compiler::kernels::{self, RowRange};
 use warpweft_compiler::lower::{Bounds, LowerError, LoweredBody, lower};
 use warpweft_compiler::target::Target;
+use warpweft_plan::CacheFormat;
 use warpweft_tests::{cost_models, graphs, saturated};
 
 fn programs(name: &str) -> Vec<(&'static str, CostModel<'static>, Graph)> {
@@ -26,6 +27,7 @@ fn lowered(program: &Graph, rows: u32) -> Result<LoweredBody, LowerError> {
         binding_bytes: limits.binding_bytes,
         storage_buffers: limits.storage_buffers,
         rows: RowRange { min: rows, max: Some(rows) },
+        cache: CacheFormat::F16,
     };
     lower(program, bounds)
 }

@@ -4,17 +4,17 @@
 use serde_json::Value;
 use warpweft_compiler::WeightChoice;
 use warpweft_models::{Imported, import};
-use warpweft_plan::OutputKind;
+use warpweft_plan::{CacheFormat, OutputKind};
 use warpweft_runtime::{Engine, Model, Part, Sampling, block_on};
-use warpweft_tests::{Reference, Runner, compiled, demo, plan_file, quantized, runners, with_integers};
+use warpweft_tests::{Reference, Runner, compiled_caching, demo, plan_file, quantized, runners, with_integers};
 
 /// Of the reference's perplexity.
 const PERPLEXITY: f64 = 1e-3;
 /// Tokens of a chunk, each scored on its own but for its first token.
 const CHUNK: usize = 512;
 
-fn open(model: &Imported, runner: &Runner) -> Model {
-    runner.open(plan_file(model, &compiled(model, &[&runner.target.name], WeightChoice::Keep)))
+fn open(model: &Imported, runner: &Runner, cache: CacheFormat) -> Model {
+    runner.open(plan_file(model, &compiled_caching(model, &[&runner.target.name], WeightChoice::Keep, cache)))
 }
 
 fn reference() -> Value {
@@ -49,7 +49,7 @@ fn perplexity_is_that_of_the_reference() {
     let expected = Reference::of_file(&demo().join("reference.safetensors")).doubles("chunk_nll_sum");
     for runner in runners() {
         let chunks = if runner.target.subgroup_size.is_some() { expected.len() } else { 2 };
-        let mut engine = open(&model, &runner);
+        let mut engine = open(&model, &runner, CacheFormat::default());
         let losses: Vec<f64> = ids.chunks(CHUNK).take(chunks).map(|ids| loss(engine.engine_mut(), ids)).collect();
         let scored: usize = ids.chunks(CHUNK).take(chunks).map(|ids| ids.len() - 1).sum();
         let perplexity = |losses: &[f64]| (losses.iter().sum::<f64>() / scored as f64).exp();
@@ -104,6 +104,28 @@ fn rounded_weights_cost_what_rounding_costs() {
     }
 }
 
+/// What caches with scales lose, of the reference's perplexity over some chunks; what 16-bit floats lose is part of the
+/// test of all of them.
+#[test]
+fn perplexity_with_caches_of_each_format() {
+    let model = import(&demo().join("model")).unwrap();
+    let ids = Reference::of_file(&demo().join("valid_ids.safetensors"));
+    let ids = ids.ids(&ids.names()[0]);
+    let runners = runners();
+    let runner = runners.iter().find(|runner| runner.target.subgroup_size.is_some()).unwrap_or(&runners[0]);
+    let chunks: Vec<&[u32]> = ids.chunks(CHUNK).take(5).collect();
+    let scored: usize = chunks.iter().map(|ids| ids.len() - 1).sum();
+    let expected = Reference::of_file(&demo().join("reference.safetensors")).doubles("chunk_nll_sum");
+    let exact: f64 = expected[..chunks.len()].iter().sum();
+    for (format, most) in [(CacheFormat::Int8, 1.002), (CacheFormat::Fp8, 1.006)] {
+        let mut model = open(&model, runner, format);
+        let sum: f64 = chunks.iter().map(|ids| loss(model.engine_mut(), ids)).sum();
+        let ratio = ((sum - exact) / scored as f64).exp();
+        println!("{runner}: {format} × {ratio:.5}");
+        assert!(ratio <= most && ratio >= 2.0 - most, "{runner}: {format} {ratio}");
+    }
+}
+
 /// Perplexity with weights and activations of int8, as a factor of that of the stored weights, over the first chunks: what the
 /// same rounding costs in a reference, and how far from that it may be. Of two codes that are nearly as near, sums in another
 /// order choose the other one, and then all layers behind round other numbers.
@@ -145,7 +167,7 @@ fn greedy_samples_are_those_of_the_reference() {
     let model = import(&demo().join("model")).unwrap();
     let reference = reference();
     for runner in runners() {
-        let mut engine = open(&model, &runner);
+        let mut engine = open(&model, &runner, CacheFormat::default());
         for sample in reference["samples"].as_array().unwrap() {
             let ids = |key: &str| -> Vec<u32> {
                 sample[key].as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect()

@@ -8,9 +8,9 @@ use std::fmt::Write;
 use warpweft_compiler::graph::Graph;
 use warpweft_compiler::target::Target;
 use warpweft_compiler::{Compiled, Options, WeightChoice, compile};
-use warpweft_models::import;
-use warpweft_plan::{Model, OutputKind, Plan, Program, Role, Sizes};
-use warpweft_tests::{compiled, fixture};
+use warpweft_models::{Imported, import};
+use warpweft_plan::{CacheFormat, Model, OutputKind, Plan, Program, Role, Sizes};
+use warpweft_tests::{compiled_caching, fixture};
 
 /// A layer with everything in it that an encoder has.
 const SMALL: &str = include_str!("../graphs/snapshot/encoder-layer.graph");
@@ -38,6 +38,11 @@ fn shaders() {
             insta::assert_snapshot!(format!("{}-{}", target.name, kernel.name), text);
         }
     }
+}
+
+/// With all that models get unless something else is asked for.
+fn made(model: &Imported) -> Compiled {
+    compiled_caching(model, &[], WeightChoice::Keep, CacheFormat::default())
 }
 
 fn summary(compiled: &Compiled) -> String {
@@ -98,7 +103,7 @@ fn plans() {
     ];
     for name in encoders.into_iter().chain(decoders) {
         let model = import(&fixture(name)).unwrap();
-        insta::assert_snapshot!(name, summary(&compiled(&model, &[], WeightChoice::Keep)));
+        insta::assert_snapshot!(name, summary(&made(&model)));
     }
 }
 
@@ -106,7 +111,7 @@ fn plans() {
 fn a_bert_layer_is_seven_dispatches() {
     for name in ["bert", "bert-mlm", "roberta", "xlm-roberta", "distilbert"] {
         let model = import(&fixture(name)).unwrap();
-        let plan = compiled(&model, &[], WeightChoice::Keep).plan;
+        let plan = made(&model).plan;
         for program in &plan.programs {
             for layer in 0..model.info.layers {
                 let dispatches = program.steps.iter().filter(|s| s.layer == Some(layer)).count();
@@ -126,7 +131,7 @@ fn norms_of_one_row_are_prologues() {
     let encoders = ["bert", "bert-mlm", "roberta", "xlm-roberta", "distilbert", "modernbert"];
     let decoders = ["llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3", "phi3", "gpt2", "gpt_neox"];
     for name in encoders.into_iter().chain(decoders) {
-        let plan = compiled(&import(&fixture(name)).unwrap(), &[], WeightChoice::Keep).plan;
+        let plan = made(&import(&fixture(name)).unwrap()).plan;
         for program in plan.programs.iter().filter(|p| p.max_rows == Some(1)) {
             let in_layers = program.steps.iter().filter(|s| s.layer.is_some());
             let norms: Vec<&str> = in_layers
@@ -154,7 +159,7 @@ fn a_llama_layer_of_one_row_is_five_dispatches_or_six() {
         // So long that it is cut into chunks, and so short that it is not.
         for (max_positions, most) in [(8192, 6), (512, 5)] {
             model.info.max_positions = max_positions;
-            let found = dispatches_of_one_row(&compiled(&model, &[], WeightChoice::Keep).plan);
+            let found = dispatches_of_one_row(&made(&model).plan);
             assert!(found <= most, "{name}: {found} dispatches for one row in a layer, {max_positions} positions");
         }
     }

@@ -50,7 +50,7 @@ fn open_keeping_all(model: &Imported, runner: &Runner) -> Model {
     open_changed(model, runner, &Options::default(), |plan| {
         for buffer in &mut plan.buffers {
             buffer.role = match buffer.role {
-                Role::Cache { .. } => Role::Cache { window: None },
+                Role::Cache { rows, .. } => Role::Cache { window: None, rows },
                 Role::Input(Input::WindowPages) => Role::Input(Input::Pages),
                 other => other,
             };
@@ -91,7 +91,7 @@ fn alive(window: usize, rows: usize) -> u64 {
 
 fn windows(plan: &Plan) -> Vec<Option<u32>> {
     let window = |role| match role {
-        Role::Cache { window } => Some(window),
+        Role::Cache { window, .. } => Some(window),
         Role::Weight { .. } | Role::Scratch | Role::Input(_) | Role::Output => None,
     };
     plan.buffers.iter().filter_map(|buffer| window(buffer.role)).collect()

@@ -14,7 +14,7 @@ use warpweft_compiler::roll::roll;
 use warpweft_compiler::rules::{Limits, RuleSet, Saturated, saturate};
 use warpweft_compiler::{CompileError, Options, compile};
 use warpweft_models::{Imported, import};
-use warpweft_plan::OutputKind;
+use warpweft_plan::{CacheFormat, OutputKind};
 use warpweft_runtime::{Engine, Part, block_on};
 use warpweft_tests::{
     Copy, Magnitudes, Random, Reference, cost_models, distance, fixture, graphs, plan_file, random_values, runners,
@@ -148,7 +148,9 @@ fn every_rule_is_needed_and_none_is_trusted() {
 /// Compiles a model without a rule and runs it on an adapter; `None` when an operator has no kernel then.
 fn logits_without(model: &Imported, rule: &str, ids: &[u32]) -> Option<Vec<f32>> {
     let runner = runners().remove(0);
-    let options = Options { targets: vec![runner.target], without: vec![rule.to_owned()], ..Options::default() };
+    // Exact caches: the reference's are.
+    let (targets, without, cache) = (vec![runner.target], vec![rule.to_owned()], CacheFormat::F32);
+    let options = Options { targets, without, cache, ..Options::default() };
     let compiled = match compile(&model.graph, &model.info, &options, &mut |_| ()) {
         Ok(compiled) => compiled,
         Err(CompileError::Extract(ExtractError::NoKernel { op })) => {

@@ -38,6 +38,7 @@ Examples:
   compile-model build Qwen3-8B -o qwen3-8b.weft --quantize auto --fit 6GiB
   compile-model build all-MiniLM-L6-v2 -o minilm.weft --targets webgpu,subgroup32
   compile-model build all-MiniLM-L6-v2 -o minilm.weft --tuned
+  compile-model build Qwen3-0.6B -o long.weft --cache int8
   compile-model build all-MiniLM-L6-v2 --dump rewritten > rewritten.txt
   compile-model build all-MiniLM-L6-v2 -o slower.weft --without merge-siblings")]
 pub(crate) struct Build {
@@ -121,6 +122,7 @@ pub(crate) fn run(args: &Build, console: &mut Console<'_>) -> Result<(), CliErro
         targets,
         weights: args.weights,
         quantize,
+        cache: args.rules.cache.unwrap_or_default(),
         activations: args.rules.activations(),
         dump: args.dump,
         without: args.rules.without.clone(),

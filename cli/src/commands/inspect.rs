@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use serde::Serialize;
 use warpweft_plan::provenance::ClassCounts;
-use warpweft_plan::{FORMAT_VERSION, Model, Plan, PlanFile, Program, Quantization};
+use warpweft_plan::{CacheFormat, CacheRows, FORMAT_VERSION, Model, Plan, PlanFile, Program, Quantization};
 
 use crate::CliError;
 use crate::console::Console;
@@ -53,10 +53,26 @@ struct Report<'p> {
     file_bytes: u64,
     weight_bytes: u64,
     weight_types: Vec<&'p str>,
+    /// How keys and values are stored; null without a cache.
+    cache: Option<CacheReport>,
     texts: Vec<&'p str>,
     /// Which weights were rounded; none where the plan does not tell.
     quantization: Option<&'p Quantization>,
     programs: Vec<ProgramReport<'p>>,
+}
+
+#[derive(Clone, Copy, Serialize)]
+struct CacheReport {
+    format: CacheFormat,
+    /// Of one token, in all layers.
+    row_bytes: u64,
+}
+
+impl CacheReport {
+    fn of(plan: &Plan) -> Option<CacheReport> {
+        let caches = work::cached(plan);
+        Some(CacheReport { format: caches.first()?.format, row_bytes: caches.iter().map(CacheRows::row_bytes).sum() })
+    }
 }
 
 #[derive(Serialize)]
@@ -141,6 +157,7 @@ fn report(file: &PlanFile) -> Report<'_> {
         weight_bytes: plan.tensors.iter().filter_map(|tensor| tensor.bytes()).sum(),
         weight_types,
         quantization: plan.quantization.as_ref(),
+        cache: CacheReport::of(plan),
         texts: file.assets().texts.keys().map(String::as_str).collect(),
         programs: programs.collect(),
     }
@@ -156,6 +173,9 @@ fn rows((least, most): (u32, Option<u32>)) -> String {
 
 fn summary(report: &Report<'_>) -> String {
     let model = report.model;
+    let cache = report.cache.map_or(String::new(), |CacheReport { format, row_bytes }| {
+        format!("; cache {} a token in {format}", units::bytes(row_bytes))
+    });
     let texts = if report.texts.is_empty() { "none".to_owned() } else { report.texts.join(", ") };
     let mut table = Table::new(&[
         "target",
@@ -189,7 +209,7 @@ fn summary(report: &Report<'_>) -> String {
     let rounded = report.quantization.map_or_else(String::new, |q| format!("\n{}", quantized::summary(q)));
     format!(
         "{} ({}): {} layers, vocabulary {}, up to {} tokens ({} from text)\n\
-         format version {}, {}; weights {} in {}; texts: {texts}{rounded}\n\n{}",
+         format version {}, {}; weights {} in {}{cache}; texts: {texts}{rounded}\n\n{}",
         model.name,
         model.family,
         model.layers,

@@ -1,9 +1,11 @@
 //! Random numbers for one kernel, as bytes for the device and as values for the reference.
 
-use warpweft_compiler::formats::Format;
+use std::borrow::Cow;
+
+use warpweft_compiler::formats::{Format, cache};
 use warpweft_compiler::graph::eval::Tensor;
 use warpweft_compiler::graph::{ArgDecl, CacheDecl, Graph, Op, WeightDecl};
-use warpweft_plan::{Access, Dim, Kernel, PAD, PAGE_ROWS, ROW_BLOCK, Sizes};
+use warpweft_plan::{Access, CacheRows, Dim, Kernel, PAD, PAGE_ROWS, Plan, ROW_BLOCK, Role, Sizes, Step};
 
 use super::{TOLERANCE, codes};
 
@@ -158,7 +160,9 @@ pub(crate) struct Output {
     /// It is rows of codes.
     codes: bool,
     /// The cache that it is, by its index in the meaning.
-    cache: Option<usize>,
+    pub(super) cache: Option<usize>,
+    /// How that stores its rows.
+    pub(super) stored: Option<CacheRows>,
 }
 
 /// A kernel and its meaning.
@@ -168,6 +172,8 @@ pub(crate) struct Call {
     tables: Vec<Table>,
     /// Whether it reads or writes caches.
     paged: bool,
+    /// By binding: how the rows of the cache that it is are stored.
+    stored: Vec<Option<CacheRows>>,
 }
 
 /// What a binding holds.
@@ -196,8 +202,15 @@ pub(crate) struct Data {
 }
 
 impl Call {
-    pub(crate) fn new(kernel: &Kernel, graph: Graph) -> Result<Call, String> {
-        let outputs = graph.outputs().iter().map(|output| Output::of(&graph, output));
+    /// A kernel of a plan, as a step runs it.
+    pub(crate) fn new(plan: &Plan, kernel: &Kernel, step: &Step, graph: Graph) -> Result<Call, String> {
+        let stored: Vec<Option<CacheRows>> = step.buffers.iter().map(|&index| stored(plan, index)).collect();
+        let at = |name: &str| kernel.bindings.iter().position(|binding| binding.name == name);
+        let outputs = graph.outputs().iter().map(|output| {
+            let output = Output::of(&graph, output)?;
+            let stored = at(&output.name).and_then(|at| *stored.get(at)?);
+            Ok::<_, String>(Output { stored, ..output })
+        });
         let outputs = outputs.collect::<Result<Vec<_>, _>>()?;
         let written = kernel.bindings.iter().filter(|b| b.access == Access::ReadWrite);
         if !written.map(|b| b.name.as_str()).eq(outputs.iter().map(|o| o.name.as_str())) {
@@ -205,7 +218,7 @@ impl Call {
         }
         let tables = tables(&graph);
         let paged = kernel.bindings.iter().any(|binding| binding.name == "pages");
-        let call = Call { outputs, tables, paged, graph };
+        let call = Call { outputs, tables, paged, stored, graph };
         let args = call.contents(kernel).iter().filter(|c| matches!(c, Content::Arg(_))).count();
         let declared = call.graph.declarations().args.len();
         if args != declared {
@@ -288,18 +301,32 @@ impl Call {
             }
         };
         let args: Vec<_> = declarations.args.iter().map(|arg| activation(&mut random, arg)).collect();
-        let (matrices, arg_bytes): (Vec<_>, Vec<_>) = args.into_iter().unzip();
+        let (mut matrices, arg_bytes): (Vec<_>, Vec<_>) = args.into_iter().unzip();
         let weights: Vec<_> = declarations.weights.iter().map(|decl| weight(decl, &mut random)).collect();
         // A kernel may read the rows of a cache that it appends to.
         let before = |output: &Output, random: &mut Random| match output.cache {
             Some(_) => (0..rows_of(true) * output.stride()).map(|_| random.number()).collect(),
             None => vec![UNTOUCHED; rows_of(false) * output.words()],
         };
-        let before: Vec<Vec<f32>> = self.outputs.iter().map(|output| before(output, &mut random)).collect();
-        let buffers = self
-            .contents(kernel)
+        let mut before: Vec<Vec<f32>> = self.outputs.iter().map(|output| before(output, &mut random)).collect();
+        let contents = self.contents(kernel);
+        // What a cache holds is what its format makes of the numbers.
+        let caches: Vec<Option<Vec<u8>>> = contents
             .iter()
-            .map(|content| match content {
+            .zip(&self.stored)
+            .map(|(content, rows)| match (content, rows) {
+                (Content::Arg(i), Some(rows)) => Some(store(*rows, &mut matrices[*i])),
+                (Content::Out(i), Some(rows)) => Some(store(*rows, &mut before[*i])),
+                (Content::Arg(_) | Content::Out(_), None)
+                | (Content::Weight(_) | Content::Ids | Content::Rows | Content::Sequences, _)
+                | (Content::Pages | Content::Step, _) => None,
+            })
+            .collect();
+        let buffers = contents
+            .iter()
+            .zip(caches)
+            .map(|(content, cache)| match content {
+                Content::Arg(_) | Content::Out(_) if cache.is_some() => cache.unwrap_or_default(),
                 Content::Arg(i) => arg_bytes[*i].clone(),
                 Content::Weight(i) => weights[*i].0.clone(),
                 Content::Ids => words((0..capacity).map(|row| batch.ids.get(row).copied().unwrap_or(0))),
@@ -359,6 +386,18 @@ impl Data {
         caches
     }
 
+    /// The rows of one sequence that each cache has of those that were appended, as the outputs hold them.
+    pub(super) fn appended(&self, call: &Call, sequence: usize, found: &[Vec<f32>]) -> Vec<Option<Tensor>> {
+        let new = |index: usize| {
+            let at = call.outputs.iter().position(|output| output.cache == Some(index))?;
+            let (output, values) = (call.outputs.get(at)?, found.get(at)?);
+            let places: Vec<usize> = self.places(call, output, sequence).into_iter().flatten().collect();
+            let row = |place: &usize| values[place * output.stride()..][..output.width].iter().copied();
+            Some(Tensor { shape: vec![places.len(), output.width], data: places.iter().flat_map(row).collect() })
+        };
+        (0..call.graph.declarations().caches.len()).map(new).collect()
+    }
+
     /// Where each row of one sequence's part of an output stands; `None` for rows that the kernel leaves alone.
     pub(super) fn places(&self, call: &Call, output: &Output, sequence: usize) -> Vec<Option<usize>> {
         let batch = &self.batch;
@@ -389,7 +428,33 @@ impl Output {
             _ => None,
         };
         let codes = fact.dtype.is_quantized();
-        Ok(Output { name: base(&output.name).to_owned(), width, first, whole, rows, codes, cache })
+        let name = base(&output.name).to_owned();
+        Ok(Output { name, width, first, whole, rows, codes, cache, stored: None })
+    }
+
+    /// The numbers in the bytes of the result, as many in a row as [`Output::stride`] says; where it is a cache, padding is what
+    /// it was `before`.
+    pub(super) fn numbers(&self, bytes: &[u8], before: &[f32]) -> Vec<f32> {
+        if self.codes {
+            return codes::decoded(bytes, self.whole);
+        }
+        let Some(rows) = self.stored else {
+            return bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+        };
+        let mut numbers = before.to_vec();
+        for (row, found) in numbers.chunks_exact_mut(self.stride()).zip(cache::unpack(rows, bytes).chunks(self.width)) {
+            row[..self.width].copy_from_slice(found);
+        }
+        numbers
+    }
+
+    /// How far a number of a row may be from the exact one because it is stored.
+    pub(super) fn rounding(&self, row: &[f32], column: usize) -> f32 {
+        let Some(rows) = self.stored else { return 0.0 };
+        let columns = rows.columns as usize;
+        let head = &row[column / columns * columns..][..columns];
+        let most = head.iter().fold(0f32, |most, v| most.max(v.abs()));
+        cache::rounding(rows.format, most.into(), row[column].into()) as f32
     }
 
     /// Elements from one row of the result to the next.
@@ -402,9 +467,9 @@ impl Output {
         if self.codes { codes::words(self.whole) } else { self.stride() }
     }
 
-    /// What a binding holds, as numbers: as many in a row as [`Output::stride`] says.
-    pub(super) fn numbers(&self, words: &[f32]) -> Vec<f32> {
-        if self.codes { codes::decoded(&floats(words), self.whole) } else { words.to_vec() }
+    /// What its binding held before, `words` of 32 bits, as numbers.
+    pub(super) fn held<'d>(&self, words: &'d [f32]) -> Cow<'d, [f32]> {
+        if self.codes { Cow::Owned(codes::decoded(&floats(words), self.whole)) } else { Cow::Borrowed(words) }
     }
 
     /// How far a number may be off that is `largest` at the most. Of two codes that are equally near either is right.
@@ -416,6 +481,27 @@ impl Output {
     pub(super) fn may_pad(&self, column: usize) -> bool {
         self.first + self.width == self.whole && column >= self.whole
     }
+}
+
+/// How the rows of a buffer are stored, if it is a cache.
+fn stored(plan: &Plan, buffer: usize) -> Option<CacheRows> {
+    match plan.buffers.get(buffer)?.role {
+        Role::Cache { rows, .. } => Some(rows),
+        Role::Weight { .. } | Role::Scratch | Role::Input(_) | Role::Output => None,
+    }
+}
+
+/// The bytes of rows in a cache; the numbers become what they stand for.
+fn store(rows: CacheRows, numbers: &mut [f32]) -> Vec<u8> {
+    let width = (rows.heads * rows.columns) as usize;
+    let stride = padded(width);
+    let values: Vec<f32> = numbers.chunks_exact(stride).flat_map(|row| row[..width].iter().copied()).collect();
+    // Numbers of this size fit in every format.
+    let bytes = cache::pack(rows, &values).unwrap_or_default();
+    for (row, kept) in numbers.chunks_exact_mut(stride).zip(cache::unpack(rows, &bytes).chunks_exact(width)) {
+        row[..width].copy_from_slice(kept);
+    }
+    bytes
 }
 
 /// The bytes of a weight as kernels expect them, and its values.

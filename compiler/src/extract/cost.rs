@@ -10,7 +10,7 @@ use std::cell::RefCell;
 
 use egg::{Id, Language};
 use rustc_hash::{FxHashMap, FxHashSet};
-use warpweft_plan::{Dim, Keys};
+use warpweft_plan::{CacheFormat, CacheRows, Dim, Keys};
 
 use super::normed;
 use crate::formats::Format;
@@ -33,6 +33,8 @@ use crate::target::Target;
 pub struct CostModel<'w> {
     target: &'w Target,
     rows: RowRange,
+    /// How caches are stored.
+    cache: CacheFormat,
     /// Each program of the body computes all of its outputs, so that one kernel may make several.
     whole: bool,
     /// Classes of weights that other programs of this body read already; any other pays for its bytes.
@@ -61,21 +63,27 @@ const FREE: f64 = 1e-6;
 const SECOND_COPY: f64 = 16.0;
 
 impl<'w> CostModel<'w> {
-    /// The costs of a program for that range of rows. `whole` says that each program of the body computes all of its
+    /// The costs of a program for that range of rows, with caches of that format. `whole` says that each program of the body computes all of its
     /// outputs, so that one kernel may make several; `stored` are the classes of weights that other programs of the body
     /// read already, if there are other programs.
-    pub fn new(target: &'w Target, rows: RowRange, whole: bool, stored: Option<&'w FxHashSet<Id>>) -> CostModel<'w> {
-        CostModel { target, rows, whole, stored, known: RefCell::default() }
+    pub fn new(
+        target: &'w Target,
+        rows: RowRange,
+        cache: CacheFormat,
+        whole: bool,
+        stored: Option<&'w FxHashSet<Id>>,
+    ) -> CostModel<'w> {
+        CostModel { target, rows, cache, whole, stored, known: RefCell::default() }
     }
 
     /// The same for another range of rows.
     pub fn at(&self, rows: RowRange) -> CostModel<'w> {
-        CostModel::new(self.target, rows, self.whole, self.stored)
+        CostModel::new(self.target, rows, self.cache, self.whole, self.stored)
     }
 
     /// The same for a body some of whose weights are stored.
     pub fn with_stored(&self, stored: &'w FxHashSet<Id>) -> CostModel<'w> {
-        CostModel::new(self.target, self.rows, self.whole, Some(stored))
+        CostModel::new(self.target, self.rows, self.cache, self.whole, Some(stored))
     }
 
     /// The rows for which costs are predicted.
@@ -171,11 +179,15 @@ impl<'w> CostModel<'w> {
                 let sizes = self.range(result).sizes(shape.rows);
                 shape.launch().seconds(&self.target.rates, shape.bytes(), sizes)
             }
-            Op::Attention([q, k, v, heads, kv_heads, _]) => {
-                let (q, k, v) = (tensor(q)?, tensor(k)?, tensor(v)?);
+            Op::Attention([of_q, of_k, of_v, heads, kv_heads, _]) => {
+                let (q, k, v) = (tensor(of_q)?, tensor(of_k)?, tensor(of_v)?);
                 let (heads, kv_heads) = (int(heads)?, int(kv_heads)?);
                 let columns = |t: &TensorFact, heads: u32| Some(u32::try_from(width(t)?).ok()? / heads.max(1));
                 let cached = k.shape.first() == Some(&Dim::CONTEXT);
+                let caches = match cached {
+                    true => Some([self.cache_of(egraph, *of_k, kv_heads)?, self.cache_of(egraph, *of_v, kv_heads)?]),
+                    false => None,
+                };
                 let sizes = self.rows.cached_sizes();
                 // One row's context is cut into chunks, whose results are put together.
                 let split = (cached && self.rows.max == Some(1)).then(|| cached::chunks(sizes.context));
@@ -187,7 +199,7 @@ impl<'w> CostModel<'w> {
                     // What a term masks is not among its facts.
                     keys: Keys { causal: cached, most: split.map(|split| split.keys) },
                     windowed: false,
-                    cached,
+                    caches,
                     fresh: false,
                     split,
                 };
@@ -210,6 +222,20 @@ impl<'w> CostModel<'w> {
             Op::RepeatHeads(_) | Op::Softmax(_) | Op::Scores(_) => return None,
         };
         Some(seconds + self.second_copies(egraph, node) + self.widened(egraph, node))
+    }
+
+    /// The rows of the cache that `id` is, or columns of: as attention with so many heads has them.
+    fn cache_of(&self, egraph: &EGraph, id: Id, heads: u32) -> Option<CacheRows> {
+        let columns = |id: Id| width(egraph[id].data.as_ref().ok()?.tensor()?);
+        let (mut whole, mut found) = (id, columns(id)?);
+        // Each is wider than the last, so that this ends in a circle too.
+        while let Some((wider, width)) = egraph[whole].nodes.iter().find_map(|node| {
+            let Op::Slice([x, ..]) = node else { return None };
+            columns(*x).filter(|&width| width > found).map(|width| (*x, width))
+        }) {
+            (whole, found) = (wider, width);
+        }
+        Some(CacheRows { format: self.cache, heads, columns: u32::try_from(found).ok()?.checked_div(heads)? })
     }
 
     /// A quantized weight that is read as floats would be stored as wide as it is not.

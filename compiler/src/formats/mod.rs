@@ -9,6 +9,7 @@
 //! group's scale, or a level less its group's zero point, times the scale.
 
 mod bf16;
+pub mod cache;
 mod codes;
 mod error;
 mod f16;

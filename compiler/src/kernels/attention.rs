@@ -103,7 +103,7 @@ impl Attention {
             value_dim: self.value_dim(),
             keys: Keys { causal: after == Some(0), most },
             windowed: before.is_some(),
-            cached: false,
+            caches: None,
             fresh: false,
             split: None,
         }

@@ -1,19 +1,23 @@
 //! Attention over a paged cache: rows of one sequence in tiles, or one row in chunks of its context.
 
+mod slots;
+
 use std::collections::BTreeSet;
 
-use warpweft_plan::{Access, Dim, Keys};
+use warpweft_plan::{Access, CacheRows, Dim, Keys};
 
 use super::KernelError;
-use super::attention::{Attention, Band, load_head, split_mask, store_head};
+use super::attention::{Attention, load_head, split_mask};
 use super::compose::{Choice, Composed, Draft, RowRange, Slot};
 use super::cost;
 use super::cost::attention::AttentionShape;
 use super::fresh::ADDING;
-use super::interface::{Interface, store_columns, store_view, view_type};
-use super::spec::{Fresh, Operation, Split, Term, View};
+use super::interface::{Interface, view_type};
+use super::spec::{Fresh, Operation, Split, Term};
+use super::stored::{Stored, shared, widest};
 use super::term::expression;
 use crate::target::Target;
+use slots::{BROADCAST_SCALES, BROADCAST_WEIGH, WORKGROUP_SCALES, key_range, store};
 
 /// `attention/cached_broadcast.wgsl`
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -75,23 +79,46 @@ impl Operation {
         let Operation::CachedAttention { attention, .. } = self else { return None };
         split_mask(&attention.term).1.before.filter(|&before| before < attention.max_context)
     }
+
+    /// The rows of the cache that it reads as k or v.
+    pub fn cached(&self, slot: Slot) -> Option<CacheRows> {
+        let Operation::CachedAttention { caches, .. } = self else { return None };
+        [(Slot::K, caches[0]), (Slot::V, caches[1])].into_iter().find(|(own, _)| *own == slot).map(|(_, rows)| rows)
+    }
 }
 
 struct Cached {
     core: Attention,
+    /// Those of k and v.
+    caches: [CacheRows; 2],
     split: Option<Split>,
     fresh: Option<Fresh>,
 }
 
 impl Cached {
     fn of(operation: &Operation) -> Result<Cached, KernelError> {
-        let Operation::CachedAttention { attention, fresh, split } = operation else {
+        let Operation::CachedAttention { attention, caches, fresh, split } = operation else {
             return Err(KernelError::Algorithm("cached attention for another operation".to_owned()));
         };
         if let Some(fresh) = fresh {
-            fresh.check(attention)?;
+            fresh.check(attention, *caches)?;
         }
-        Ok(Cached { core: Attention::of(operation)?, split: *split, fresh: *fresh })
+        Ok(Cached { core: Attention::of(operation)?, caches: *caches, split: *split, fresh: *fresh })
+    }
+
+    /// k and v, of which loads give so many vec4s.
+    fn stored(&self, [k, v]: [u32; 2]) -> Result<[Stored; 2], KernelError> {
+        let heads = self.core.kv_heads;
+        let (of_k, of_v) = (self.caches[0], self.caches[1]);
+        if of_k.format != of_v.format {
+            return Err(KernelError::Shape(format!("caches of two formats: {of_k:?}, {of_v:?}")));
+        }
+        Ok([Stored::part(of_k, self.core.k, heads, k)?, Stored::part(of_v, self.core.v, heads, v)?])
+    }
+
+    /// vec4s of columns of q and k in whole loads of k.
+    fn key_vectors(&self) -> u32 {
+        self.core.head_dim().div_ceil(4).next_multiple_of(widest(self.caches[0]))
     }
 
     /// Query heads that read the same keys.
@@ -109,18 +136,28 @@ impl Cached {
     }
 
     /// q, k, v, rows, sequences, pages; or what rows that are not ready need.
-    fn inputs(&self, interface: &mut Interface) -> Result<(), KernelError> {
+    fn inputs(&self, stored: [Stored; 2], interface: &mut Interface) -> Result<(), KernelError> {
         if let Some(fresh) = self.fresh {
-            return fresh.bind([self.core.k, self.core.v], interface);
+            return fresh.bind(stored, interface);
         }
-        for (slot, name, view, dim, exact) in [
-            (Slot::Q, "q", self.core.q, self.core.head_dim(), true),
-            (Slot::K, "k", self.core.k, self.core.head_dim(), false),
-            (Slot::V, "v", self.core.v, self.core.value_dim(), false),
-        ] {
-            let four = view.offset.is_multiple_of(4) && dim.is_multiple_of(4);
-            interface.bind(slot, name, Access::Read, if four { view_type(view) } else { "array<f32>" });
-            interface.function(load_head(name, view, dim, exact));
+        let (q, dim) = (self.core.q, self.core.head_dim());
+        let four = q.offset.is_multiple_of(4) && dim.is_multiple_of(4);
+        interface.bind(Slot::Q, "q", Access::Read, if four { view_type(q) } else { "array<f32>" });
+        let load = load_head("q", q, dim, true);
+        match four && self.key_vectors() > dim / 4 {
+            // What stands behind the columns of a head of k is no part of it.
+            true => interface.function(format!(
+                "{}
+fn load_q(m: u32, head: u32, d4: u32) -> vec4<f32> {{
+    return select(vec4<f32>(0.0), read_q(m, head, min(d4, {last}u)), d4 <= {last}u);\n}}\n",
+                load.replace("fn load_q(", "fn read_q("),
+                last = dim / 4 - 1
+            )),
+            false => interface.function(load),
+        }
+        for (slot, name, cache) in [(Slot::K, "k", stored[0]), (Slot::V, "v", stored[1])] {
+            cache.bind(slot, name, Access::Read, interface);
+            interface.function(cache.load(name));
         }
         interface.rows_table();
         interface.bind(Slot::Sequences, "sequences", Access::Read, "array<vec4<u32>>");
@@ -129,9 +166,9 @@ impl Cached {
     }
 
     /// The inputs, then out and step.
-    fn interface(&self) -> Result<Interface, KernelError> {
+    fn interface(&self, stored: [Stored; 2]) -> Result<Interface, KernelError> {
         let mut interface = Interface::default();
-        self.inputs(&mut interface)?;
+        self.inputs(stored, &mut interface)?;
         interface.function(key_range(self.core.band));
         let mut functions = BTreeSet::new();
         let value = expression(&self.core.logit, &[], &mut functions)?;
@@ -180,7 +217,7 @@ if (begin >= {stop}) {{\n    return;\n}}{before}"
         let shape = self.core.shape();
         let most = shape.keys.most.into_iter().chain(self.split.map(|split| split.keys)).min();
         let keys = Keys { most, ..shape.keys };
-        AttentionShape { cached: true, fresh: self.fresh.is_some(), split: self.split, keys, ..shape }
+        AttentionShape { caches: Some(self.caches), fresh: self.fresh.is_some(), split: self.split, keys, ..shape }
     }
 
     /// An error for a tile of several rows, where each row has to be made ready.
@@ -206,45 +243,17 @@ if (begin >= {stop}) {{\n    return;\n}}{before}"
         let band = self.core.band.before.map_or(String::new(), |before| format!("_window{before}"));
         let chunk = self.split.map_or(String::new(), |s| format!("_chunks{}", s.keys));
         let fresh = if self.fresh.is_some() { "_fresh" } else { "" };
-        format!("cached_attention_{heads}x{}{band}{chunk}{fresh}_{tile}", self.core.head_dim())
+        let format = self.caches[0].format;
+        format!("cached_attention_{format}_{heads}x{}{band}{chunk}{fresh}_{tile}", self.core.head_dim())
     }
 
-    /// vec4s of columns of q and k in one iteration: a divisor of all, few enough iterations for the longest contexts.
+    /// vec4s of columns of q and k in one iteration: whole loads and a divisor of all, few enough iterations for the longest
+    /// contexts.
     fn columns(&self) -> u32 {
-        let d4 = self.core.head_dim().div_ceil(4);
+        let (d4, load) = (self.key_vectors(), widest(self.caches[0]));
         let least = d4.div_ceil(8).max(4).min(d4);
-        (least..=d4).find(|u| d4.is_multiple_of(*u)).unwrap_or(d4)
+        (least..=d4).find(|u| d4.is_multiple_of(*u) && u.is_multiple_of(load)).unwrap_or(d4)
     }
-}
-
-/// Defines `store(m, head, d4, value)` into a whole matrix; gives the type of the binding.
-fn store(heads: u32, dim: u32, interface: &mut Interface) -> &'static str {
-    let out = View::whole(heads * dim);
-    if dim.is_multiple_of(4) {
-        let (kind, text) = store_view(out);
-        let call = format!("    store_out(m, head * {}u + d4, value);\n", dim / 4);
-        interface.function(text.replace("fn store(", "fn store_out(") + "\n" + &store_head(&call));
-        return kind;
-    }
-    interface.function(store_head(&store_columns("out", out.stride, dim)));
-    "array<f32>"
-}
-
-/// `first_key(m)` and `end_key(m)`, positions in the row's own sequence.
-fn key_range(band: Band) -> String {
-    let first = match band.before {
-        Some(before) => format!("rows[m].x - min(rows[m].x, {before}u)"),
-        None => "0u".to_owned(),
-    };
-    let all = "sequences[rows[m].w].z + sequences[rows[m].w].y";
-    let end = match band.after.filter(|&after| after < 1 << 30) {
-        Some(0) => "rows[m].x + 1u".to_owned(),
-        Some(after) => format!("min({all}, rows[m].x + {}u)", after + 1),
-        None => all.to_owned(),
-    };
-    format!(
-        "fn first_key(m: u32) -> u32 {{\n    return {first};\n}}\n\nfn end_key(m: u32) -> u32 {{\n    return {end};\n}}\n"
-    )
 }
 
 /// The ways to compute an attention over a cache.
@@ -257,10 +266,16 @@ pub(crate) fn broadcast(operation: &Operation, tile: CachedTile, target: &Target
     let cached = Cached::of(operation)?;
     let lanes = target.subgroup_size.ok_or_else(|| KernelError::Algorithm("with subgroups".to_owned()))?;
     let CachedTile { rows, heads, keys4 } = tile;
-    let (d4, dv4) = (cached.core.head_dim().div_ceil(4), cached.core.value_dim().div_ceil(4));
+    let (d4, dv4) = (cached.key_vectors(), cached.core.value_dim().div_ceil(4));
     cached.check_tile(rows)?;
     let columns = cached.columns();
-    let mut slots = cached.fresh.map_or_else(Vec::new, |fresh| fresh.broadcast());
+    let (hk, hv) = (widest(cached.caches[0]), shared(cached.caches[1], dv4, lanes));
+    let stored = cached.stored([hk, hv])?;
+    let scaled = cached.caches[0].format.is_scaled();
+    let mut slots = cached.fresh.map_or_else(Vec::new, |fresh| fresh.broadcast(scaled, [hk, hv]));
+    if scaled {
+        slots.extend([("scales", BROADCAST_SCALES.to_owned()), ("weigh", BROADCAST_WEIGH.to_owned())]);
+    }
     if lanes > 8 {
         // Written out, the lanes of a large subgroup make too long a text.
         slots.push(("lanes", "//# trips S".to_owned()));
@@ -269,8 +284,8 @@ pub(crate) fn broadcast(operation: &Operation, tile: CachedTile, target: &Target
     if cached.split.is_some() {
         let text = "//# unroll
 for (var c = 0u; c < C4; c++) {
-    if (lane + c * S < DV4) {
-        store(m, group.z, head, lane + c * S, acc[r * C4 + c]);
+    if (column(lane, c) < DV4) {
+        store(m, group.z, head, column(lane, c), acc[r * C4 + c]);
     }
 }
 if (lane == 0u) {
@@ -285,22 +300,30 @@ if (lane == 0u) {
         ("B", keys4, "vec4s of keys of a lane"),
         ("U", columns, "vec4s of columns of q and k in one iteration"),
         ("X", (rows * heads * columns).div_ceil(lanes), "vec4s of q that a lane reads in one iteration"),
-        ("D4", d4, "vec4s of columns of a head of q and k"),
+        ("D4", d4, "vec4s of columns of a head of q and k, whole loads"),
         ("DV4", dv4, "vec4s of columns of a head of v"),
-        ("C4", dv4.div_ceil(lanes), "vec4s of columns of a lane"),
+        ("HK", hk, "vec4s of a load of k"),
+        ("HV", hv, "vec4s of a load of v"),
+        ("C4", dv4.div_ceil(hv).div_ceil(lanes) * hv, "vec4s of columns of a lane"),
         ("G", cached.group(), "heads of q for one of k and v"),
         ("BLOCKS", cached.span(rows).div_ceil(4 * keys4 * lanes), "the most blocks of keys"),
         ("CHUNK", cached.split.map_or(cached.core.max_context, |s| s.keys), "keys of a chunk of the context"),
     ];
     if cached.fresh.is_some() {
-        constants.push(("L4", d4.div_ceil(lanes), "vec4s of columns of q and k of a lane"));
+        constants.extend([
+            ("NK", stored[0].vectors(), "vec4s of columns of a key as it is stored"),
+            ("NV", stored[1].vectors(), "vec4s of columns of a value as it is stored"),
+            ("LK", stored[0].vectors().div_ceil(lanes), "of a key of a lane"),
+            ("LV", stored[1].vectors().div_ceil(lanes), "of a value of a lane"),
+            ("X4", cached.core.head_dim().div_ceil(4), "vec4s of columns of a head of q and k before they are stored"),
+        ]);
     }
     Draft {
         name: cached.name(&format!("broadcast{lanes}_{rows}x{heads}x{}", keys4 * 4 * lanes)),
         source: include_str!("attention/cached_broadcast.wgsl"),
         constants,
         slots,
-        interface: cached.interface()?,
+        interface: cached.interface(stored)?,
         launch: tile.launch(&cached.shape(), lanes, target.rates.registers),
         flops: cached.flops(),
         bytes: cached.shape().bytes(),
@@ -316,11 +339,17 @@ pub(crate) fn workgroup(
 ) -> Result<Composed, KernelError> {
     let cached = Cached::of(operation)?;
     let CachedWorkgroup { rows, heads } = tile;
-    let (d4, dv4) = (cached.core.head_dim().div_ceil(4), cached.core.value_dim().div_ceil(4));
+    let (d4, dv4) = (cached.key_vectors(), cached.core.value_dim().div_ceil(4));
+    let hk = widest(cached.caches[0]);
+    let stored = cached.stored([hk, 1])?;
+    let scaled = cached.caches[0].format.is_scaled();
     let vectors = (rows * heads).next_power_of_two();
     let keys = 32.max(INVOCATIONS / vectors);
     cached.check_tile(rows)?;
-    let mut slots = cached.fresh.map_or_else(Vec::new, |fresh| fresh.workgroup());
+    let mut slots = cached.fresh.map_or_else(Vec::new, |fresh| fresh.workgroup(scaled, hk));
+    if scaled {
+        slots.extend(WORKGROUP_SCALES.map(|(slot, text)| (slot, text.to_owned())));
+    }
     slots.extend(cached.range(rows).map(|text| ("range", text)));
     if cached.split.is_some() {
         let text = "store(m, group.z, head, item % DV4, acc[a]);
@@ -338,18 +367,24 @@ if (item % DV4 == 0u) {
         ("A", (rows * heads * dv4).div_ceil(INVOCATIONS), "vec4s of out of an invocation"),
         ("U", cached.columns(), "vec4s of columns of q and k in one iteration"),
         ("V", 16, "keys in one iteration"),
-        ("D4", d4, "vec4s of columns of a head of q and k"),
+        ("D4", d4, "vec4s of columns of a head of q and k, whole loads"),
         ("DV4", dv4, "vec4s of columns of a head of v"),
+        ("HK", hk, "vec4s of a load of k"),
         ("G", cached.group(), "heads of q for one of k and v"),
         ("BLOCKS", cached.span(rows).div_ceil(keys), "the most blocks of keys"),
         ("CHUNK", cached.split.map_or(cached.core.max_context, |s| s.keys), "keys of a chunk of the context"),
     ];
     if cached.fresh.is_some() {
+        let most = stored[0].vectors().max(stored[1].vectors());
         constants.extend([
             ("EACH", ADDING, "invocations that add up one head"),
             ("Q4", (heads * d4).div_ceil(INVOCATIONS), "vec4s of q of an invocation"),
-            ("K4", d4.div_ceil(INVOCATIONS), "vec4s of a key of an invocation"),
-            ("V4", dv4.div_ceil(INVOCATIONS), "vec4s of a value of an invocation"),
+            ("NK", stored[0].vectors(), "vec4s of columns of a key as it is stored"),
+            ("NV", stored[1].vectors(), "vec4s of columns of a value as it is stored"),
+            ("K4", stored[0].vectors().div_ceil(INVOCATIONS), "of a key of an invocation"),
+            ("V4", stored[1].vectors().div_ceil(INVOCATIONS), "of a value of an invocation"),
+            ("H4", most.div_ceil(INVOCATIONS / 2), "of either of half the invocations"),
+            ("X4", cached.core.head_dim().div_ceil(4), "vec4s of columns of a head of q and k before they are stored"),
             ("L4", d4.div_ceil(ADDING), "vec4s of columns of q and k of an invocation that adds"),
             ("LV4", dv4.div_ceil(ADDING), "vec4s of columns of v of an invocation that adds"),
         ]);
@@ -359,7 +394,7 @@ if (item % DV4 == 0u) {
         source: include_str!("attention/cached_workgroup.wgsl"),
         constants,
         slots,
-        interface: cached.interface()?,
+        interface: cached.interface(stored)?,
         launch: tile.launch(&cached.shape()),
         flops: cached.flops(),
         bytes: cached.shape().bytes(),

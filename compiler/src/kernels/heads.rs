@@ -2,13 +2,14 @@
 
 use std::fmt::Write as _;
 
-use warpweft_plan::{Access, Dim};
+use warpweft_plan::{Access, CacheRows, Dim};
 
 use super::KernelError;
 use super::compose::{Composed, Draft, Slot};
 use super::cost;
 use super::interface::{Interface, check_view};
 use super::spec::{Destination, HeadPart, View};
+use super::stored::Stored;
 use super::term::literal;
 use crate::target::Target;
 
@@ -27,9 +28,41 @@ for (var o = 1u; o < T; o *= 2) {
 }
 scale = normal(item, squares);";
 
+/// The slot `unit` where a workgroup is one subgroup: by what a cache's format divides the columns of a head.
+const SUBGROUP_UNIT: &str = "var most = 0.0;
+//# trips P
+for (var d = index; d < puts(item); d += T) {
+    most = max(most, greatest_of(m, position, item, d, scale));
+}
+//# unroll
+for (var o = 1u; o < T; o *= 2) {
+    most = max(most, subgroupShuffleXor(most, o));
+}
+unit = scale_of(most);";
+
+/// The same without subgroups.
+const WORKGROUP_UNIT: &str = "var most = 0.0;
+//# trips P
+for (var d = index; d < puts(item); d += T) {
+    most = max(most, greatest_of(m, position, item, d, scale));
+}
+workgroupBarrier();
+sums[index] = most;
+workgroupBarrier();
+//# unroll
+for (var i = 0u; i < T; i++) {
+    most = max(most, sums[i]);
+}
+unit = scale_of(most);";
+
+/// The slot `put_unit`.
+const PUT_UNIT: &str = "if (index == 0u) {
+    put_unit(to, item, unit);
+}";
+
 /// Storage buffers that the parts need together.
 pub fn storage_buffers(parts: &[HeadPart], vector: u32) -> usize {
-    let cached = parts.iter().any(|p| p.to == Destination::Cache);
+    let cached = parts.iter().any(|p| p.cache().is_some());
     let rows = cached || parts.iter().any(|p| p.rotation.is_some());
     1 + usize::from(vector > 0) + usize::from(rows) + 2 * usize::from(cached) + parts.len()
 }
@@ -38,6 +71,24 @@ impl HeadPart {
     /// Columns of one head.
     pub fn dim(&self) -> u32 {
         self.x.width / self.heads.max(1)
+    }
+
+    /// The rows of the cache that it goes to.
+    pub fn cache(&self) -> Option<CacheRows> {
+        match self.to {
+            Destination::Rows => None,
+            Destination::Cache(format) => Some(CacheRows { format, heads: self.heads, columns: self.dim() }),
+        }
+    }
+
+    /// The same, as it is put.
+    fn stored(&self) -> Option<Stored> {
+        self.cache().map(|rows| Stored::whole(rows, 1))
+    }
+
+    /// Units of a head that are put.
+    fn puts(&self, unit: Unit) -> u32 {
+        self.stored().map_or(self.dim() / unit.columns(), |cache| cache.vectors())
     }
 
     pub(super) fn check(&self, vector: u32) -> Result<(), KernelError> {
@@ -110,17 +161,31 @@ impl HeadPart {
         Ok(text + "}\n")
     }
 
-    /// `put_i(m, to, position, head, d, scale)`.
-    fn put(&self, i: usize, out: &str, unit: Unit) -> String {
-        let row = match self.to {
-            Destination::Rows => "m",
-            Destination::Cache => "to",
+    /// `put_i(m, to, position, head, d, scale, unit)`, and for a cache with scales `greatest_of_i(m, position, head, d,
+    /// scale)` and `put_scale_outi(to, head, unit)`.
+    fn put(&self, i: usize, out: &str, unit: Unit) -> Result<String, KernelError> {
+        let head = format!(
+            "fn put_{i}(m: u32, to: u32, position: f32, head: u32, d: u32, scale: f32, unit: f32) {{
+"
+        );
+        let Some(cache) = self.stored() else {
+            let (stride, dim) = (View::whole(self.x.width).stride / unit.columns(), self.dim() / unit.columns());
+            let place = format!("{out}[m * {stride}u + head * {dim}u + d]");
+            return Ok(format!("{head}    {place} = turned_{i}(m, position, head, d, scale);\n}}\n"));
         };
-        let (stride, dim) = (View::whole(self.x.width).stride / unit.columns(), self.dim() / unit.columns());
-        format!(
-            "fn put_{i}(m: u32, to: u32, position: f32, head: u32, d: u32, scale: f32) {{
-    {out}[{row} * {stride}u + head * {dim}u + d] = turned_{i}(m, position, head, d, scale);\n}}\n"
-        )
+        let ready = self.ready(&i.to_string(), unit, cache.vectors())?;
+        let put = cache.put(out);
+        let scaled = cache.rows.format.is_scaled();
+        let over = if scaled { " / unit" } else { "" };
+        let put_four = format!("{head}    put_{out}(to, head, d, ready_{i}(m, head, d, scale){over});\n}}\n");
+        let greatest = match scaled {
+            false => String::new(),
+            true => format!(
+                "\nfn greatest_of_{i}(m: u32, position: f32, head: u32, d: u32, scale: f32) -> f32 {{
+    return greatest(ready_{i}(m, head, d, scale));\n}}\n"
+            ),
+        };
+        Ok([ready, put, put_four].join("\n") + &greatest)
     }
 }
 
@@ -201,7 +266,10 @@ pub(crate) fn ready(parts: &[HeadPart], vector: u32, target: &Target) -> Result<
     }
     let unit = unit_of(parts);
     let invocations = target.subgroup_size.unwrap_or(INVOCATIONS);
-    let units = parts.iter().map(|p| p.dim() / unit.columns()).max().unwrap_or(0).div_ceil(invocations);
+    let most = |units: fn(&HeadPart, Unit) -> u32| {
+        parts.iter().map(|p| units(p, unit)).max().unwrap_or(0).div_ceil(invocations)
+    };
+    let (units, puts) = (most(|p, unit| p.dim() / unit.columns()), most(HeadPart::puts));
     let heads: u32 = parts.iter().map(|p| p.heads).sum();
     if heads == 0 {
         return Err(KernelError::Shape("no heads".to_owned()));
@@ -213,7 +281,11 @@ pub(crate) fn ready(parts: &[HeadPart], vector: u32, target: &Target) -> Result<
     if vector > 0 {
         interface.bind(Slot::Vectors, "vector", Access::Read, &array);
     }
-    let cached = parts.iter().any(|p| p.to == Destination::Cache);
+    let caches: Vec<CacheRows> = parts.iter().filter_map(HeadPart::cache).collect();
+    let cached = !caches.is_empty();
+    if caches.iter().any(|rows| rows.format != caches[0].format) {
+        return Err(KernelError::Shape(format!("caches of several formats: {caches:?}")));
+    }
     let rotates = parts.iter().any(|p| p.rotation.is_some());
     if cached || rotates {
         interface.rows_table();
@@ -233,18 +305,36 @@ pub(crate) fn ready(parts: &[HeadPart], vector: u32, target: &Target) -> Result<
     }
     for (i, part) in parts.iter().enumerate() {
         interface.function(part.turned(&i.to_string(), unit)?);
-        interface.function(part.put(i, &out_name(i, parts), unit));
-        interface.bind(Slot::Part(i), &out_name(i, parts), Access::ReadWrite, &array);
+        interface.function(part.put(i, &out_name(i, parts), unit)?);
+        match part.stored() {
+            Some(cache) => cache.bind(Slot::Part(i), &out_name(i, parts), Access::ReadWrite, &mut interface),
+            None => interface.bind(Slot::Part(i), &out_name(i, parts), Access::ReadWrite, &array),
+        }
     }
     interface.bind(Slot::Step, "step", Access::Uniform, "vec4<u32>");
     interface.function(dispatch("fn width(item: u32) -> u32", parts, |_, p, _| {
         format!("return {}u;", p.dim() / unit.columns())
     }));
-    let put = "fn put(m: u32, to: u32, position: f32, item: u32, d: u32, scale: f32)";
-    interface.function(dispatch(put, parts, |i, _, item| match i + 1 < parts.len() {
-        true => format!("put_{i}(m, to, position, {item}, d, scale);\n        return;"),
-        false => format!("put_{i}(m, to, position, {item}, d, scale);"),
+    let head = "fn puts(item: u32) -> u32";
+    interface.function(dispatch(head, parts, |_, p, _| format!("return {}u;", p.puts(unit))));
+    let leave = |i: usize| if i + 1 < parts.len() { "\n        return;" } else { "" };
+    let head = "fn put(m: u32, to: u32, position: f32, item: u32, d: u32, scale: f32, unit: f32)";
+    interface.function(dispatch(head, parts, |i, _, item| {
+        format!("put_{i}(m, to, position, {item}, d, scale, unit);{}", leave(i))
     }));
+    let scaled = |p: &HeadPart| p.cache().is_some_and(|rows| rows.format.is_scaled());
+    if parts.iter().any(scaled) {
+        let head = "fn greatest_of(m: u32, position: f32, item: u32, d: u32, scale: f32) -> f32";
+        interface.function(dispatch(head, parts, |i, p, item| match scaled(p) {
+            true => format!("return greatest_of_{i}(m, position, {item}, d, scale);"),
+            false => "return 0.0;".to_owned(),
+        }));
+        let head = "fn put_unit(to: u32, item: u32, unit: f32)";
+        interface.function(dispatch(head, parts, |i, p, item| match scaled(p) {
+            true => format!("put_scale_{}(to, {item}, unit);{}", out_name(i, parts), leave(i)),
+            false => leave(i).trim_start().to_owned(),
+        }));
+    }
     let norms = parts.iter().any(|p| p.norm.is_some());
     let mut slots = Vec::new();
     if norms {
@@ -268,19 +358,29 @@ pub(crate) fn ready(parts: &[HeadPart], vector: u32, target: &Target) -> Result<
         }
     } else {
         slots.push(("norm", String::new()));
-        slots.push(("sums", String::new()));
+        if target.subgroup_size.is_some() || !parts.iter().any(scaled) {
+            slots.push(("sums", String::new()));
+        }
+    }
+    if parts.iter().any(scaled) {
+        let text = if target.subgroup_size.is_some() { SUBGROUP_UNIT } else { WORKGROUP_UNIT };
+        slots.extend([("unit", text.to_owned()), ("put_unit", PUT_UNIT.to_owned())]);
     }
     let width: i64 = parts.iter().map(|p| i64::from(p.x.width)).sum();
     let what = |p: &HeadPart| {
         let norm = if p.norm.is_some() { "norm" } else { "" };
         let rope = p.rotation.map_or("", |r| if r.interleaved { "turn2" } else { "turn" });
-        let to = if p.to == Destination::Cache { "cache" } else { "" };
+        let to = p.cache().map_or(String::new(), |rows| format!("{}cache", rows.format));
         format!("{}x{}{norm}{rope}{to}", p.heads, p.dim())
     };
     Draft {
         name: format!("heads_{}", parts.iter().map(what).collect::<Vec<_>>().join("_")),
         source: include_str!("heads/ready.wgsl"),
-        constants: vec![("T", invocations, "invocations"), ("C", units, "the most units of an invocation")],
+        constants: vec![
+            ("T", invocations, "invocations"),
+            ("C", units, "the most units of an invocation"),
+            ("P", puts, "the most units that an invocation puts"),
+        ],
         slots,
         interface,
         launch: cost::rowwise::heads(heads, units, invocations),

@@ -3,13 +3,13 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
-use warpweft_plan::{Access, Binding, PAD};
+use warpweft_plan::{Access, Binding, CacheFormat, PAD};
 
 use super::spec::{Index, Operand, Rows, Term, View};
 use super::term::{Function, expression, reads};
 use super::weights::Weights;
 use super::{KernelError, Slot};
-use crate::formats::Format;
+use crate::formats::{Format, cache};
 use crate::target::Target;
 
 /// Collects bindings in their order, and the text of the functions over them.
@@ -18,6 +18,7 @@ pub(crate) struct Interface {
     bindings: Vec<(Slot, String, Access, String)>,
     functions: Vec<String>,
     formats: BTreeSet<Format>,
+    cache: Option<CacheFormat>,
     library: BTreeSet<Function>,
     kept: Vec<String>,
     operands: usize,
@@ -129,6 +130,11 @@ impl Interface {
         self.formats.insert(format);
     }
 
+    /// Uses the format of caches: all caches of a model have the same.
+    pub(crate) fn cache(&mut self, format: CacheFormat) {
+        self.cache = Some(format);
+    }
+
     /// Defines a function `name` of `(m, n4, acc)`, and `acc2` where the term reads it, from a term.
     pub(crate) fn epilogue(&mut self, name: &str, term: &Term) -> Result<(), KernelError> {
         let operands: Vec<String> = (0..self.operands).map(|i| format!("load_e{i}(m, n4)")).collect();
@@ -204,9 +210,10 @@ impl Interface {
         let mut formats: Vec<&str> = self.formats.iter().map(|f| f.wgsl()).collect();
         // Formats with groups of different sizes share their functions.
         formats.dedup();
+        let caches = self.cache.map_or_else(Vec::new, cache::wgsl);
         let library = self.library.iter().map(|f| f.wgsl());
         let functions: Vec<&str> =
-            formats.into_iter().chain(library).chain(self.functions.iter().map(String::as_str)).collect();
+            formats.into_iter().chain(caches).chain(library).chain(self.functions.iter().map(String::as_str)).collect();
         Ok(Bound { slots, bindings, declarations, functions: functions.join("\n") })
     }
 }

@@ -21,6 +21,7 @@ mod per_head;
 mod prologue;
 mod rowwise;
 pub mod spec;
+mod stored;
 mod template;
 mod term;
 mod unroll;

@@ -1,6 +1,6 @@
 //! What a kernel has to compute, in the terms that shaders are composed from.
 
-use warpweft_plan::{Dim, PAD, Sizes};
+use warpweft_plan::{CacheFormat, CacheRows, Dim, PAD, Sizes};
 
 use super::RowRange;
 use crate::formats::{Format, Group};
@@ -218,8 +218,9 @@ pub struct HeadNorm {
 pub enum Destination {
     /// To the same rows of a matrix of its own.
     Rows,
-    /// To the rows of a cache that the step's pages give their positions.
-    Cache,
+    /// To the rows of a cache of that format that the step's pages give their positions. The heads of a row are those of
+    /// the part.
+    Cache(CacheFormat),
 }
 
 /// Heads that are made ready for attention: normalised, then turned, then put where attention reads them.
@@ -233,7 +234,7 @@ pub struct HeadPart {
     pub norm: Option<HeadNorm>,
     /// Turned.
     pub rotation: Option<Rotation>,
-    /// Where they go, as a whole matrix.
+    /// Where they go, as a whole matrix or cache.
     pub to: Destination,
 }
 
@@ -403,6 +404,8 @@ pub enum Operation {
     CachedAttention {
         /// What is attended to: k and v are columns of a cache's rows, `max_context` is the longest context.
         attention: Attention,
+        /// The caches of k and v.
+        caches: [CacheRows; 2],
         /// The kernel makes the step's rows ready itself and appends them to the caches. The attention's q is only as
         /// wide as what it makes; its k and v are whole caches.
         fresh: Option<Fresh>,

@@ -7,6 +7,7 @@ use egg::{Id, Language};
 use rustc_hash::FxHashMap;
 use warpweft_plan::Dim;
 
+use super::caches::{appended, given};
 use super::call::CallBuilder;
 use super::heads::{Chain, Parts, is_prepared};
 use super::{Bounds, Call, LowerError, Lowering, Place, Source, Value};
@@ -113,6 +114,12 @@ impl Lowering<'_> {
         };
         let max_context = self.bounds.max_context;
         let (h, g) = (self.int(heads)?, self.int(kv_heads)?);
+        let rows = |id: Id| {
+            let own = appended(self.body, id).and_then(|cache| self.caches.get(cache).copied());
+            let other = || given(self.body, id, g, self.bounds.cache);
+            own.or_else(other).ok_or_else(|| self.error(id, "its keys and values are no cache"))
+        };
+        let of_both = [rows(k)?, rows(v)?];
         let chains = self.fresh.get(&id).copied();
         let mut caches = Vec::new();
         for chain in chains.iter().flat_map(|chains| &chains[1..]) {
@@ -128,7 +135,7 @@ impl Lowering<'_> {
         let meaning = b.meaning.add(Op::Attention([mq, mk, mv, mh, mg, mt]))?;
         let operation = |term, split| {
             let attention = Attention { q, k, v, heads: h, kv_heads: g, term, max_context };
-            Operation::CachedAttention { attention, fresh, split }
+            Operation::CachedAttention { attention, caches: of_both, fresh, split }
         };
         let value = self.matrix(id)?;
         let rows = self.bounds.rows.max;

@@ -2,10 +2,11 @@
 //! kernel, and parts that read the same matrix share one.
 
 use egg::Id;
+use warpweft_plan::CacheRows;
 
 use super::call::CallBuilder;
-use super::{Call, LowerError, Lowering, Place, Source, Value};
-use crate::graph::{CacheDecl, Graph, Op};
+use super::{Call, LowerError, Lowering, Place, Source, Value, caches};
+use crate::graph::{CacheDecl, Fact, Graph, Op};
 use crate::kernels::Slot;
 use crate::kernels::heads::storage_buffers;
 use crate::kernels::spec::{Destination, HeadNorm, HeadPart, Operation, Rotation, Rows};
@@ -19,9 +20,13 @@ pub(super) fn is_prepared(body: &Graph, id: Id) -> bool {
 }
 
 /// Whether `user` does its own step and the one of `id`.
-pub(super) fn takes_up(body: &Graph, user: Id, id: Id) -> bool {
+pub(super) fn takes_up(body: &Graph, caches: &[CacheRows], user: Id, id: Id) -> bool {
     match (&body.node(user).op, &body.node(id).op) {
-        (Op::Append([_, x]), Op::Rope(_) | Op::HeadNorm(_)) => *x == id,
+        // A kernel that appends goes by the heads of the cache.
+        (Op::Append([cache, x]), Op::Rope([.., heads, _, _]) | Op::HeadNorm([_, heads, ..])) => {
+            let of_cache = caches::of(body, caches, *cache).map(|rows| rows.heads);
+            *x == id && matches!(body.node(*heads).fact, Fact::Int(n) if u32::try_from(n).ok() == of_cache)
+        }
         (Op::Rope([x, _, _, heads, ..]), Op::HeadNorm([_, own, ..])) => {
             *x == id && body.node(*heads).fact == body.node(*own).fact
         }
@@ -249,8 +254,11 @@ impl<'l> Parts<'l> {
             meaning = self.builder.meaning.rope(meaning, mf, count, interleaved, scale)?;
         }
         let mut to = Destination::Rows;
-        if chain.append.is_some() {
-            to = Destination::Cache;
+        if let Some(Op::Append([cache, _])) = chain.append.map(|id| &lowering.body.node(id).op) {
+            let rows = caches::of(lowering.body, &lowering.caches, *cache);
+            let rows = rows.ok_or_else(|| self.builder.error(chain.end, "rows are appended to a cache"))?;
+            heads = Some(rows.heads);
+            to = Destination::Cache(rows.format);
             let graph = &mut self.builder.meaning;
             let cache = graph.declare_cache(CacheDecl { width: x.width });
             let cache = graph.add(Op::Cache(cache))?;

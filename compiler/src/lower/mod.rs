@@ -4,6 +4,7 @@
 //! nodes that one call alone uses become part of its term; a weight above the binding limit becomes windows, a call each.
 
 mod attention;
+mod caches;
 mod call;
 mod codes;
 mod heads;
@@ -13,7 +14,7 @@ mod windows;
 
 use egg::{Id, Language};
 use rustc_hash::FxHashMap;
-use warpweft_plan::Dim;
+use warpweft_plan::{CacheFormat, CacheRows, Dim};
 
 use crate::graph::{Fact, FactError, Graph, Op, TensorFact};
 use crate::kernels::candidates::chunks_view;
@@ -114,6 +115,8 @@ pub struct LoweredBody {
     pub values: Vec<Value>,
     /// The values of the body's outputs.
     pub outputs: Vec<usize>,
+    /// The rows of the body's caches.
+    pub caches: Vec<CacheRows>,
     /// The body's nodes that are values as a whole. Values that no node is are intermediate ones, of two calls that compute
     /// a node together.
     pub results: FxHashMap<Id, usize>,
@@ -156,6 +159,8 @@ pub struct Bounds {
     pub storage_buffers: u32,
     /// Rows of the step that the program is made for.
     pub rows: RowRange,
+    /// How caches are stored.
+    pub cache: CacheFormat,
 }
 
 /// Lowers an extracted body.
@@ -163,16 +168,19 @@ pub struct Bounds {
 /// # Errors
 /// When a node has no operation or a size is above what shaders can index.
 pub fn lower(body: &Graph, bounds: Bounds) -> Result<LoweredBody, LowerError> {
+    let caches = caches::rows(body, bounds.cache)?;
     let mut lowering = Lowering {
         body,
         bounds,
-        inlined: inlined(body),
+        inlined: inlined(body, &caches),
         fresh: FxHashMap::default(),
+        caches: Vec::new(),
         calls: Vec::new(),
         values: Vec::new(),
         known: FxHashMap::default(),
     };
     lowering.fresh = attention::fresh(body, &lowering.inlined, bounds);
+    lowering.caches = caches;
     let live = body.live();
     for id in body.ids() {
         if live[usize::from(id)] && lowering.needs_call(id) && !lowering.known.contains_key(&id) {
@@ -180,7 +188,8 @@ pub fn lower(body: &Graph, bounds: Bounds) -> Result<LoweredBody, LowerError> {
         }
     }
     let outputs = body.outputs().iter().map(|o| lowering.output(o.id)).collect::<Result<_, _>>()?;
-    Ok(LoweredBody { calls: lowering.calls, values: lowering.values, outputs, results: lowering.known })
+    let Lowering { calls, values, caches, known, .. } = lowering;
+    Ok(LoweredBody { calls, values, outputs, caches, results: known })
 }
 
 /// The operation of a kernel whose meaning that graph is; `None` if it takes several, or none.
@@ -191,7 +200,7 @@ pub fn operation(meaning: &Graph, bounds: Bounds) -> Option<Operation> {
 }
 
 /// For each node: one user alone reads it, and takes it up into its term.
-fn inlined(body: &Graph) -> Vec<bool> {
+fn inlined(body: &Graph, caches: &[CacheRows]) -> Vec<bool> {
     let live = body.live();
     let mut users: Vec<Vec<Id>> = vec![Vec::new(); body.nodes().len()];
     for id in body.ids().filter(|&id| live[usize::from(id)]) {
@@ -202,7 +211,7 @@ fn inlined(body: &Graph) -> Vec<bool> {
         .map(|id| {
             let node = body.node(id);
             if heads::is_prepared(body, id) && !is_output(id) {
-                return matches!(users[usize::from(id)].as_slice(), [user] if heads::takes_up(body, *user, id));
+                return matches!(users[usize::from(id)].as_slice(), [user] if heads::takes_up(body, caches, *user, id));
             }
             let is_gather = matches!(node.op, Op::Gather(_));
             let activation = node.fact.tensor().is_some_and(|t| !t.constant);
@@ -227,6 +236,7 @@ struct Lowering<'b> {
     inlined: Vec<bool>,
     /// The attentions that make q, k and v ready themselves.
     fresh: FxHashMap<Id, [heads::Chain; 3]>,
+    caches: Vec<CacheRows>,
     calls: Vec<Call>,
     values: Vec<Value>,
     known: FxHashMap<Id, usize>,

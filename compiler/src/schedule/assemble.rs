@@ -43,9 +43,9 @@ pub enum ScheduleError {
     /// A value that no region computes; a bug.
     #[error("nothing computes {0}")]
     Missing(String),
-    /// Programs whose attentions see different rows of a cache; a bug.
-    #[error("programs disagree on the window of cache {0}")]
-    Window(u32),
+    /// Programs whose attentions see different rows of a cache, or that store them in different ways; a bug.
+    #[error("programs disagree on the window or the rows of cache {0}")]
+    Cache(u32),
     /// A tap that is no matrix with a row for each token of the step.
     #[error("node {0} cannot be tapped: it has no row of its own for each token of the step")]
     Tap(String),
@@ -111,6 +111,10 @@ pub fn assemble(
         Place::Cache(c) => rolled.regions[key.0].caches.get(c).copied(),
         Place::Step | Place::Fixed(_) => None,
     };
+    let rows_of = |key: Key| match value(key).place {
+        Place::Cache(c) => bodies[rolled.regions[key.0].body].composed.lowered.caches.get(c).copied(),
+        Place::Step | Place::Fixed(_) => None,
+    };
     // Of all calls, not only of those that this output needs: programs share caches.
     let windows = Windows::of(&flat.iter().map(|step| step.caches(cache)).collect::<Vec<_>>());
     let results: Vec<Key> = [result].into_iter().chain(tapped.iter().copied()).collect();
@@ -156,7 +160,7 @@ pub fn assemble(
         let place = |key: Key, shared: &mut Shared| match (value(key).place, places.get(&key)) {
             (Place::Cache(_), _) => {
                 let cache = cache(key).ok_or_else(missing)?;
-                shared.cache(model, cache, windows.get(cache))
+                shared.cache(cache, rows_of(key).ok_or_else(missing)?, windows.get(cache))
             }
             (Place::Step | Place::Fixed(_), Some(&buffer)) => Ok(buffer),
             (Place::Step | Place::Fixed(_), None) => kept.get(&key).copied().ok_or_else(missing),
@@ -184,7 +188,15 @@ pub fn assemble(
                     match input.ok_or_else(|| ScheduleError::Missing(format!("{slot:?} of {}", composed.name)))? {
                         Input::Weight(weight) => shared.weight(model, region, body.graph, *weight)?,
                         Input::Vectors(nodes) => shared.vectors(model, region, body.graph, nodes)?,
-                        Input::Activation(source) => place(resolve(region, step.region, *source, &homes)?, shared)?,
+                        Input::Activation(source) => {
+                            let key = resolve(region, step.region, *source, &homes)?;
+                            if let (Some(cache), Some(expected)) = (cache(key), step.call.operation.cached(*slot))
+                                && rows_of(key) != Some(expected)
+                            {
+                                return Err(ScheduleError::Cache(cache.0));
+                            }
+                            place(key, shared)?
+                        }
                     }
                 }
             });

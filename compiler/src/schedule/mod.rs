@@ -7,7 +7,9 @@ mod windows;
 
 use egg::Id;
 use rustc_hash::FxHashMap;
-use warpweft_plan::{Buffer, Dim, Input as Table, Kernel, Output, OutputKind, PAD, Plan, Program, Role, Tap};
+use warpweft_plan::{
+    Buffer, CacheRows, Dim, Input as Table, Kernel, Output, OutputKind, PAD, Plan, Program, Role, Tap,
+};
 
 use crate::formats::Format;
 use crate::graph::{CacheId, Fact, FactError, Graph, Op};
@@ -106,18 +108,19 @@ impl Shared {
         sizes.iter().map(|&bytes| of_size(bytes)).collect()
     }
 
-    /// The buffer of a cache of the model: the same for all programs, which have to agree on its window.
-    fn cache(&mut self, model: &Graph, cache: CacheId, window: Option<u32>) -> Result<usize, ScheduleError> {
+    /// The buffer of a cache of the model: the same for all programs, which have to agree on its rows and its window.
+    fn cache(&mut self, cache: CacheId, rows: CacheRows, window: Option<u32>) -> Result<usize, ScheduleError> {
         let buffers = &mut self.buffers;
-        let role = Role::Cache { window };
+        let role = Role::Cache { window, rows };
         let at = *self.caches.entry(cache.0).or_insert_with(|| {
-            let width = i64::from(model.declarations().caches[cache.0 as usize].width.next_multiple_of(PAD as u32));
-            let (name, bytes) = (format!("cache{}", cache.0), Dim::CONTEXT * (4 * width));
+            // A row is a small part of what a binding can have.
+            let bytes = i64::try_from(rows.row_bytes()).unwrap_or(i64::MAX);
+            let (name, bytes) = (format!("cache{}", cache.0), Dim::CONTEXT * bytes);
             buffers.push(Buffer { name, role, bytes });
             buffers.len() - 1
         });
         if self.buffers[at].role != role {
-            return Err(ScheduleError::Window(cache.0));
+            return Err(ScheduleError::Cache(cache.0));
         }
         Ok(at)
     }

@@ -52,15 +52,19 @@ impl Use<'_> {
 
 #[cfg(test)]
 mod tests {
+    use warpweft_plan::{CacheFormat, CacheRows};
+
     use super::*;
     use crate::kernels::spec::{Attention, Binary, Term, View};
+
+    const ROWS: CacheRows = CacheRows { format: CacheFormat::F32, heads: 1, columns: 8 };
 
     fn attention(before: Option<u32>) -> Operation {
         let view = View::whole(8);
         let mask = Box::new(Term::BandMask { before, after: Some(0) });
         let term = Term::Binary(Binary::Add, Box::new(Term::Acc), mask);
         let attention = Attention { q: view, k: view, v: view, heads: 1, kv_heads: 1, term, max_context: 64 };
-        Operation::CachedAttention { attention, fresh: None, split: None }
+        Operation::CachedAttention { attention, caches: [ROWS; 2], fresh: None, split: None }
     }
 
     #[test]

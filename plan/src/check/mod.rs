@@ -11,7 +11,7 @@ mod quantization;
 use std::collections::HashSet;
 
 use crate::error::{PlanError, clipped, invalid};
-use crate::{Access, Buffer, Dim, Kernel, Model, Plan, Role, Tensor};
+use crate::{Access, Buffer, CacheRows, Dim, Kernel, Model, Plan, Role, Tensor};
 
 /// No step has more rows, so that sizes never overflow.
 pub const MAX_STEP_ROWS: u64 = 1 << 20;
@@ -108,10 +108,12 @@ fn check_buffer(at: &str, buffer: &Buffer, plan: &Plan) -> Result<(), PlanError>
         Role::Input(input) if bytes != input.bytes() => {
             Err(invalid(format!("{at}: bytes"), bytes, format!("{} for {input:?}", input.bytes())))
         }
-        Role::Cache { .. } if bytes != Dim::CONTEXT * bytes.context => {
-            Err(invalid(format!("{at}: bytes"), bytes, "a multiple of context for a cache"))
+        Role::Cache { rows, .. } if i64::try_from(rows.row_bytes()).map(|n| Dim::CONTEXT * n) != Ok(bytes) => {
+            let CacheRows { format, heads, columns } = rows;
+            let row = format!("{}*context for {heads} heads of {columns} columns in {format}", rows.row_bytes());
+            Err(invalid(format!("{at}: bytes"), bytes, row))
         }
-        Role::Cache { window: Some(window) } if window >= plan.model.max_positions => {
+        Role::Cache { window: Some(window), .. } if window >= plan.model.max_positions => {
             let expected = format!("a window below {} (model.max_positions)", plan.model.max_positions);
             Err(invalid(format!("{at}: window"), window, expected))
         }

@@ -207,7 +207,7 @@ fn check_operands(
 /// The page table by which a buffer is read, or that it is.
 fn pages_of(role: Role) -> Option<Input> {
     match role {
-        Role::Cache { window } => Some(Input::pages_of(window)),
+        Role::Cache { window, .. } => Some(Input::pages_of(window)),
         Role::Input(table @ (Input::Pages | Input::WindowPages)) => Some(table),
         Role::Input(Input::Ids | Input::Rows | Input::Sequences | Input::Step)
         | Role::Weight { .. }

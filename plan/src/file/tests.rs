@@ -11,6 +11,9 @@ fn binding(name: &str, access: Access) -> Binding {
     Binding { name: name.into(), access }
 }
 
+/// Rows of a cache of 32 bytes.
+const ROWS: CacheRows = CacheRows { format: CacheFormat::F32, heads: 1, columns: 8 };
+
 /// A plan with every role, two ranges and two tiers.
 fn sample() -> Plan {
     let groups = |dim| Groups { dim, per: 64 };
@@ -315,7 +318,8 @@ fn another_version_is_named() {
 
 /// The second kernel gets a cache in place of its gain and a page table in place of its sequences.
 fn cache_bound_with(plan: &mut Plan, table: Input, window: Option<u32>) {
-    plan.buffers[4] = Buffer { name: "cache".into(), role: Role::Cache { window }, bytes: Dim::CONTEXT * 32 };
+    plan.buffers[4] =
+        Buffer { name: "cache".into(), role: Role::Cache { window, rows: ROWS }, bytes: Dim::CONTEXT * 32 };
     plan.buffers[5] = Buffer { name: "pages".into(), role: Role::Input(table), bytes: table.bytes() };
 }
 
@@ -358,11 +362,14 @@ fn lies_are_named() {
         ("expected 4*tokens for Ids", Box::new(|p| p.buffers[1].bytes = Dim::TOKENS * 8)),
         ("found -32*tokens", Box::new(|p| p.buffers[3].bytes = Dim::TOKENS * -32)),
         ("found 2*tokens, expected multiples of 4", Box::new(|p| p.buffers[3].bytes = Dim::TOKENS * 2)),
-        ("a multiple of context", Box::new(|p| p.buffers[3].role = Role::Cache { window: None })),
+        (
+            "32*context for 1 heads of 8 columns in f32",
+            Box::new(|p| p.buffers[3].role = Role::Cache { window: None, rows: ROWS }),
+        ),
         (
             "window: found 64, expected a window below 64",
             Box::new(|p| {
-                let role = Role::Cache { window: Some(64) };
+                let role = Role::Cache { window: Some(64), rows: ROWS };
                 p.buffers.push(Buffer { name: "cache".into(), role, bytes: Dim::CONTEXT * 32 });
             }),
         ),

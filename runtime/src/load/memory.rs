@@ -97,7 +97,7 @@ pub(crate) fn size(plan: &Plan, buffer: usize, extent: Extent) -> u64 {
     let block = |rows: u64| rows.next_multiple_of(ROW_BLOCK);
     let buffer = &plan.buffers[buffer];
     let context = match buffer.role {
-        Role::Cache { window } => extent.pool.of(window).next_multiple_of(PAGE_ROWS),
+        Role::Cache { window, .. } => extent.pool.of(window).next_multiple_of(PAGE_ROWS),
         Role::Input(Input::Pages | Input::WindowPages) => extent.pages,
         _ => block(extent.context),
     };

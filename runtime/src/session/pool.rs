@@ -36,7 +36,7 @@ pub(crate) fn classes(plan: &Plan) -> Vec<Class> {
         let mut class = Class { window: None, row_bytes: BTreeMap::new() };
         for (i, buffer) in plan.buffers.iter().enumerate() {
             match buffer.role {
-                Role::Cache { window } if window.is_some() == windowed => {
+                Role::Cache { window, .. } if window.is_some() == windowed => {
                     class.window = class.window.max(window);
                     class.row_bytes.insert(i, u64::try_from(buffer.bytes.context).unwrap_or(0));
                 }

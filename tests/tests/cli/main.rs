@@ -1,6 +1,7 @@
 //! The command, run inside the test process: numbers, JSON, messages, exit codes.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod caches;
 mod calibrate;
 mod compare;
 mod decoders;
@@ -56,11 +57,12 @@ struct Built {
 }
 
 impl Built {
-    /// Compiles a checkpoint for the floor, which every adapter runs.
+    /// Compiles a checkpoint for the floor, which every adapter runs, with caches as exact as those of references.
     #[track_caller]
     fn of(checkpoint: &Path) -> Built {
         let built = Built { folder: tempfile::tempdir().unwrap() };
-        let ran = run(&["build", text(checkpoint), "-o", text(&built.plan()), "--targets", "webgpu"]);
+        let plan = built.plan();
+        let ran = run(&["build", text(checkpoint), "-o", text(&plan), "--targets", "webgpu", "--cache", "f32"]);
         assert_eq!(ran.code, 0, "{}", ran.err);
         built
     }

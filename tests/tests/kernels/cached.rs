@@ -4,6 +4,7 @@ use warpweft_compiler::kernels::cached::split;
 use warpweft_compiler::kernels::spec::{Attention, Binary, Operation, Split, Term, View};
 use warpweft_compiler::kernels::{RowRange, Slot, candidates, compose};
 use warpweft_compiler::target::Target;
+use warpweft_plan::{CacheFormat, CacheRows};
 use warpweft_runtime::Device;
 use warpweft_tests::gpu;
 
@@ -19,12 +20,19 @@ pub(crate) struct Case {
     pub(crate) before: Option<u32>,
     pub(crate) max_context: u32,
     pub(crate) every_tile: bool,
+    pub(crate) format: CacheFormat,
 }
 
 impl Case {
     pub(crate) fn new(dim: u32, sequences: &[(u32, u32)]) -> Case {
         let sequences = sequences.to_vec();
-        Case { dim, heads: 4, kv_heads: 2, sequences, before: None, max_context: 300, every_tile: false }
+        let format = CacheFormat::F16;
+        Case { dim, heads: 4, kv_heads: 2, sequences, before: None, max_context: 300, every_tile: false, format }
+    }
+
+    /// How keys and values are stored.
+    pub(crate) fn rows(&self) -> CacheRows {
+        CacheRows { format: self.format, heads: self.kv_heads, columns: self.dim }
     }
 
     pub(crate) fn term(&self) -> Term {
@@ -35,10 +43,10 @@ impl Case {
 
     pub(crate) fn data(&self) -> Data {
         let mut data = Data::new(Batch::cached(&self.sequences), u64::from(self.dim));
-        let (tokens, pool) = (data.batch.tokens(), data.batch.pool_rows());
+        let tokens = data.batch.tokens();
         data.matrix(Slot::Q, self.q(), tokens, 2.0);
         for slot in [Slot::K, Slot::V] {
-            data.matrix(slot, self.cache(), pool, 2.0);
+            data.cache(slot, self.rows(), 2.0);
         }
         data
     }
@@ -87,7 +95,7 @@ impl Case {
         let (q, k, v) = (self.q(), self.cache(), self.cache());
         let (heads, kv_heads, term, max_context) = (self.heads, self.kv_heads, self.term(), self.max_context);
         let attention = Attention { q, k, v, heads, kv_heads, term, max_context };
-        Operation::CachedAttention { attention, fresh: None, split }
+        Operation::CachedAttention { attention, caches: [self.rows(); 2], fresh: None, split }
     }
 
     fn run(self) {
@@ -168,29 +176,49 @@ fn head_sizes_of_caches() {
 
 #[test]
 fn heads_that_share_keys() {
-    for (heads, kv_heads) in [(3, 1), (6, 6), (8, 1), (6, 2)] {
-        Case { heads, kv_heads, ..Case::new(20, &[(21, 4), (0, 3), (70, 1)]) }.run();
+    for ((heads, kv_heads), format) in [(3, 1), (6, 6), (8, 1), (6, 2)].into_iter().zip(CacheFormat::ALL) {
+        Case { heads, kv_heads, format, ..Case::new(20, &[(21, 4), (0, 3), (70, 1)]) }.run();
     }
 }
 
 #[test]
 fn windows_of_caches() {
-    for before in [0, 3, 31, 32, 100, 299] {
-        Case { before: Some(before), ..Case::new(16, &[(50, 20), (0, 1), (0, 100), (200, 1)]) }.run();
+    let formats = CacheFormat::ALL.into_iter().cycle();
+    for (before, format) in [0, 3, 31, 32, 100, 299].into_iter().zip(formats) {
+        let before = Some(before);
+        Case { before, format, ..Case::new(16, &[(50, 20), (0, 1), (0, 100), (200, 1)]) }.run();
     }
 }
 
 #[test]
 fn long_contexts() {
+    let mut formats = CacheFormat::ALL.into_iter().cycle();
     for before in [None, Some(600), Some(4000)] {
         for sequences in [&[(4095, 1)][..], &[(1500, 1), (255, 1), (256, 1), (0, 1), (3000, 2)]] {
-            Case { before, max_context: 4096, ..Case::new(16, sequences) }.run();
+            let format = formats.next().unwrap();
+            Case { before, max_context: 4096, format, ..Case::new(16, sequences) }.run();
         }
     }
-    Case { heads: 2, kv_heads: 1, max_context: 4096, ..Case::new(20, &[(4000, 5)]) }.run();
+    let format = CacheFormat::Fp8;
+    Case { heads: 2, kv_heads: 1, max_context: 4096, format, ..Case::new(20, &[(4000, 5)]) }.run();
 }
 
 #[test]
 fn every_tile_over_caches() {
-    Case { every_tile: true, before: Some(40), ..Case::new(12, &[(30, 40), (0, 3), (7, 1), (90, 2)]) }.run();
+    let case = Case::new(12, &[(30, 40), (0, 3), (7, 1), (90, 2)]);
+    Case { every_tile: true, before: Some(40), format: CacheFormat::Int8, ..case }.run();
+}
+
+/// What the formats do differently: whole loads and parts of one, heads that end within one, scales.
+#[test]
+fn heads_in_other_formats() {
+    for (format, dim) in [
+        (CacheFormat::F32, 15),
+        (CacheFormat::F32, 128),
+        (CacheFormat::Int8, 15),
+        (CacheFormat::Int8, 128),
+        (CacheFormat::Fp8, 20),
+    ] {
+        Case { format, ..Case::new(dim, &[(40, 9), (0, 30), (31, 1), (5, 1)]) }.run();
+    }
 }

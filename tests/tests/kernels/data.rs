@@ -3,9 +3,10 @@
 use std::collections::HashMap;
 
 use warpweft_compiler::formats::Format;
+use warpweft_compiler::formats::cache::{self, pack, unpack};
 use warpweft_compiler::kernels::Slot;
 use warpweft_compiler::kernels::spec::{Binary, Index, Operand, Term, Unary, View};
-use warpweft_plan::Sizes;
+use warpweft_plan::{CacheFormat, CacheRows, Sizes};
 
 /// What `out` holds before a kernel runs.
 pub(crate) const UNTOUCHED: f32 = 12345.0;
@@ -166,6 +167,24 @@ impl Data {
         self.matrices.insert(slot, values);
     }
 
+    /// A cache with numbers up to `scale`: what the format makes of them.
+    pub(crate) fn cache(&mut self, slot: Slot, rows: CacheRows, scale: f32) {
+        let width = (rows.heads * rows.columns) as usize;
+        let stride = View::whole(width as u32).stride as usize;
+        let mut values = self.random.numbers(self.batch.pool_rows() * width, scale);
+        // A row without a greatest value.
+        values[..width].fill(0.0);
+        let padded = values.chunks_exact(width).flat_map(|row| padded(row, stride)).collect();
+        self.cached(slot, rows, padded);
+    }
+
+    /// A cache of given rows, each padded as a matrix is, as the format has them.
+    pub(crate) fn cached(&mut self, slot: Slot, rows: CacheRows, values: Vec<f32>) {
+        let packed = pack(rows, &without_padding(rows, &values)).unwrap();
+        self.matrices.insert(slot, restored(rows, &packed));
+        self.bytes.insert(slot, packed);
+    }
+
     /// A weight of `n` rows, padded as the contract says.
     pub(crate) fn weight(&mut self, slot: Slot, n: usize, k: usize, format: Format, scale: f32) {
         let values = self.random.numbers(n * k, scale);
@@ -281,6 +300,28 @@ impl Data {
             Term::BandMask { .. } => 0.0,
         }
     }
+}
+
+/// The numbers in the bytes of a cache, each row padded as that of a matrix is.
+pub(crate) fn restored(rows: CacheRows, bytes: &[u8]) -> Vec<f32> {
+    let width = (rows.heads * rows.columns) as usize;
+    let stride = View::whole(width as u32).stride as usize;
+    unpack(rows, bytes).chunks_exact(width).flat_map(|row| padded(row, stride)).collect()
+}
+
+fn padded(row: &[f32], stride: usize) -> impl Iterator<Item = f32> {
+    row.iter().copied().chain(std::iter::repeat_n(0.0, stride - row.len()))
+}
+
+fn without_padding(rows: CacheRows, values: &[f32]) -> Vec<f32> {
+    let width = (rows.heads * rows.columns) as usize;
+    let stride = View::whole(width as u32).stride as usize;
+    values.chunks_exact(stride).flat_map(|row| row[..width].iter().copied()).collect()
+}
+
+/// How far a value of a head may be from what a cache has of it.
+pub(crate) fn rounding(format: CacheFormat, head: &[f64], value: f64) -> f64 {
+    cache::rounding(format, head.iter().fold(0.0, |most, v| v.abs().max(most)), value)
 }
 
 fn unary(function: Unary, x: f64) -> f64 {

@@ -7,11 +7,12 @@ use warpweft_compiler::kernels::spec::{
 };
 use warpweft_compiler::kernels::{Composed, Slot};
 use warpweft_compiler::target::Target;
+use warpweft_plan::CacheFormat;
 use warpweft_runtime::Device;
 use warpweft_tests::gpu;
 
 use crate::cached::Case;
-use crate::data::{Data, UNTOUCHED, bytes, floats};
+use crate::data::{Data, UNTOUCHED, bytes, floats, restored, rounding};
 use crate::heads::{EPS, expected, frequencies};
 use crate::{all_kernels, compare, everywhere, kernels};
 
@@ -33,6 +34,10 @@ impl Layer {
         Layer { case: Case::new(dim, sequences), rotary: Some((dim / 2 * 2, false)), norms: false, offset: 0 }
     }
 
+    fn caching(self, format: CacheFormat) -> Layer {
+        Layer { case: Case { format, ..self.case }, ..self }
+    }
+
     fn x(&self) -> View {
         let width = (self.case.heads + 2 * self.case.kv_heads) * self.case.dim;
         View { width, stride: (self.offset + width).next_multiple_of(8) + 8, offset: self.offset }
@@ -52,10 +57,11 @@ impl Layer {
             let x = View { width: count * dim, offset: self.offset + first * dim, ..self.x() };
             HeadPart { x, heads: count, norm, rotation, to }
         };
+        let cache = Destination::Cache(self.case.format);
         let fresh = Fresh {
             q: part(0, heads, norm(pairs), rotation, Destination::Rows),
-            k: part(heads, kv_heads, norm(pairs + dim), rotation, Destination::Cache),
-            v: part(heads + kv_heads, kv_heads, None, None, Destination::Cache),
+            k: part(heads, kv_heads, norm(pairs + dim), rotation, cache),
+            v: part(heads + kv_heads, kv_heads, None, None, cache),
             vector: vector.len() as u32,
         };
         vector.resize(vector.len().next_multiple_of(8), 0.0);
@@ -74,7 +80,7 @@ impl Layer {
             for row in new_rows(&data) {
                 cache[row * stride..][..stride].fill(GARBAGE);
             }
-            data.exactly(part, cache);
+            data.cached(part, self.case.rows(), cache);
         }
         data
     }
@@ -105,7 +111,6 @@ impl Layer {
         let (fresh, vector) = self.parts();
         let data = self.data(vector);
         let ready = self.ready(&fresh, &data);
-        let expected = case.expected(&ready);
         let operation = |split| Operation::CachedAttention {
             attention: Attention {
                 q: View::whole(fresh.q.x.width),
@@ -116,6 +121,7 @@ impl Layer {
                 term: case.term(),
                 max_context: case.max_context,
             },
+            caches: [case.rows(); 2],
             fresh: Some(fresh),
             split,
         };
@@ -123,7 +129,7 @@ impl Layer {
             let compose = if case.every_tile { all_kernels } else { kernels };
             let chunks = split(&case.term(), case.max_context);
             for kernel in compose(&operation(chunks), target) {
-                self.check(device, target, &kernel, (&data, &ready), (chunks, &expected));
+                self.check(device, target, &kernel, (&data, &ready), chunks);
             }
         });
     }
@@ -134,7 +140,7 @@ impl Layer {
         target: &Target,
         kernel: &Composed,
         (data, ready): (&Data, &Data),
-        (chunks, expected): (Option<Split>, &[(f64, f64)]),
+        chunks: Option<Split>,
     ) {
         let out = View::whole(self.case.heads * self.case.dim);
         let tokens = data.batch.tokens();
@@ -144,11 +150,17 @@ impl Layer {
             slot => data.bytes(slot),
         });
         let [k, v, result] = &results[..] else { panic!("{} has {} results", kernel.name, results.len()) };
+        // New rows are attended to as they are stored.
+        let mut attended = self.case.data();
+        attended.exactly(Slot::Q, ready.matrices[&Slot::Q].clone());
         for (found, slot, part) in [(k, Slot::K, Slot::Part(1)), (v, Slot::V, Slot::Part(2))] {
-            self.check_cache(kernel, &floats(found), (&data.matrices[&part], &ready.matrices[&slot]), data);
+            let found = restored(self.case.rows(), found);
+            self.check_cache(kernel, &found, (&data.matrices[&part], &ready.matrices[&slot]), data);
+            attended.exactly(slot, found);
         }
+        let expected = self.case.expected(&attended);
         match chunks {
-            Some(split) => self.case.together(device, target, split, result, expected),
+            Some(split) => self.case.together(device, target, split, result, &expected),
             None => compare(kernel, &floats(result), (out, tokens), |m, n| Some(expected[m * out.width as usize + n])),
         }
     }
@@ -161,9 +173,13 @@ impl Layer {
         for (i, &value) in found.iter().enumerate() {
             let (row, column) = (i / stride, i % stride);
             if is_new[row] && column < width {
-                let wanted = ready[i];
-                let tolerance = 4e-6 * (1.0 + wanted.abs());
-                assert!((value - wanted).abs() < tolerance, "{}: [{row}, {column}] {value} {wanted}", kernel.name);
+                let dim = self.case.dim as usize;
+                let head = &ready[row * stride + column / dim * dim..][..dim];
+                let head: Vec<f64> = head.iter().map(|&v| f64::from(v)).collect();
+                let wanted = head[column % dim];
+                let tolerance = 4e-6 * (1.0 + wanted.abs()) + rounding(self.case.format, &head, wanted);
+                let off = (f64::from(value) - wanted).abs();
+                assert!(off <= tolerance, "{}: [{row}, {column}] {value} {wanted}", kernel.name);
             } else {
                 assert_eq!(value.to_bits(), before[i].to_bits(), "{}: [{row}, {column}]", kernel.name);
             }
@@ -185,21 +201,28 @@ const BORDERS: &[(u32, u32)] = &[(31, 1), (32, 1), (33, 1), (0, 1), (200, 1)];
 #[test]
 fn one_row_of_each_sequence() {
     Layer::new(32, &[(0, 1)]).run();
-    Layer::new(32, BORDERS).run();
-    Layer { rotary: None, ..Layer::new(16, BORDERS) }.run();
+    Layer::new(32, BORDERS).caching(CacheFormat::Int8).run();
+    Layer { rotary: None, ..Layer::new(16, BORDERS) }.caching(CacheFormat::Fp8).run();
 }
 
 /// A kernel is right for any number of rows.
 #[test]
 fn several_rows_of_a_sequence() {
-    Layer { norms: true, ..Layer::new(24, &[(40, 9), (0, 30), (64, 3), (5, 1)]) }.run();
+    for format in [CacheFormat::F16, CacheFormat::Int8] {
+        Layer { norms: true, ..Layer::new(24, &[(40, 9), (0, 30), (64, 3), (5, 1)]) }.caching(format).run();
+    }
 }
 
 #[test]
 fn norms_before_attention() {
-    for (dim, rotary, interleaved) in [(128, 128, false), (64, 32, false), (20, 10, true), (15, 8, false)] {
-        Layer { norms: true, rotary: Some((rotary, interleaved)), ..Layer::new(dim, &[(40, 1), (0, 2), (31, 1)]) }
-            .run();
+    for (dim, rotary, interleaved, format) in [
+        (128, 128, false, CacheFormat::F16),
+        (64, 32, false, CacheFormat::F32),
+        (20, 10, true, CacheFormat::Fp8),
+        (15, 8, false, CacheFormat::Int8),
+    ] {
+        let layer = Layer::new(dim, &[(40, 1), (0, 2), (31, 1)]);
+        Layer { norms: true, rotary: Some((rotary, interleaved)), ..layer }.caching(format).run();
     }
     let case = Case { heads: 2, kv_heads: 1, ..Case::new(256, &[(3, 1), (32, 1)]) };
     Layer { case, norms: true, rotary: Some((256, false)), offset: 8 }.run();
@@ -207,37 +230,43 @@ fn norms_before_attention() {
 
 #[test]
 fn turns_before_attention() {
-    for (dim, rotary, interleaved, offset) in
-        [(15, 14, false, 3), (6, 6, true, 0), (20, 20, false, 4), (64, 16, false, 0), (32, 32, true, 1)]
-    {
-        Layer { rotary: Some((rotary, interleaved)), offset, ..Layer::new(dim, &[(40, 1), (0, 3)]) }.run();
+    let formats = CacheFormat::ALL.into_iter().cycle();
+    let turns = [(15, 14, false, 3), (6, 6, true, 0), (20, 20, false, 4), (64, 16, false, 0), (32, 32, true, 1)];
+    for ((dim, rotary, interleaved, offset), format) in turns.into_iter().zip(formats) {
+        let layer = Layer::new(dim, &[(40, 1), (0, 3)]);
+        Layer { rotary: Some((rotary, interleaved)), offset, ..layer }.caching(format).run();
     }
 }
 
 #[test]
 fn heads_that_share_new_keys() {
-    for (heads, kv_heads) in [(3, 1), (6, 6), (16, 1), (6, 2)] {
-        let case = Case { heads, kv_heads, every_tile: true, ..Case::new(20, &[(21, 1), (0, 2), (70, 1)]) };
+    let formats = CacheFormat::ALL.into_iter().rev();
+    for ((heads, kv_heads), format) in [(3, 1), (6, 6), (16, 1), (6, 2)].into_iter().zip(formats) {
+        let case = Case { heads, kv_heads, every_tile: true, format, ..Case::new(20, &[(21, 1), (0, 2), (70, 1)]) };
         Layer { case, rotary: Some((20, false)), norms: heads == 6, offset: 0 }.run();
     }
 }
 
 #[test]
 fn windows_before_new_rows() {
-    for before in [0, 3, 31, 32, 299] {
-        let case = Case { before: Some(before), ..Case::new(16, &[(50, 2), (0, 1), (200, 1), (31, 1)]) };
+    let formats = CacheFormat::ALL.into_iter().cycle();
+    for (before, format) in [0, 3, 31, 32, 299].into_iter().zip(formats) {
+        let case = Case { before: Some(before), format, ..Case::new(16, &[(50, 2), (0, 1), (200, 1), (31, 1)]) };
         Layer { case, rotary: Some((16, false)), norms: false, offset: 0 }.run();
     }
 }
 
 #[test]
 fn new_rows_of_long_contexts() {
+    let mut formats = CacheFormat::ALL.into_iter().cycle();
     for before in [None, Some(600), Some(4000)] {
         for sequences in [&[(4095, 1)][..], &[(1500, 1), (255, 1), (256, 1), (257, 2), (0, 1), (3000, 3)]] {
-            let case = Case { before, max_context: 4096, ..Case::new(16, sequences) };
+            let format = formats.next().unwrap();
+            let case = Case { before, max_context: 4096, format, ..Case::new(16, sequences) };
             Layer { case, rotary: Some((16, false)), norms: true, offset: 0 }.run();
         }
     }
-    let case = Case { heads: 2, kv_heads: 1, max_context: 4096, ..Case::new(20, &[(4000, 2), (511, 1)]) };
+    let format = CacheFormat::F16;
+    let case = Case { heads: 2, kv_heads: 1, max_context: 4096, format, ..Case::new(20, &[(4000, 2), (511, 1)]) };
     Layer { case, rotary: Some((12, false)), norms: true, offset: 5 }.run();
 }

@@ -2,12 +2,15 @@
 
 use warpweft_compiler::kernels::Slot;
 use warpweft_compiler::kernels::spec::{Destination, HeadNorm, HeadPart, Operation, Rotation, View};
+use warpweft_plan::CacheFormat;
 use warpweft_tests::gpu;
 
-use crate::data::{Batch, Data, UNTOUCHED, bytes, floats};
+use crate::data::{Batch, Data, UNTOUCHED, bytes, floats, restored, rounding};
 use crate::{everywhere, kernels};
 
 pub(crate) const EPS: f32 = 1e-6;
+
+const CACHE: Destination = Destination::Cache(CacheFormat::F16);
 
 /// A part's columns as they should be in row m.
 pub(crate) fn expected(part: &HeadPart, data: &Data, m: usize) -> Vec<f64> {
@@ -42,42 +45,58 @@ fn run(parts: Vec<HeadPart>, vectors: Vec<Vec<f32>>) {
     let x = View { width: end, stride: parts[0].x.stride, offset: 0 };
     data.matrix(Slot::X, x, tokens, 1.0);
     let mut vector = vectors.concat();
-    let length = vector.len();
-    vector.resize(length.next_multiple_of(8), 0.0);
+    let length = vector.len() as u32;
+    vector.resize(vector.len().next_multiple_of(8), 0.0);
     data.exactly(Slot::Vectors, vector);
-    let operation = Operation::Heads { parts: parts.clone(), vector: length as u32 };
+    check(&parts, length, &data);
+}
+
+fn check(parts: &[HeadPart], vector: u32, data: &Data) {
+    let operation = Operation::Heads { parts: parts.to_vec(), vector };
     everywhere(|device, target| {
         for kernel in kernels(&operation, target) {
-            let rows = |part: &HeadPart| match part.to {
-                Destination::Rows => data.batch.capacity(),
-                Destination::Cache => data.batch.pool_rows(),
+            // Elements of f32.
+            let size = |part: &HeadPart| match part.cache() {
+                None => data.batch.capacity() * View::whole(part.x.width).stride as usize,
+                Some(rows) => data.batch.pool_rows() * rows.row_bytes() as usize / 4,
             };
-            let stride = |part: &HeadPart| View::whole(part.x.width).stride as usize;
             let outputs = gpu::run_all(device, &kernel, data.sizes(), |slot| match slot {
-                Slot::Part(i) => bytes(&vec![UNTOUCHED; rows(&parts[i]) * stride(&parts[i])], f32::to_le_bytes),
+                Slot::Part(i) => bytes(&vec![UNTOUCHED; size(&parts[i])], f32::to_le_bytes),
                 slot => data.bytes(slot),
             });
             for (part, output) in parts.iter().zip(outputs) {
-                let (found, stride) = (floats(&output), stride(part));
-                let mut written = vec![false; found.len()];
-                for m in 0..tokens {
-                    let [position, _, _, sequence] = data.batch.rows[m];
-                    let row = match part.to {
-                        Destination::Rows => m,
-                        Destination::Cache => data.batch.cache_row(sequence as usize, position),
-                    };
-                    for (n, wanted) in expected(part, &data, m).into_iter().enumerate() {
-                        let value = f64::from(found[row * stride + n]);
-                        let tolerance = 4e-6 * (1.0 + wanted.abs());
-                        assert!((value - wanted).abs() < tolerance, "{} [{m}, {n}] {value} {wanted}", kernel.name);
-                        written[row * stride + n] = true;
-                    }
-                }
-                let untouched = found.iter().zip(&written).all(|(v, w)| *w || *v == UNTOUCHED);
-                assert!(untouched, "{} wrote elsewhere", kernel.name);
+                check_part(part, &output, data, &kernel.name);
             }
         }
     });
+}
+
+fn check_part(part: &HeadPart, output: &[u8], data: &Data, name: &str) {
+    let stride = View::whole(part.x.width).stride as usize;
+    let (found, row_words) = match part.cache() {
+        None => (floats(output), stride),
+        Some(rows) => (restored(rows, output), rows.row_bytes() as usize / 4),
+    };
+    let mut untouched = floats(output);
+    for m in 0..data.batch.tokens() {
+        let [position, _, _, sequence] = data.batch.rows[m];
+        let row = match part.to {
+            Destination::Rows => m,
+            Destination::Cache(_) => data.batch.cache_row(sequence as usize, position),
+        };
+        let wanted = expected(part, data, m);
+        let dim = (part.x.width / part.heads) as usize;
+        for (n, &value) in wanted.iter().enumerate() {
+            let off = (f64::from(found[row * stride + n]) - value).abs();
+            let head = &wanted[n / dim * dim..][..dim];
+            let half = part.cache().map_or(0.0, |rows| rounding(rows.format, head, value));
+            let tolerance = 4e-6 * (1.0 + value.abs()) + half;
+            assert!(off <= tolerance, "{name} [{m}, {n}] {} for {value}", found[row * stride + n]);
+        }
+        let written = if part.cache().is_some() { row_words } else { part.x.width as usize };
+        untouched[row * row_words..][..written].fill(UNTOUCHED);
+    }
+    assert!(untouched.iter().all(|v| *v == UNTOUCHED), "{name} wrote elsewhere");
 }
 
 pub(crate) fn frequencies(count: u32) -> Vec<f32> {
@@ -86,10 +105,12 @@ pub(crate) fn frequencies(count: u32) -> Vec<f32> {
 
 #[test]
 fn rotations() {
-    for (heads, dim, rotary, interleaved, scale) in
+    for ((heads, dim, rotary, interleaved, scale), format) in
         [(2, 20, 20, false, 1.0), (3, 15, 10, true, 1.25), (1, 64, 32, false, 1.0), (1, 6, 6, true, 1.0)]
+            .into_iter()
+            .zip(CacheFormat::ALL)
     {
-        for (offset, to) in [(0, Destination::Rows), (3, Destination::Rows), (5, Destination::Cache)] {
+        for (offset, to) in [(0, Destination::Rows), (3, Destination::Rows), (5, Destination::Cache(format))] {
             let width = heads * dim;
             let x = View { width, stride: (width + offset).next_multiple_of(8), offset };
             let rotation = Some(Rotation { rotary, interleaved, scale, frequencies: 0 });
@@ -105,8 +126,8 @@ fn queries_keys_and_values_together() {
     let part = |x, heads, rotation, to| HeadPart { x, heads, norm: None, rotation, to };
     let parts = vec![
         part(window(512, 0), 4, rotation, Destination::Rows),
-        part(window(256, 512), 2, rotation, Destination::Cache),
-        part(window(256, 768), 4, None, Destination::Cache),
+        part(window(256, 512), 2, rotation, CACHE),
+        part(window(256, 768), 4, None, CACHE),
     ];
     run(parts, vec![frequencies(64)]);
 }
@@ -114,12 +135,13 @@ fn queries_keys_and_values_together() {
 #[test]
 fn norms_of_heads() {
     let gain = |n: u32| (0..n).map(|i| 0.5 + i as f32 / n as f32).collect::<Vec<f32>>();
-    for (heads, dim) in [(3, 20), (2, 128), (5, 15), (1, 256)] {
+    for ((heads, dim), format) in [(3, 20), (2, 128), (5, 15), (1, 256)].into_iter().zip(CacheFormat::ALL) {
+        let to = Destination::Cache(format);
         let x = |offset| View { width: heads * dim, stride: (2 * heads * dim).next_multiple_of(8), offset };
         let rotary = dim / 2 * 2;
         let rotation = Some(Rotation { rotary, interleaved: false, scale: 1.0, frequencies: 0 });
         let norm = Some(HeadNorm { eps: EPS, gain: Some(rotary / 2) });
-        let first = HeadPart { x: x(0), heads, norm, rotation, to: Destination::Cache };
+        let first = HeadPart { x: x(0), heads, norm, rotation, to };
         let plain = HeadPart { x: x(heads * dim), heads, norm: None, rotation: None, to: Destination::Rows };
         run(vec![first, plain], vec![frequencies(rotary / 2), gain(dim)]);
     }
@@ -128,7 +150,9 @@ fn norms_of_heads() {
 /// All that a layer with norms of heads needs before it attends, in as many storage buffers as the floor has.
 #[test]
 fn norms_turns_and_caches_together() {
-    for (dim, rotary, interleaved) in [(32u32, 32, false), (24, 16, false), (20, 10, true), (15, 8, false)] {
+    let sizes = [(32u32, 32, false), (24, 16, false), (20, 10, true), (15, 8, false)];
+    for ((dim, rotary, interleaved), format) in sizes.into_iter().zip(CacheFormat::ALL.into_iter().rev()) {
+        let cache = Destination::Cache(format);
         let gain = |from: f32| (0..dim).map(|i| from + i as f32 / dim as f32).collect::<Vec<f32>>();
         let window =
             |heads, first| View { width: heads * dim, stride: (8 * dim).next_multiple_of(8), offset: first * dim };
@@ -138,8 +162,8 @@ fn norms_turns_and_caches_together() {
         let part = |x, heads, norm, rotation, to| HeadPart { x, heads, norm, rotation, to };
         let parts = vec![
             part(window(4, 0), 4, norm(half), rotation, Destination::Rows),
-            part(window(2, 4), 2, norm(half + dim), rotation, Destination::Cache),
-            part(window(2, 6), 2, None, None, Destination::Cache),
+            part(window(2, 4), 2, norm(half + dim), rotation, cache),
+            part(window(2, 6), 2, None, None, cache),
         ];
         run(parts, vec![frequencies(half), gain(0.5), gain(-0.75)]);
     }
@@ -148,5 +172,27 @@ fn norms_turns_and_caches_together() {
 #[test]
 fn copies_to_a_cache() {
     let x = View { width: 60, stride: 72, offset: 7 };
-    run(vec![HeadPart { x, heads: 1, norm: None, rotation: None, to: Destination::Cache }], vec![]);
+    for to in CacheFormat::ALL.map(Destination::Cache) {
+        run(vec![HeadPart { x, heads: 1, norm: None, rotation: None, to }], vec![]);
+    }
+}
+
+/// Rows of zeros, of numbers that are subnormal, and of numbers that are as large as there are.
+#[test]
+fn magnitudes_in_caches() {
+    let magnitudes = [0.0, 1e-42, 1e-35, 3e-8, 6e-5, 1.0, 65504.0, 65520.0, 1e6, 1e30, f32::MAX];
+    let (heads, dim) = (2, 20);
+    let x = View { width: heads * dim, stride: 40, offset: 0 };
+    let mut data = Data::new(Batch::cached(&[(30, magnitudes.len() as u32)]), 5);
+    data.matrix(Slot::X, x, magnitudes.len(), 1.0);
+    let mut values = data.matrices[&Slot::X].clone();
+    for (row, magnitude) in values.chunks_exact_mut(40).zip(magnitudes) {
+        row.iter_mut().for_each(|value| *value *= magnitude);
+        row[3] = magnitude;
+        row[29] = -magnitude;
+    }
+    data.exactly(Slot::X, values);
+    for to in CacheFormat::ALL.map(Destination::Cache) {
+        check(&[HeadPart { x, heads, norm: None, rotation: None, to }], 0, &data);
+    }
 }

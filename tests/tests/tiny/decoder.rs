@@ -130,6 +130,7 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
 /// Logits, next and candidates, in two ranges of rows.
 pub(crate) fn plan() -> Plan {
     let buffer = |name: &str, role, bytes| Buffer { name: name.into(), role, bytes };
+    let cache = |columns| Role::Cache { window: None, rows: CacheRows { format: CacheFormat::F32, heads: 1, columns } };
     let input = |input: Input| buffer("input", Role::Input(input), input.bytes());
     let buffers = vec![
         buffer("table", Role::Weight { tensor: 0, offset: 0 }, Dim::constant((VOCAB * 32) as i64)),
@@ -138,8 +139,8 @@ pub(crate) fn plan() -> Plan {
         input(Input::Sequences),
         input(Input::Pages),
         input(Input::Step),
-        buffer("narrow", Role::Cache { window: None }, Dim::CONTEXT * 32),
-        buffer("wide", Role::Cache { window: None }, Dim::CONTEXT * 64),
+        buffer("narrow", cache(8), Dim::CONTEXT * 32),
+        buffer("wide", cache(16), Dim::CONTEXT * 64),
         buffer("sums", Role::Scratch, Dim::TOKENS * 32),
         buffer("last", Role::Scratch, Dim::SEQUENCES * 32),
         buffer("scores", Role::Scratch, Dim::SEQUENCES * 64),

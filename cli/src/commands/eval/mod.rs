@@ -38,6 +38,7 @@ use crate::texts::read;
 Examples:
   compile-model eval rustdoc-lm --ids valid_ids.safetensors
   compile-model eval llama.weft --text book.txt --context 2048 --stride 512 --json | jq .perplexity
+  compile-model eval rustdoc-lm --cache int8 --baseline rustdoc-lm --ids valid_ids.safetensors
   compile-model eval llama-f16.weft --baseline llama.weft --text book.txt
   compile-model eval minilm-f16.weft --baseline minilm.weft --text lines.txt --json | jq .baseline.least_cosine")]
 pub(crate) struct Eval {
@@ -45,7 +46,8 @@ pub(crate) struct Eval {
     #[arg(value_name = "MODEL")]
     model: PathBuf,
 
-    /// What MODEL is compared with: a plan, a folder or a name. How a folder is compiled (--without) concerns MODEL alone.
+    /// What MODEL is compared with: a plan, a folder or a name. How a folder is compiled
+    /// (--without, --cache) concerns MODEL alone.
     #[arg(long, value_name = "OTHER")]
     baseline: Option<PathBuf>,
 

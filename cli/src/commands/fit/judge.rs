@@ -6,11 +6,12 @@ use serde::Serialize;
 use warpweft_compiler::target::Target;
 use warpweft_compiler::{Options, WeightChoice};
 use warpweft_models::has_weights;
-use warpweft_plan::{OutputKind, PAGE_ROWS, Plan};
+use warpweft_plan::{CacheFormat, OutputKind, PAGE_ROWS, Plan};
 use warpweft_runtime::{Adapter, Need, best_target, need};
 
 use super::Wish;
 use crate::CliError;
+use crate::args::RuleOptions;
 use crate::compile::{adapter_target, make, make_of_config};
 use crate::units;
 
@@ -33,7 +34,7 @@ pub(super) struct Verdict {
 /// The plan of a file, or those of a folder by target.
 pub(super) enum Plans {
     File(Box<Plan>),
-    Folder(PathBuf, WeightChoice),
+    Folder(PathBuf, WeightChoice, RuleOptions),
 }
 
 impl Plans {
@@ -41,7 +42,7 @@ impl Plans {
     pub(super) fn get(&self, target: &'static Target) -> Result<Plan, CliError> {
         match self {
             Plans::File(plan) => Ok(Plan::clone(plan)),
-            Plans::Folder(folder, weights) => compiled(folder, *weights, target),
+            Plans::Folder(folder, weights, rules) => compiled(folder, *weights, rules, target),
         }
     }
 
@@ -49,13 +50,31 @@ impl Plans {
     fn with(&self, weights: WeightChoice) -> Option<Plans> {
         match self {
             Plans::File(_) => None,
-            Plans::Folder(folder, _) => Some(Plans::Folder(folder.clone(), weights)),
+            Plans::Folder(folder, _, rules) => Some(Plans::Folder(folder.clone(), weights, rules.clone())),
+        }
+    }
+
+    /// The same plans with caches of another format, if that can be had.
+    fn caching(&self, cache: CacheFormat) -> Option<Plans> {
+        match self {
+            Plans::File(_) => None,
+            Plans::Folder(folder, weights, rules) => {
+                let rules = RuleOptions { cache: Some(cache), ..rules.clone() };
+                Some(Plans::Folder(folder.clone(), *weights, rules))
+            }
         }
     }
 }
 
-fn compiled(folder: &Path, weights: WeightChoice, target: &'static Target) -> Result<Plan, CliError> {
-    let options = Options { targets: vec![target], weights, ..Options::default() };
+fn compiled(
+    folder: &Path,
+    weights: WeightChoice,
+    rules: &RuleOptions,
+    target: &'static Target,
+) -> Result<Plan, CliError> {
+    let (cache, without) = (rules.cache.unwrap_or_default(), rules.without.clone());
+    let quantize = rules.quantization()?;
+    let options = Options { targets: vec![target], weights, quantize, cache, without, ..Options::default() };
     let made =
         if has_weights(folder)? { make(folder, &options, &mut |_| ()) } else { make_of_config(folder, &options) };
     Ok(made?.compiled.plan)
@@ -145,6 +164,17 @@ pub(super) fn advice(
         let smaller = other.account.weights < found.account.weights;
         if smaller && problem(&other, limit, adapter.largest_binding()).is_none() {
             advice.push(format!("--weights {} fits", weights.name()));
+        }
+    }
+    // Of those that are smaller, the most exact one that fits.
+    for cache in CacheFormat::ALL.into_iter().filter(|_| found.cache_row > 0) {
+        let Some(plans) = plans.caching(cache) else { break };
+        let plan = plans.get(adapter_target(adapter)?)?;
+        let other = need(&plan, output, best_target(&plan, output, adapter, None)?, wish.rows());
+        let smaller = other.account.cache < found.account.cache;
+        if smaller && problem(&other, limit, adapter.largest_binding()).is_none() {
+            advice.push(format!("--cache {cache} fits"));
+            break;
         }
     }
     if advice.is_empty() {

@@ -13,9 +13,10 @@ use warpweft_runtime::{Account, Need, adapters, block_on, need};
 
 use super::build::weight_choices;
 use crate::CliError;
+use crate::args::RuleOptions;
 use crate::console::Console;
 use crate::hub;
-use crate::load::open_plan;
+use crate::load::made_plan;
 use crate::report::Table;
 use crate::units::{self, parse_bytes};
 use judge::{Plans, Verdict, advice, judge};
@@ -52,6 +53,9 @@ pub(crate) struct Fit {
     /// How weights are stored, for a folder: as they are, or converted.
     #[arg(long, value_name = "FORMAT", default_value = "keep", value_parser = weight_choices())]
     weights: WeightChoice,
+
+    #[command(flatten)]
+    rules: RuleOptions,
 }
 
 /// What is asked for.
@@ -105,8 +109,8 @@ impl From<Need> for Bytes {
 pub(crate) fn run(args: &Fit, console: &mut Console<'_>) -> Result<(), CliError> {
     let path = hub::resolve(&args.model, console)?;
     let plans = match path.is_dir() {
-        true => Plans::Folder(path, args.weights),
-        false => Plans::File(Box::new(open_plan(&path)?.plan().clone())),
+        true => Plans::Folder(path, args.weights, args.rules.clone()),
+        false => Plans::File(Box::new(made_plan(&path, &args.rules)?.plan().clone())),
     };
     let floor = plans.get(floor()?)?;
     let model = &floor.model;

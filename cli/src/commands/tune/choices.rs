@@ -9,7 +9,7 @@ use warpweft_compiler::kernels::spec::Operation;
 use warpweft_compiler::kernels::{Algorithm, Composed, RowRange, candidates, compose};
 use warpweft_compiler::lower::{Bounds, operation};
 use warpweft_compiler::target::{Rates, Target};
-use warpweft_plan::{Kernel, Plan, Program, Swap, Tuning};
+use warpweft_plan::{CacheFormat, Kernel, Plan, Program, Swap, Tuning};
 use warpweft_runtime::{Device, block_on};
 
 use super::fit::Sample;
@@ -18,6 +18,7 @@ use crate::CliError;
 use crate::doctor::data::{Batch, Call};
 use crate::interrupt;
 use crate::progress::{Bar, Unit};
+use crate::work;
 
 /// Rows of a step of a program without an upper bound.
 const MANY: u32 = 128;
@@ -147,10 +148,13 @@ fn contest(
         binding_bytes: target.limits.binding_bytes,
         storage_buffers: target.limits.storage_buffers,
         rows: range,
+        cache: work::cached(plan).first().map_or_else(CacheFormat::default, |rows| rows.format),
     };
     let Some(operation) = operation(&graph, bounds) else { return Ok(None) };
     let Some(all) = alternatives(&operation, target, range, kernel) else { return Ok(None) };
-    let Ok(call) = Call::new(kernel, graph) else { return Ok(None) };
+    let mut steps = plan.programs.iter().flat_map(|program| &program.steps);
+    let Some(step) = steps.find(|step| step.kernel == index) else { return Ok(None) };
+    let Ok(call) = Call::new(plan, kernel, step, graph) else { return Ok(None) };
     let rows = range.max.unwrap_or(MANY).min(max_positions);
     if rows < CACHED && matches!(operation, Operation::CachedAttention { .. }) {
         return Ok(None);

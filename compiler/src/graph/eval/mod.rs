@@ -75,6 +75,11 @@ pub trait Inputs {
     fn cache(&self, _index: usize) -> Option<&Tensor> {
         None
     }
+
+    /// What a cache makes of the rows that are appended to it, `[tokens, width]`. `None`: it has them as they are.
+    fn appended(&self, _index: usize) -> Option<&Tensor> {
+        None
+    }
 }
 
 /// Values held in memory.
@@ -303,13 +308,15 @@ impl<'g> Evaluator<'g> {
             Op::Candidates([x, n]) => reduce::candidates(self.get(*x)?, self.int(*n)),
             Op::Append([cache, x]) => {
                 let new = self.get(*x)?;
-                match (&self.graph.node(*cache).op, self.cached) {
-                    (Op::Cache(c), 1..) => {
+                let Op::Cache(c) = &self.graph.node(*cache).op else { return Ok(new.clone()) };
+                let new = self.inputs.appended(c.0 as usize).unwrap_or(new);
+                match self.cached {
+                    0 => new.clone(),
+                    1.. => {
                         let old = self.inputs.cache(c.0 as usize);
                         let old = old.ok_or_else(|| EvalError::Value(format!("cache {c} holds nothing")))?;
                         reorder::concat(old, new, 0)
                     }
-                    _ => new.clone(),
                 }
             }
             Op::FirstRow([x]) => reduce::first_row(self.get(*x)?),

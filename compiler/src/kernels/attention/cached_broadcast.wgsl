@@ -3,7 +3,8 @@
 // q [M, H·D], k and v: rows of caches, H/G·D and H/G·DV wide; j runs over the positions of i's sequence that its band
 // sees, and pages say which row of the caches a position is. A subgroup of S lanes takes the rows of one sequence in a
 // tile of ROWS, HEADS heads of each that read the same keys, through these keys, 4·B·S at a time, with the running
-// maximum and sum of an online softmax. A lane keeps the scores of its own keys, then its own columns of out.
+// maximum and sum of an online softmax. A lane keeps the scores of its own keys, then its own columns of out. A load of
+// the caches gives HK vec4s of k, HV of v, as they are stored; part_k and part_v are the numbers of one of them.
 
 //# slot constants
 const S: u32 = 8u; // lanes of a subgroup
@@ -12,8 +13,10 @@ const HEADS: u32 = 2u; // heads of a tile
 const B: u32 = 1u; // vec4s of keys of a lane
 const U: u32 = 4u; // vec4s of columns of q and k in one iteration
 const X: u32 = 4u; // vec4s of q that a lane reads in one iteration
-const D4: u32 = 8u; // vec4s of columns of a head of q and k
+const D4: u32 = 8u; // vec4s of columns of a head of q and k, whole loads
 const DV4: u32 = 8u; // vec4s of columns of a head of v
+const HK: u32 = 1u; // vec4s of a load of k
+const HV: u32 = 1u; // vec4s of a load of v
 const C4: u32 = 1u; // vec4s of columns of a lane
 const G: u32 = 2u; // heads of q for one of k and v
 const BLOCKS: u32 = 32u; // the most blocks of keys
@@ -42,12 +45,20 @@ fn load_q(m: u32, head: u32, d4: u32) -> vec4<f32> {
     return q[m * 4u * D4 + head * D4 + d4];
 }
 
-fn load_k(m: u32, head: u32, d4: u32) -> vec4<f32> {
-    return k[m * 2u * D4 + head * D4 + d4];
+fn load_k(m: u32, head: u32, i: u32) -> vec4<f32> {
+    return k[(m * 2u + head) * D4 + i];
 }
 
-fn load_v(m: u32, head: u32, d4: u32) -> vec4<f32> {
-    return v[m * 2u * DV4 + head * DV4 + d4];
+fn part_k(p: vec4<f32>, h: u32) -> vec4<f32> {
+    return p;
+}
+
+fn load_v(m: u32, head: u32, i: u32) -> vec4<f32> {
+    return v[(m * 2u + head) * DV4 + i];
+}
+
+fn part_v(p: vec4<f32>, h: u32) -> vec4<f32> {
+    return p;
 }
 
 fn first_key(m: u32) -> u32 {
@@ -69,6 +80,11 @@ fn store(m: u32, head: u32, d4: u32, value: vec4<f32>) {
 
 fn cache_row(sequence: u32, key: u32) -> u32 {
     return pages[sequences[sequence].w + key / PAGE] * PAGE + key % PAGE;
+}
+
+// The c-th vec4 of columns of out that a lane has: those of a load are neighbours.
+fn column(lane: u32, c: u32) -> u32 {
+    return (c / HV * S + lane) * HV + c % HV;
 }
 
 @compute @workgroup_size(S)
@@ -124,29 +140,38 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(subgroup_invocation_id
                 qs[i] = load_q(min(m0 + r / HEADS, last), head0 + r % HEADS, d0 + item % U);
             }
             //# unroll
-            for (var u = 0u; u < U; u++) {
+            for (var u = 0u; u < U / HK; u++) {
                 //# unroll
                 for (var b = 0u; b < B; b++) {
-                    let k0 = load_k(place[b].x, head0 / G, d0 + u);
-                    let k1 = load_k(place[b].y, head0 / G, d0 + u);
-                    let k2 = load_k(place[b].z, head0 / G, d0 + u);
-                    let k3 = load_k(place[b].w, head0 / G, d0 + u);
-                    let kx = vec4<f32>(k0.x, k1.x, k2.x, k3.x);
-                    let ky = vec4<f32>(k0.y, k1.y, k2.y, k3.y);
-                    let kz = vec4<f32>(k0.z, k1.z, k2.z, k3.z);
-                    let kw = vec4<f32>(k0.w, k1.w, k2.w, k3.w);
+                    let p0 = load_k(place[b].x, head0 / G, d0 / HK + u);
+                    let p1 = load_k(place[b].y, head0 / G, d0 / HK + u);
+                    let p2 = load_k(place[b].z, head0 / G, d0 / HK + u);
+                    let p3 = load_k(place[b].w, head0 / G, d0 / HK + u);
                     //# unroll
-                    for (var r = 0u; r < R; r++) {
-                        let item = r * U + u;
-                        let qr = subgroupShuffle(qs[item / S], item % S);
-                        score[r * B + b] = fma(vec4<f32>(qr.x), kx, score[r * B + b]);
-                        score[r * B + b] = fma(vec4<f32>(qr.y), ky, score[r * B + b]);
-                        score[r * B + b] = fma(vec4<f32>(qr.z), kz, score[r * B + b]);
-                        score[r * B + b] = fma(vec4<f32>(qr.w), kw, score[r * B + b]);
+                    for (var h = 0u; h < HK; h++) {
+                        let k0 = part_k(p0, h);
+                        let k1 = part_k(p1, h);
+                        let k2 = part_k(p2, h);
+                        let k3 = part_k(p3, h);
+                        let kx = vec4<f32>(k0.x, k1.x, k2.x, k3.x);
+                        let ky = vec4<f32>(k0.y, k1.y, k2.y, k3.y);
+                        let kz = vec4<f32>(k0.z, k1.z, k2.z, k3.z);
+                        let kw = vec4<f32>(k0.w, k1.w, k2.w, k3.w);
+                        //# unroll
+                        for (var r = 0u; r < R; r++) {
+                            let item = r * U + u * HK + h;
+                            let qr = subgroupShuffle(qs[item / S], item % S);
+                            score[r * B + b] = fma(vec4<f32>(qr.x), kx, score[r * B + b]);
+                            score[r * B + b] = fma(vec4<f32>(qr.y), ky, score[r * B + b]);
+                            score[r * B + b] = fma(vec4<f32>(qr.z), kz, score[r * B + b]);
+                            score[r * B + b] = fma(vec4<f32>(qr.w), kw, score[r * B + b]);
+                        }
                     }
                 }
             }
         }
+        //# slot scales
+        //# end
         //# unroll
         for (var r = 0u; r < R; r++) {
             var best = NONE;
@@ -171,6 +196,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(subgroup_invocation_id
             for (var b = 0u; b < B; b++) {
                 score[r * B + b] = exp(score[r * B + b] - next);
                 total[r] += dot(score[r * B + b], vec4<f32>(1.0));
+                //# slot weigh
+                //# end
             }
             //# unroll
             for (var c = 0u; c < C4; c++) {
@@ -187,12 +214,16 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(subgroup_invocation_id
                 for (var b = 0u; b < B; b++) {
                     let key = subgroupShuffle(place[b][j], l);
                     //# unroll
-                    for (var c = 0u; c < C4; c++) {
-                        let value = load_v(key, head0 / G, min(lane + c * S, DV4 - 1u));
+                    for (var c = 0u; c < C4; c += HV) {
+                        let value = load_v(key, head0 / G, min(lane + c / HV * S, (DV4 - 1u) / HV));
                         //# unroll
-                        for (var r = 0u; r < R; r++) {
-                            let p = subgroupShuffle(score[r * B + b][j], l);
-                            acc[r * C4 + c] = fma(vec4<f32>(p), value, acc[r * C4 + c]);
+                        for (var h = 0u; h < HV; h++) {
+                            let part = part_v(value, h);
+                            //# unroll
+                            for (var r = 0u; r < R; r++) {
+                                let p = subgroupShuffle(score[r * B + b][j], l);
+                                acc[r * C4 + c + h] = fma(vec4<f32>(p), part, acc[r * C4 + c + h]);
+                            }
                         }
                     }
                 }
@@ -214,8 +245,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(subgroup_invocation_id
             //# slot result
             //# unroll
             for (var c = 0u; c < C4; c++) {
-                if (lane + c * S < DV4) {
-                    store(m, head, lane + c * S, acc[r * C4 + c] / sum);
+                if (column(lane, c) < DV4) {
+                    store(m, head, column(lane, c), acc[r * C4 + c] / sum);
                 }
             }
             //# end

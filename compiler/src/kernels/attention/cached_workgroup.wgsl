@@ -4,7 +4,7 @@
 // sees, and pages say which row of the caches a position is. T invocations take the rows of one sequence in a tile of
 // ROWS, HEADS heads of each that read the same keys, through these keys, B at a time, with the running maximum and sum
 // of an online softmax. R is ROWS·HEADS or more, so that R·B/T is whole: an invocation computes as many scores, then A
-// vec4s of out.
+// vec4s of out. A load of k gives HK vec4s as they are stored, one of v gives one; part_k and part_v are their numbers.
 
 //# slot constants
 const T: u32 = 64u; // invocations
@@ -15,8 +15,9 @@ const B: u32 = 32u; // keys of a block
 const A: u32 = 2u; // vec4s of out of an invocation
 const U: u32 = 1u; // vec4s of columns of q and k in one iteration
 const V: u32 = 16u; // keys in one iteration
-const D4: u32 = 8u; // vec4s of columns of a head of q and k
+const D4: u32 = 8u; // vec4s of columns of a head of q and k, whole loads
 const DV4: u32 = 8u; // vec4s of columns of a head of v
+const HK: u32 = 1u; // vec4s of a load of k
 const G: u32 = 2u; // heads of q for one of k and v
 const BLOCKS: u32 = 32u; // the most blocks of keys
 const CHUNK: u32 = 512u; // keys of a chunk of the context
@@ -41,6 +42,9 @@ var<workgroup> top: array<f32, R>;
 var<workgroup> total: array<f32, R>;
 var<workgroup> factor: array<f32, R>;
 
+//# slot scales
+//# end
+
 //# slot near
 //# end
 
@@ -49,12 +53,20 @@ fn load_q(m: u32, head: u32, d4: u32) -> vec4<f32> {
     return q[m * 4u * D4 + head * D4 + d4];
 }
 
-fn load_k(m: u32, head: u32, d4: u32) -> vec4<f32> {
-    return k[m * 2u * D4 + head * D4 + d4];
+fn load_k(m: u32, head: u32, i: u32) -> vec4<f32> {
+    return k[(m * 2u + head) * D4 + i];
 }
 
-fn load_v(m: u32, head: u32, d4: u32) -> vec4<f32> {
-    return v[m * 2u * DV4 + head * DV4 + d4];
+fn part_k(p: vec4<f32>, h: u32) -> vec4<f32> {
+    return p;
+}
+
+fn load_v(m: u32, head: u32, i: u32) -> vec4<f32> {
+    return v[(m * 2u + head) * DV4 + i];
+}
+
+fn part_v(p: vec4<f32>, h: u32) -> vec4<f32> {
+    return p;
 }
 
 fn first_key(m: u32) -> u32 {
@@ -112,20 +124,28 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         let place = cache_row(sequence, min(key, end - 1u));
         if (index < B) {
             places[index] = place;
+            //# slot scale_v
+            //# end
         }
         var score: array<f32, R * B / T>;
         //# trips D4 / U
         for (var d0 = 0u; d0 < D4; d0 += U) {
             //# unroll
-            for (var u = 0u; u < U; u++) {
-                let kd = load_k(place, head0 / G, d0 + u);
+            for (var u = 0u; u < U; u += HK) {
+                let p = load_k(place, head0 / G, (d0 + u) / HK);
                 //# unroll
-                for (var i = 0u; i < R * B / T; i++) {
-                    let r = min(row0 + i * (T / B), ROWS * HEADS - 1u);
-                    score[i] += dot(load_q(min(m0 + r / HEADS, last), head0 + r % HEADS, d0 + u), kd);
+                for (var h = 0u; h < HK; h++) {
+                    let kd = part_k(p, h);
+                    //# unroll
+                    for (var i = 0u; i < R * B / T; i++) {
+                        let r = min(row0 + i * (T / B), ROWS * HEADS - 1u);
+                        score[i] += dot(load_q(min(m0 + r / HEADS, last), head0 + r % HEADS, d0 + u + h), kd);
+                    }
                 }
             }
         }
+        //# slot scale_k
+        //# end
         //# unroll
         for (var i = 0u; i < R * B / T; i++) {
             let row = row0 + i * (T / B);
@@ -150,8 +170,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
                 //# unroll
                 for (var j = 0u; j < V; j++) {
                     let p = exp(weights[index * B + j0 + j] - next);
-                    weights[index * B + j0 + j] = p;
                     sum += p;
+                    //# slot weigh
+                    weights[index * B + j0 + j] = p;
+                    //# end
                 }
             }
             factor[index] = exp(top[index] - next);
@@ -170,7 +192,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
                 //# unroll
                 for (var a = 0u; a < A; a++) {
                     let item = a * T + index;
-                    let value = load_v(places[j0 + j], head0 / G, item % DV4);
+                    let value = part_v(load_v(places[j0 + j], head0 / G, item % DV4), 0u);
                     acc[a] += weights[min(item / DV4, R - 1u) * B + j0 + j] * value;
                 }
             }

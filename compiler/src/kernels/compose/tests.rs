@@ -1,4 +1,6 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
+use warpweft_plan::{CacheFormat, CacheRows};
+
 use super::*;
 use crate::formats::{Format, Group};
 use crate::kernels::spec::*;
@@ -201,12 +203,18 @@ fn prologues() -> [Prologue; 3] {
 fn cached_operations() -> Vec<Operation> {
     let mut operations = Vec::new();
     let mask = |before| Term::BandMask { before, after: Some(0) };
-    for (dim, heads, kv_heads, before, max_context) in [
-        (20, 3, 1, None, 300),
-        (128, 16, 8, None, 40960),
-        (64, 32, 8, None, 131072),
-        (256, 8, 4, Some(511), 8192),
-        (32, 4, 4, Some(4095), 32768),
+    use CacheFormat::{F16, F32, Fp8, Int8};
+    for (dim, heads, kv_heads, before, max_context, format) in [
+        (20, 3, 1, None, 300, F16),
+        (20, 3, 1, None, 300, Int8),
+        (20, 3, 1, None, 300, Fp8),
+        (15, 4, 2, None, 300, F32),
+        (128, 16, 8, None, 40960, F16),
+        (128, 16, 8, None, 40960, Int8),
+        (64, 32, 8, None, 131072, F16),
+        (64, 32, 8, None, 131072, Fp8),
+        (256, 8, 4, Some(511), 8192, F16),
+        (32, 4, 4, Some(4095), 32768, F32),
     ] {
         let term = Term::Binary(Binary::Add, Box::new(Term::Acc), Box::new(mask(before)));
         for cut in [cached::split(&term, max_context), None] {
@@ -237,15 +245,17 @@ fn cached_operations() -> Vec<Operation> {
             };
             let fresh = Fresh {
                 q: part(0, heads, Destination::Rows),
-                k: part(heads, kv_heads, Destination::Cache),
-                v: part(heads + kv_heads, kv_heads, Destination::Cache),
+                k: part(heads, kv_heads, Destination::Cache(format)),
+                v: part(heads + kv_heads, kv_heads, Destination::Cache(format)),
                 vector: dim / 2 + dim,
             };
             // One row's attention is in chunks wherever it can be.
             let fresh = (cut == cached::split(&term, max_context)).then_some(fresh);
             let ways = if fresh.is_some() { vec![None, fresh] } else { vec![None] };
+            let rows = CacheRows { format, heads: kv_heads, columns: dim };
             operations.extend(ways.into_iter().map(|fresh| Operation::CachedAttention {
                 attention: attention.clone(),
+                caches: [rows; 2],
                 fresh,
                 split: cut,
             }));
@@ -263,14 +273,14 @@ fn cached_operations() -> Vec<Operation> {
     };
     let rotation = Rotation { rotary: 8, interleaved: true, scale: 2.0, frequencies: 0 };
     let norm = HeadNorm { eps: 1e-6, gain: Some(4) };
-    operations.push(Operation::Heads { parts: vec![part(0, None, None, Destination::Cache)], vector: 0 });
-    operations.push(Operation::Heads {
-        parts: vec![
-            part(0, Some(norm), Some(rotation), Destination::Rows),
-            part(48, None, Some(rotation), Destination::Cache),
-        ],
-        vector: 20,
-    });
+    for format in CacheFormat::ALL {
+        let cache = Destination::Cache(format);
+        operations.push(Operation::Heads { parts: vec![part(0, None, None, cache)], vector: 0 });
+        operations.push(Operation::Heads {
+            parts: vec![part(0, Some(norm), Some(rotation), Destination::Rows), part(48, None, Some(rotation), cache)],
+            vector: 20,
+        });
+    }
     for (width, n) in [(20, 20), (509, 256), (262_144, 256)] {
         operations.push(Operation::CandidateChunks { x: View::whole(width), n, rows: Rows::Sequences });
         operations.push(Operation::Candidates { width, n, rows: Rows::Sequences });

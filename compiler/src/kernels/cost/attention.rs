@@ -1,12 +1,14 @@
 //! Attention.
 
-use warpweft_plan::{Cost, Dim, Groups, Keys, Work};
+use warpweft_plan::{CacheRows, Cost, Dim, Groups, Keys, Work};
 
 use super::{Launch, constant, padded};
+use crate::formats::cache;
 use crate::kernels::attention::{AttentionTile, WORKGROUP_TILE};
 use crate::kernels::cached::{CachedTile, CachedWorkgroup, INVOCATIONS, READY};
 use crate::kernels::compose::{Algorithm, Choice, RowRange};
 use crate::kernels::spec::{Rows, Split};
+use crate::kernels::stored::{shared, widest};
 use crate::target::Target;
 
 /// An attention as far as its time is concerned.
@@ -24,8 +26,8 @@ pub(crate) struct AttentionShape {
     pub(crate) keys: Keys,
     /// Not all rows before a row are seen.
     pub(crate) windowed: bool,
-    /// Keys and values are those of a cache.
-    pub(crate) cached: bool,
+    /// How the keys and values of a cache are stored; `None` if they are those of the step.
+    pub(crate) caches: Option<[CacheRows; 2]>,
     /// Rows of q, k and v are made ready, k and v put into the cache.
     pub(crate) fresh: bool,
     /// How the context of a cache is cut.
@@ -36,14 +38,26 @@ impl AttentionShape {
     /// Bytes to move at the least: q and the result of the step's rows, k and v of those or of one sequence.
     pub(crate) fn bytes(&self) -> Dim {
         let bytes = |heads: u32| 4 * i64::from(heads) * i64::from(self.head_dim + self.value_dim);
-        let keys = match (self.cached, self.windowed, self.keys.most) {
+        let keys = match (self.caches.is_some(), self.windowed, self.keys.most) {
             (false, ..) => Dim::TOKENS,
             (true, true, Some(most)) => Dim::constant(most.into()),
             (true, ..) => Dim::CONTEXT,
         };
+        let stored = self.caches.map_or(bytes(self.kv_heads), |caches| {
+            caches.iter().map(|rows| i64::try_from(rows.row_bytes()).unwrap_or(i64::MAX)).sum()
+        });
         // Read as they are, and written to the caches.
-        let fresh = if self.fresh { 2 * bytes(self.kv_heads) } else { 0 };
-        Dim::TOKENS * (bytes(self.heads) + fresh) + keys * bytes(self.kv_heads)
+        let fresh = if self.fresh { bytes(self.kv_heads) + stored } else { 0 };
+        Dim::TOKENS * (bytes(self.heads) + fresh) + keys * stored
+    }
+
+    /// What a tile of `vectors` rows of heads does for each key to read its columns and those of its value, shared by
+    /// `invocations`: loads of `of_v` vec4s of the value's, of as many as there can be of the key's, and unpacking.
+    fn reading(&self, invocations: u32, of_v: u32) -> (f64, f64, f64) {
+        let vec4s = |columns: u32| f64::from(columns) / (4.0 * f64::from(invocations));
+        let (key, value) = (vec4s(self.head_dim), vec4s(self.value_dim));
+        let (of_k, decode) = self.caches.map_or((1, 0.0), |[k, _]| (widest(k), cache::format(k.format).decode()));
+        (key / f64::from(of_k), value / f64::from(of_v), decode * (key + value))
     }
 
     /// Columns that a row of a head is multiplied with for each key.
@@ -156,13 +170,10 @@ impl CachedTile {
         let fmas = vectors * attention.columns() / f64::from(lanes);
         let c4 = f64::from(attention.value_dim.div_ceil(4).div_ceil(lanes));
         let spill = (4.0 * vectors * (2.0 + c4) / f64::from(registers)).max(1.0);
-        let key = Work {
-            fmas: fmas * spill,
-            loads: fmas / (4.0 * vectors),
-            scattered: fmas / (4.0 * vectors),
-            shared: 0.0,
-            broadcasts: fmas / 4.0,
-        };
+        let of_v = attention.caches.map_or(1, |[_, v]| shared(v, attention.value_dim.div_ceil(4), lanes));
+        let (keys, values, decode) = attention.reading(lanes, of_v);
+        let key =
+            Work { fmas: fmas * spill + decode, loads: values, scattered: keys, shared: 0.0, broadcasts: fmas / 4.0 };
         Launch {
             invocations: lanes,
             grid: attention.cached_grid(self.rows, self.heads),
@@ -175,7 +186,10 @@ impl CachedWorkgroup {
     pub(crate) fn launch(self, attention: &AttentionShape) -> Launch {
         let vectors = f64::from(self.rows * self.heads);
         let fmas = vectors * attention.columns() / f64::from(INVOCATIONS);
-        let key = Work { fmas, loads: fmas / 4.0 + fmas / (2.0 * vectors), shared: fmas, ..Work::default() };
+        // Each invocation of a score loads its key, each of a result its values; the other is a query or a weight.
+        let (keys, values, decode) = attention.reading(INVOCATIONS, 1);
+        let loads = fmas / 4.0 + keys + values;
+        let key = Work { fmas: fmas + decode * vectors, loads, shared: fmas, ..Work::default() };
         Launch {
             invocations: INVOCATIONS,
             grid: attention.cached_grid(self.rows, self.heads),

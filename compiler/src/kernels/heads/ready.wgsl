@@ -1,12 +1,13 @@
 // Heads ready for attention: each normalised, turned by its row's position, put into a matrix or a cache
 //
 // x: rows in which the heads of all parts stand side by side. A workgroup of T invocations takes one head of one row;
-// it is a subgroup where the target has any. A unit is a column, or four where all sizes are multiples of four. A cache's
-// row is where the sequence's pages have the row's position.
+// it is a subgroup where the target has any. A unit is a column, or four where all sizes are multiples of four; what goes
+// to a cache is four columns in any case. A cache's row is where the sequence's pages have the row's position.
 
 //# slot constants
 const T: u32 = 64u; // invocations
 const C: u32 = 1u; // the most units of an invocation
+const P: u32 = 1u; // the most units that an invocation puts
 //# end
 const PAGE: u32 = 32u; // rows of a page
 
@@ -55,11 +56,15 @@ fn width(item: u32) -> u32 {
     return 64u;
 }
 
+fn puts(item: u32) -> u32 {
+    return 64u;
+}
+
 fn normal(item: u32, squares: f32) -> f32 {
     return 1.0 / sqrt(squares / 64.0 + 1e-6);
 }
 
-fn put(m: u32, to: u32, position: f32, item: u32, d: u32, scale: f32) {
+fn put(m: u32, to: u32, position: f32, item: u32, d: u32, scale: f32, unit: f32) {
     let second = d >= 32u;
     let partner = value(m, item, select(d + 32u, d - 32u, second)) * scale;
     let turn = cos_sin(vec4<f32>(position * vector[d % 32u]));
@@ -100,8 +105,13 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     squares = ((sums[0] + sums[1]) + (sums[2] + sums[3])) + ((sums[4] + sums[5]) + (sums[6] + sums[7]));
     scale = normal(item, squares);
     //# end
-    //# trips C
-    for (var d = index; d < width(item); d += T) {
-        put(m, to, position, item, d, scale);
+    var unit = 1.0;
+    //# slot unit
+    //# end
+    //# trips P
+    for (var d = index; d < puts(item); d += T) {
+        put(m, to, position, item, d, scale, unit);
     }
+    //# slot put_unit
+    //# end
 }

@@ -1,0 +1,71 @@
+//! Slots of the kernels of attention over caches.
+
+use crate::kernels::attention::{Band, store_head};
+use crate::kernels::interface::{Interface, store_columns, store_view};
+use crate::kernels::spec::View;
+
+/// The slot `scales` in `cached_broadcast.wgsl`, where heads of keys and values have scales.
+pub(super) const BROADCAST_SCALES: &str = "var value_scales: array<vec4<f32>, B>;
+//# unroll
+for (var b = 0u; b < B; b++) {
+    let scales = vec4<f32>(
+        scale_k(place[b].x, head0 / G), scale_k(place[b].y, head0 / G),
+        scale_k(place[b].z, head0 / G), scale_k(place[b].w, head0 / G));
+    value_scales[b] = vec4<f32>(
+        scale_v(place[b].x, head0 / G), scale_v(place[b].y, head0 / G),
+        scale_v(place[b].z, head0 / G), scale_v(place[b].w, head0 / G));
+    //# unroll
+    for (var r = 0u; r < R; r++) {
+        score[r * B + b] *= scales;
+    }
+}
+";
+
+/// The slot `weigh` there: a value's scale is one of its weight.
+pub(super) const BROADCAST_WEIGH: &str = "score[r * B + b] *= value_scales[b];\n";
+
+/// The same in `cached_workgroup.wgsl`.
+pub(super) const WORKGROUP_SCALES: [(&str, &str); 4] = [
+    ("scales", "var<workgroup> value_scales: array<f32, B>;\n"),
+    ("scale_v", "value_scales[index] = scale_v(place, head0 / G);\n"),
+    (
+        "scale_k",
+        "let scale = scale_k(place, head0 / G);
+//# unroll
+for (var i = 0u; i < R * B / T; i++) {
+    score[i] *= scale;
+}
+",
+    ),
+    ("weigh", "weights[index * B + j0 + j] = p * value_scales[j0 + j];\n"),
+];
+
+/// Defines `store(m, head, d4, value)` into a whole matrix; gives the type of the binding.
+pub(super) fn store(heads: u32, dim: u32, interface: &mut Interface) -> &'static str {
+    let out = View::whole(heads * dim);
+    if dim.is_multiple_of(4) {
+        let (kind, text) = store_view(out);
+        let call = format!("    store_out(m, head * {}u + d4, value);\n", dim / 4);
+        interface.function(text.replace("fn store(", "fn store_out(") + "\n" + &store_head(&call));
+        return kind;
+    }
+    interface.function(store_head(&store_columns("out", out.stride, dim)));
+    "array<f32>"
+}
+
+/// `first_key(m)` and `end_key(m)`, positions in the row's own sequence.
+pub(super) fn key_range(band: Band) -> String {
+    let first = match band.before {
+        Some(before) => format!("rows[m].x - min(rows[m].x, {before}u)"),
+        None => "0u".to_owned(),
+    };
+    let all = "sequences[rows[m].w].z + sequences[rows[m].w].y";
+    let end = match band.after.filter(|&after| after < 1 << 30) {
+        Some(0) => "rows[m].x + 1u".to_owned(),
+        Some(after) => format!("min({all}, rows[m].x + {}u)", after + 1),
+        None => all.to_owned(),
+    };
+    format!(
+        "fn first_key(m: u32) -> u32 {{\n    return {first};\n}}\n\nfn end_key(m: u32) -> u32 {{\n    return {end};\n}}\n"
+    )
+}
