@@ -4,7 +4,7 @@
 mod tiny;
 
 use tiny::decoder::{self, ROW_BYTES, VOCAB, greedy, logits, next};
-use warpweft_plan::{Assets, OutputKind};
+use warpweft_plan::{Assets, OutputKind, Role};
 use warpweft_runtime::{
     AdapterChoice, Candidates, Engine, Fault, Model, Options, Part, RuntimeError, Scheduler, Session, block_on,
 };
@@ -262,6 +262,8 @@ fn memory_bounds_the_cache() {
     let small = open(Some(100_000), None).unwrap();
     assert!((32..800).contains(&small.cache_rows()), "{}", small.cache_rows());
     let mut plan = decoder::plan();
+    let Role::Cache { rows, .. } = &mut plan.buffers[7].role else { panic!("no cache") };
+    rows.heads <<= 22;
     plan.buffers[7].bytes = plan.buffers[7].bytes * (1 << 22);
     let file = decoder::open(&plan, &Assets::default());
     let options = Options { context: Some(1 << 30), ..Options::default() };

@@ -87,7 +87,7 @@ pub(crate) struct Calibrated {
     pub(crate) tokens: usize,
     /// Tokens on which the loss was measured, others than those.
     pub(crate) measured_tokens: usize,
-    /// Nats per token that all weights together are predicted to cost; of language models.
+    /// Nats per token that all weights together are predicted to cost, where formats were chosen by that.
     pub(crate) predicted: Option<f64>,
     /// What was measured with all weights rounded, in nats per token; of language models.
     pub(crate) measured: Option<f64>,
@@ -154,7 +154,7 @@ fn round_and_choose(
             let formats: Vec<_> = work.candidates.iter().map(format).collect();
             let (store, errors) = round_all(work, &formats, Feedback::On, console)?;
             let measured = work.measure(&store, &formats)?;
-            Ok(finish(work, store, &formats, &errors, None, (measured, measured)))
+            Ok(finish(work, store, &formats, &errors, None, (None, measured)))
         }
         Wanted::Auto(limits) => choose::auto(work, limits, console),
     }

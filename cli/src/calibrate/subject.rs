@@ -24,6 +24,9 @@ use crate::progress::Unit;
 /// Rows of a chunk of text. Longer ones would tell little more of a contraction's inputs.
 const CONTEXT: usize = 512;
 
+/// Words that are encoded at once where texts are cut.
+const WORDS: usize = 32;
+
 /// A model on a device.
 pub(super) struct Subject<'i> {
     imported: &'i Imported,
@@ -75,9 +78,18 @@ impl<'i> Subject<'i> {
         Ok(Subject { imported, engine, packing: compiled.packing, cached, context, around, _file: file })
     }
 
-    /// The ids of a text.
+    /// The ids of a text, however long it is.
     pub(super) fn encode(&mut self, text: &str) -> Result<Vec<u32>, CliError> {
-        Ok(self.engine.encode(text, false)?)
+        if self.cached {
+            return Ok(self.engine.encode(text, false)?);
+        }
+        // An encoder's texts are cut at its limit.
+        let words: Vec<&str> = text.split_whitespace().collect();
+        let mut ids = Vec::new();
+        for piece in words.chunks(WORDS) {
+            ids.extend(self.engine.encode(&piece.join(" "), false)?);
+        }
+        Ok(ids)
     }
 
     /// Rows of a chunk of text.

@@ -13,13 +13,15 @@ use crate::CliError;
 const MODELS: [(&str, &str); 2] =
     [("bert", include_str!("graphs/bert.graph")), ("modernbert", include_str!("graphs/modernbert.graph"))];
 
-/// A format for each way to unpack and to scale.
-const QUANTIZED: [(&str, Scheme); 5] = [
-    ("int8", everywhere(Format::Int8(Group::Row))),
-    ("int4", everywhere(Format::Int4 { group: Group::Of(32), zeros: true })),
-    ("fp8", everywhere(Format::Fp8(Group::Of(128)))),
-    ("mxfp4", everywhere(Format::Mxfp4)),
-    ("nf4", everywhere(Format::Nf4(Group::Of(64)))),
+/// How weights of each model are rounded: together a format for each way to unpack and to scale, each once, since a driver
+/// takes longer to compile a kernel than to run it.
+const QUANTIZED: [&[(&str, Scheme)]; 2] = [
+    &[
+        ("int8", everywhere(Format::Int8(Group::Row))),
+        ("fp8", everywhere(Format::Fp8(Group::Of(128)))),
+        ("nf4", everywhere(Format::Nf4(Group::Of(64)))),
+    ],
+    &[("int4", everywhere(Format::Int4 { group: Group::Of(32), zeros: true })), ("mxfp4", everywhere(Format::Mxfp4))],
 ];
 
 const fn everywhere(format: Format) -> Scheme {
@@ -32,13 +34,14 @@ const fn everywhere(format: Format) -> Scheme {
 /// When the compiler refuses one.
 pub fn builtin_plans(target: &'static Target) -> Result<Vec<Plan>, CliError> {
     let mut plans = Vec::new();
-    for (name, text) in MODELS {
+    for ((name, text), rounded) in MODELS.into_iter().zip(QUANTIZED) {
         let refused = |e: TextError| CliError::Failed(format!("the built-in model {name} cannot be read: {e}"));
         let graph: Graph = text.parse().map_err(refused)?;
         let floats = [WeightChoice::F32, WeightChoice::F16, WeightChoice::Bf16];
         let with = |weights, quantize| Options { targets: vec![target], weights, quantize, ..Options::default() };
         let stored = floats.map(|weights| (weights.name(), with(weights, Quantization::None)));
-        let rounded = QUANTIZED.map(|(kind, scheme)| (kind, with(WeightChoice::F32, Quantization::All(scheme))));
+        let rounded =
+            rounded.iter().map(|(kind, scheme)| (*kind, with(WeightChoice::F32, Quantization::All(*scheme))));
         let integers = Quantization::All(everywhere(Format::Int8(Group::Of(32))));
         let integers = Options { activations: Activations::Int8, ..with(WeightChoice::F32, integers) };
         for (kind, options) in stored.into_iter().chain(rounded).chain([("integers", integers)]) {

@@ -234,7 +234,7 @@ mod tests {
     const INT4: Format = Format::Int4 { group: Group::Of(32), zeros: true };
 
     fn graph(text: &str) -> Graph {
-        let head = "weight @0 \"w0\" f32[8, 64]\nweight @1 \"w1\" int8-row[8, 64]\narg $0 f32[tokens, 64]\n";
+        let head = "weight @0 \"w0\" f32[8, 64]\nweight @1 \"w1\" int8[8, 64]\narg $0 f32[tokens, 64]\n";
         format!("{head}{text}").parse().unwrap()
     }
 
