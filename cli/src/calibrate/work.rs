@@ -85,8 +85,13 @@ impl<'i, 's> Work<'i, 's> {
         let first: Vec<Id> = taps[groups.first().cloned().unwrap_or(0..0)].iter().map(|tap| tap.0).collect();
         let mut subject = Subject::open(imported, &first, &adapter, setting, console)?;
         let all = subject.encode(&text)?;
-        let (ids, measured) = split(&all);
-        if ids.len() < LEAST || measured.is_empty() {
+        let language = subject.is_language_model();
+        let (ids, measured) = match language {
+            true => split(&all),
+            // There is nothing to measure without scores of a next token, so all of the text goes into moments.
+            false => (all[..all.len().min(2 * TOKENS)].to_vec(), Vec::new()),
+        };
+        if ids.len() < LEAST || (language && measured.is_empty()) {
             let (found, source) = (all.len(), &name);
             return Err(CliError::Failed(format!(
                 "calibration text {source}: found {found} tokens, expected at least {}",
@@ -94,7 +99,7 @@ impl<'i, 's> Work<'i, 's> {
             )));
         }
         let vocabulary = imported.info.vocab_size as usize;
-        let reference = match subject.is_language_model() {
+        let reference = match language {
             true => Some(Reference::of(&mut subject, &measured, vocabulary)?),
             false => None,
         };

@@ -40,8 +40,7 @@ pub fn builtin_plans(target: &'static Target) -> Result<Vec<Plan>, CliError> {
         let floats = [WeightChoice::F32, WeightChoice::F16, WeightChoice::Bf16];
         let with = |weights, quantize| Options { targets: vec![target], weights, quantize, ..Options::default() };
         let stored = floats.map(|weights| (weights.name(), with(weights, Quantization::None)));
-        let rounded =
-            rounded.iter().map(|(kind, scheme)| (*kind, with(WeightChoice::F32, Quantization::All(*scheme))));
+        let rounded = rounded.iter().map(|(kind, scheme)| (*kind, with(WeightChoice::F32, Quantization::All(*scheme))));
         let integers = Quantization::All(everywhere(Format::Int8(Group::Of(32))));
         let integers = Options { activations: Activations::Int8, ..with(WeightChoice::F32, integers) };
         for (kind, options) in stored.into_iter().chain(rounded).chain([("integers", integers)]) {
