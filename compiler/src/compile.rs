@@ -158,7 +158,7 @@ pub fn compile(
     let mut activations = None;
     if let Some(format) = options.activations.format() {
         let inputs;
-        (rounded, inputs) = round_activations(&rounded, options.activations)?;
+        (rounded, inputs) = round_activations(&rounded, format)?;
         if inputs == 0 {
             return Err(CompileError::NoIntegers);
         }

@@ -168,14 +168,14 @@ pub fn round_weights(graph: &Graph, choice: &Quantization) -> Result<(Graph, Vec
 ///
 /// # Errors
 /// None in practice: a rounded matrix has the shape of the matrix.
-pub fn round_activations(graph: &Graph, choice: Activations) -> Result<(Graph, usize), FactError> {
+pub fn round_activations(graph: &Graph, format: Format) -> Result<(Graph, usize), FactError> {
     let mut rounded = Graph::with_declarations(graph.declarations().clone());
     let mut copies: Vec<Id> = Vec::with_capacity(graph.nodes().len());
     let mut inputs: BTreeSet<Id> = BTreeSet::new();
     for node in graph.nodes() {
         rounded.set_layer(node.layer);
         let mut op = egg::Language::map_children(node.op.clone(), |c| copies[usize::from(c)]);
-        if let (Op::MatMul([x, weight]), Op::MatMul([copy, _]), Some(format)) = (&node.op, &mut op, choice.format())
+        if let (Op::MatMul([x, weight]), Op::MatMul([copy, _])) = (&node.op, &mut op)
             && meets_integers(graph, *x, *weight)
         {
             let quantized = rounded.quantize(*copy, format)?;

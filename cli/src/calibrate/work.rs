@@ -93,9 +93,9 @@ impl<'i, 's> Work<'i, 's> {
         };
         if ids.len() < LEAST || (language && measured.is_empty()) {
             let (found, source) = (all.len(), &name);
+            let least = if language { LEAST + 2 * PIECE } else { LEAST };
             return Err(CliError::Failed(format!(
-                "calibration text {source}: found {found} tokens, expected at least {}",
-                LEAST + 2 * PIECE
+                "calibration text {source}: found {found} tokens, expected at least {least}"
             )));
         }
         let vocabulary = imported.info.vocab_size as usize;

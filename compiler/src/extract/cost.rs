@@ -63,9 +63,9 @@ const FREE: f64 = 1e-6;
 const SECOND_COPY: f64 = 16.0;
 
 impl<'w> CostModel<'w> {
-    /// The costs of a program for that range of rows, with caches of that format. `whole` says that each program of the body computes all of its
-    /// outputs, so that one kernel may make several; `stored` are the classes of weights that other programs of the body
-    /// read already, if there are other programs.
+    /// The costs of a program for that range of rows, with caches of that format. `whole` says that each program of the
+    /// body computes all of its outputs, so that one kernel may make several; `stored` are the classes of weights that
+    /// other programs of the body read already, if there are other programs.
     pub fn new(
         target: &'w Target,
         rows: RowRange,
