@@ -2,6 +2,7 @@
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+#[path = "runtime/tiny/mod.rs"]
 mod tiny;
 
 use warpweft_plan::{Assets, Dim, PlanWriter, Role};

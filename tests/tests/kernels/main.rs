@@ -6,6 +6,7 @@ mod cached;
 mod candidates;
 mod columns;
 mod data;
+mod doctor;
 mod formats;
 mod fresh;
 mod heads;

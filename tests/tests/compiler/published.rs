@@ -1,0 +1,80 @@
+//! The optimiser at the sizes of published models: how large e-graphs get, how long that takes, and what comes out.
+//!
+//! `cargo test --release --workspace --test compiler -- --nocapture published::` prints the times; none is asserted.
+
+use std::fmt::Write;
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::Value;
+use warpweft_compiler::roll::roll;
+use warpweft_compiler::target::Target;
+use warpweft_compiler::{Compiled, Options, Phase, compile};
+use warpweft_models::{Imported, import_config};
+use warpweft_plan::OutputKind;
+use warpweft_tests::saturated;
+
+const MODELS: [&str; 4] = ["Llama-3.2-1B", "Qwen3-0.6B", "Gemma-2-2B", "Llama-3.1-8B"];
+
+/// A model of these sizes with random weights, with so many layers.
+fn model(name: &str, layers: Option<u32>) -> Imported {
+    let published = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs").join(name).join("config.json");
+    let mut config: Value = serde_json::from_str(&fs::read_to_string(published).unwrap()).unwrap();
+    if let Some(layers) = layers {
+        config["num_hidden_layers"] = layers.into();
+    }
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+    import_config(folder.path()).unwrap()
+}
+
+/// As many e-nodes for three layers as for all of them: the first of two kinds of layers, the other, and the first kind again,
+/// which unlike the first layer begins with the norm that ends the layer before.
+#[test]
+fn depth_costs_nothing() {
+    for name in MODELS {
+        let [few, all] = [Some(3), None].map(|layers| {
+            let model = model(name, layers);
+            let rolled = roll(&model.graph).unwrap();
+            let nodes: usize = rolled.bodies.iter().map(|body| saturated(body).egraph.total_size()).sum();
+            (model.info.layers, rolled.bodies.len(), nodes)
+        });
+        println!("{name}: {} e-nodes of {} bodies for {} layers as for {}", all.2, all.1, all.0, few.0);
+        assert!(all.0 > few.0);
+        assert_eq!((few.1, few.2), (all.1, all.2), "{name}");
+    }
+}
+
+fn time(compiled: &Compiled, phase: Phase) -> Duration {
+    compiled.phases.iter().find(|report| report.phase == phase).unwrap().time
+}
+
+/// Dispatches of the program that writes a token and of the one that reads a prompt, for every target.
+#[test]
+fn programs() {
+    let mut text = String::new();
+    for name in MODELS {
+        let model = model(name, None);
+        let compiled = compile(&model.graph, &model.info, &Options::default(), &mut |_| ()).unwrap();
+        let (rewrite, extract) = (time(&compiled, Phase::Rewritten), time(&compiled, Phase::Extracted));
+        println!("{name}: e-graphs {rewrite:?}, extraction for {} targets {extract:?}", Target::all().len());
+        let nodes = compiled.phases.iter().map(|report| report.e_nodes).max().unwrap();
+        writeln!(text, "{name}: {nodes} e-nodes, {} kernels", compiled.plan.kernels.len()).unwrap();
+        for program in compiled.plan.programs.iter().filter(|p| p.output.kind == OutputKind::Candidates) {
+            let layer = program.steps.iter().filter(|s| s.layer == Some(1)).count();
+            let rows = program.max_rows.map_or("any".to_owned(), |max| max.to_string());
+            writeln!(
+                text,
+                "  {} {} to {rows} rows: {} dispatches, {layer} in a layer",
+                program.target,
+                program.min_rows,
+                program.steps.len()
+            )
+            .unwrap();
+        }
+    }
+    insta::with_settings!({prepend_module_to_snapshot => false, omit_expression => true}, {
+        insta::assert_snapshot!("published__programs", text);
+    });
+}

@@ -1,0 +1,7 @@
+//! Whole models, compiled and run, against what Hugging Face transformers and sentence-transformers compute.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod decoders;
+mod encoders;
+mod minilm;
+mod rustdoc_lm;
