@@ -26,7 +26,7 @@ pub use graphs::{Case, cost_models, distance, graphs, program, random_values, sa
 pub use instance::{Instance, instance};
 pub use random::{Magnitudes, Random};
 pub use reference::{Reference, Text};
-pub use tiers::{Runner, runners};
+pub use tiers::{Runner, runners, runners_of};
 
 /// The folder of a checkpoint under `tests/fixtures`.
 pub fn fixture(name: &str) -> PathBuf {

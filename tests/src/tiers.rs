@@ -35,6 +35,20 @@ impl std::fmt::Display for Runner {
     }
 }
 
+/// Fixtures that run everywhere.
+const EVERYWHERE: [&str; 4] = ["bert", "modernbert", "gemma3", "llama"];
+
+/// Where a fixture runs: some everywhere, each other one on one target, in turns, and on the same in all tests. Fixtures have
+/// sizes of their own and so kernels of their own, and those take a driver longer to compile than to run.
+pub fn runners_of(fixture: &str) -> Vec<Runner> {
+    let mut all = runners();
+    if EVERYWHERE.contains(&fixture) {
+        return all;
+    }
+    let turn = fixture.bytes().map(usize::from).sum::<usize>() % all.len();
+    vec![all.swap_remove(turn)]
+}
+
 /// Each target that each adapter can run, the GL ones left out: they are the same drivers again.
 pub fn runners() -> Vec<Runner> {
     let adapters: Vec<Adapter> = block_on(adapters()).into_iter().filter(|a| a.backend != "gl").collect();

@@ -271,7 +271,7 @@ fn absurd_sizes_are_refused() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
+    #![proptest_config(ProptestConfig::with_cases(150))]
 
     /// Whatever is done to the texts, a check ends with a fault or without one.
     #[test]

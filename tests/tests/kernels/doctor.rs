@@ -1,11 +1,11 @@
-//! Every kernel of encoders' and decoders' plans, on every adapter, against its meaning.
+//! Every kernel of encoders' and decoders' plans, where their turn is, against its meaning.
 
 use compile_model::doctor::{builtin_plans, check_plan};
 use warpweft_compiler::WeightChoice;
 use warpweft_models::import;
 use warpweft_plan::{CacheFormat, Plan};
 use warpweft_runtime::{Device, block_on};
-use warpweft_tests::{compiled, compiled_caching, fixture, runners};
+use warpweft_tests::{compiled, compiled_caching, fixture, runners, runners_of};
 
 fn check(plan: &Plan, device: &Device) -> usize {
     let checks = check_plan(device, plan, &mut |_, _| ()).unwrap();
@@ -18,7 +18,7 @@ fn check(plan: &Plan, device: &Device) -> usize {
 
 fn every_kernel_of(name: &str, weights: WeightChoice) {
     let model = import(&fixture(name)).unwrap();
-    for runner in runners() {
+    for runner in runners_of(name) {
         let device = block_on(Device::open(&runner.adapter)).unwrap();
         let plan = compiled(&model, &[&runner.target.name], weights).plan;
         let checked = check(&plan, &device);

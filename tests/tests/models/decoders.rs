@@ -1,11 +1,11 @@
-//! Every decoder, compiled and run on an adapter, against Hugging Face transformers: logits, greedy tokens, prompts in
+//! Every decoder, compiled and run where its turn is, against Hugging Face transformers: logits, greedy tokens, prompts in
 //! pieces, sessions in turns, forks and cuts.
 
 use warpweft_compiler::WeightChoice;
 use warpweft_models::{Imported, import};
 use warpweft_plan::OutputKind;
 use warpweft_runtime::{Engine, Finish, Model, Part, Sampling, Scheduler, Session, block_on};
-use warpweft_tests::{Reference, Runner, compiled, fixture, plan_file, runners, worst};
+use warpweft_tests::{Reference, Runner, compiled, fixture, plan_file, runners, runners_of, worst};
 
 /// fp32 arithmetic; what a family demands costs far more if it is forgotten.
 const LOGITS: f32 = 5e-4;
@@ -90,7 +90,7 @@ fn interleaved(case: &Case, engine: &mut Engine) {
 
 fn check(name: &'static str) {
     let case = Case::of(name);
-    for runner in runners() {
+    for runner in runners_of(name) {
         let mut model = case.open(&runner);
         let whole = model.logits_ids(&[&case.prompt]).unwrap().values;
         let difference = worst(&whole, &case.logits);

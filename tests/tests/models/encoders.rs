@@ -1,12 +1,11 @@
-//! Every encoder, compiled and run on an adapter, on every target that the adapter can run, against Hugging Face
-//! transformers.
+//! Every encoder, compiled and run where its turn is, against Hugging Face transformers.
 
 use warpweft_compiler::target::Target;
 use warpweft_compiler::{Options, WeightChoice, compile};
 use warpweft_models::import;
 use warpweft_plan::Role;
 use warpweft_runtime::Model;
-use warpweft_tests::{Reference, compiled, fixture, plan_file, runners, worst};
+use warpweft_tests::{Reference, compiled, fixture, plan_file, runners_of, worst};
 
 /// fp32 arithmetic; a wrong GELU or epsilon costs more than that.
 const HIDDEN: f32 = 2e-4;
@@ -24,7 +23,7 @@ fn close(what: &str, found: &[f32], expected: &[f32], tolerance: f32) {
 fn check(name: &str) {
     let imported = import(&fixture(name)).unwrap();
     let reference = Reference::of(name);
-    for target in runners() {
+    for target in runners_of(name) {
         let compiled = compiled(&imported, &[&target.target.name], WeightChoice::Keep);
         let mut model = target.open(plan_file(&imported, &compiled));
         let ids = reference.ids("input_ids");

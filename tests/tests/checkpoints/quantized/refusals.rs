@@ -182,7 +182,7 @@ fn models_that_cannot_be_imported() {
         GPTQ.write(table, &weight, &shuffled(columns, &mut random), tensors);
     });
     says(&folder.refusal(), &[table, "columns in activation order", "their own order"]);
-    let [quantized, _] = crate::models::pair("llama", GPTQ);
+    let [quantized, _] = super::models::pair("llama", GPTQ);
     let bias = "model.layers.0.self_attn.q_proj.bias";
     let folder = quantized.tensors(|tensors| {
         let rows = tensors["model.layers.0.self_attn.q_proj.scales"].1[1];
@@ -190,10 +190,10 @@ fn models_that_cannot_be_imported() {
     });
     says(&folder.refusal(), &["1 of the file's tensors would be unused", bias]);
     // Without the settings, the tensors are those of no model.
-    let [quantized, _] = crate::models::pair("llama", GPTQ);
+    let [quantized, _] = super::models::pair("llama", GPTQ);
     let message = quantized.set("quantization_config", json!(null)).refusal();
     says(&message, &["q_proj.weight is missing", "q_proj.qweight is there", "quantization_config in config.json"]);
-    let [quantized, _] = crate::models::pair("llama", Kind::Fp8Blocks);
+    let [quantized, _] = super::models::pair("llama", Kind::Fp8Blocks);
     let message = quantized.set("quantization_config", json!(null)).refusal();
     says(&message, &["q_proj.weight", "found type F8_E4M3", "F32, F16 or BF16"]);
 }

@@ -6,11 +6,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use browser::Page;
-use serde_json::Value;
 use tempfile::TempDir;
 use warpweft_models::import;
 use warpweft_plan::{Assets, OutputKind, Plan, PlanFile, PlanWriter};
-use warpweft_tests::{compiled, fixture, says};
+use warpweft_tests::{compiled, fixture};
 
 use crate::{run, text};
 
