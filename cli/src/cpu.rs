@@ -2,12 +2,15 @@
 
 use std::time::{Duration, Instant};
 
+use gemm_common::Parallelism;
+use gemm_f32::gemm::f32::get_gemm_fn;
+
 /// Rows, columns and depth of the product: a feed-forward layer of a small transformer over a large batch.
 const SHAPE: [usize; 3] = [1024, 1536, 1024];
 /// How long to measure.
 const TIME: Duration = Duration::from_millis(400);
 
-/// The best rate of f32 matrix products with the `gemm` crate on all cores, in 10⁹ operations per second.
+/// The best rate of f32 matrix products with the `gemm-f32` crate on all cores, in 10⁹ operations per second.
 pub(crate) fn gflop_per_s() -> f64 {
     let [m, n, k] = SHAPE;
     let a: Vec<f32> = (0..m * k).map(|i| (i % 17) as f32 - 8.0).collect();
@@ -28,20 +31,21 @@ fn product(out: &mut [f32], a: &[f32], b: &[f32]) {
     let [m, n, k] = SHAPE;
     assert_eq!([out.len(), a.len(), b.len()], [m * n, m * k, n * k]);
     let (row, one) = (|columns: usize| columns as isize, 1);
+    // Its kernels write columns: outᵀ = b · aᵀ. Of each matrix, how far its columns are apart comes first.
     // SAFETY: the slices hold as many elements as the shapes and strides say, and `out` overlaps neither.
     unsafe {
-        gemm::gemm(
-            m,
+        get_gemm_fn()(
             n,
+            m,
             k,
             out.as_mut_ptr(),
-            one,
             row(n),
+            one,
             false,
-            a.as_ptr(),
+            b.as_ptr(),
             one,
             row(k),
-            b.as_ptr(),
+            a.as_ptr(),
             row(k),
             one,
             0.0,
@@ -49,7 +53,7 @@ fn product(out: &mut [f32], a: &[f32], b: &[f32]) {
             false,
             false,
             false,
-            gemm::Parallelism::Rayon(0),
+            Parallelism::Rayon(0),
         );
     }
 }

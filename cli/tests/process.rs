@@ -12,8 +12,14 @@ fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures").join(name)
 }
 
+/// The command. Where a test moves its caches, that of Mesa's drivers stays where it is: what they compile is not looked at.
 fn command() -> Command {
-    Command::new(env!("CARGO_BIN_EXE_compile-model"))
+    let mut command = Command::new(env!("CARGO_BIN_EXE_compile-model"));
+    let home = || std::env::var_os("HOME").map(|home| Path::new(&home).join(".cache"));
+    if let Some(caches) = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).or_else(home) {
+        command.env("MESA_SHADER_CACHE_DIR", caches);
+    }
+    command
 }
 
 fn stderr(output: &Output) -> String {

@@ -1,4 +1,7 @@
-//! Products of matrices on the CPU, by the `gemm` crate.
+//! Products of matrices on the CPU, by the `gemm-f32` crate.
+
+use gemm_common::Parallelism;
+use gemm_f32::gemm::f32::get_gemm_fn;
 
 /// A matrix in a slice: element `[i, j]` is at `i · rows + j · columns`.
 #[derive(Clone, Copy, Debug)]
@@ -50,25 +53,26 @@ pub(super) fn add_product(
     assert!(n <= stride && (m - 1) * stride + n <= out.len(), "a result outside of its slice");
     assert!(a.reaches(m, k) <= a.data.len() && b.reaches(k, n) <= b.data.len(), "an operand outside of its slice");
     let parallelism = match threads {
-        Threads::One => gemm::Parallelism::None,
-        Threads::All => gemm::Parallelism::Rayon(0),
+        Threads::One => Parallelism::None,
+        Threads::All => Parallelism::Rayon(0),
     };
+    // Its kernels write columns: outᵀ += factor · bᵀ · aᵀ. Of each matrix, how far its columns are apart comes first.
     // SAFETY: the assertions say that every element lies in its slice, and `out` is borrowed alone.
     unsafe {
-        gemm::gemm(
-            m,
+        get_gemm_fn()(
             n,
+            m,
             k,
             out.as_mut_ptr(),
-            1,
             stride as isize,
+            1,
             true,
-            a.data.as_ptr(),
-            a.columns as isize,
-            a.rows as isize,
             b.data.as_ptr(),
-            b.columns as isize,
             b.rows as isize,
+            b.columns as isize,
+            a.data.as_ptr(),
+            a.rows as isize,
+            a.columns as isize,
             1.0,
             factor,
             false,

@@ -24,8 +24,6 @@ use crate::work;
 const MANY: u32 = 128;
 /// Rows below which attention over caches says nothing: its time is that of the context, which tests here are too short for.
 const CACHED: u32 = 32;
-/// For one alternative.
-const EACH: Duration = Duration::from_millis(250);
 /// Alternatives of a kernel, at the most, and how much slower than the best they may be predicted to be.
 const ALTERNATIVES: (usize, f64) = (5, 2.0);
 /// A kernel takes another's place if it needs less than this part of its time.
@@ -54,12 +52,14 @@ pub(super) struct Found {
     pub(super) left_out: usize,
 }
 
-/// Compares the kernels of a target's programs with their alternatives, and adds what was found to the plan.
+/// Compares the kernels of a target's programs with their alternatives, each of which is measured for the time `each`, and adds
+/// what was found to the plan.
 pub(super) fn tune(
     device: &Device,
     target: &Target,
     rates: &Rates,
     plan: &mut Plan,
+    each: Duration,
     bar: &mut Bar<'_>,
 ) -> Result<Found, CliError> {
     let target = Target { rates: rates.clone(), ..target.clone() };
@@ -80,7 +80,7 @@ pub(super) fn tune(
         let contest = match known.get(&(kernel, rows.min)) {
             Some(contest) => *contest,
             None => {
-                let contest = contest(device, &target, plan, (kernel, rows), &mut found.samples)?;
+                let contest = contest(device, &target, plan, (kernel, rows, each), &mut found.samples)?;
                 found.left_out += usize::from(contest.is_none());
                 let index = contest.map(|contest| {
                     found.contests.push(contest);
@@ -137,7 +137,7 @@ fn contest(
     device: &Device,
     target: &Target,
     plan: &Plan,
-    (index, range): (usize, RowRange),
+    (index, range, each): (usize, RowRange, Duration),
     samples: &mut Vec<Sample>,
 ) -> Result<Option<Contest>, CliError> {
     let kernel = &plan.kernels[index];
@@ -166,7 +166,7 @@ fn contest(
     let buffers = block_on(device.buffers(&kernel.bindings, &data.buffers))?;
     let measured = |composed: &Composed| Measured::new(device, &name, composed, &buffers, sizes);
     let mut measured: Vec<Measured> = all.iter().map(measured).collect::<Result<_, _>>()?;
-    repeat(device, &mut measured, Instant::now() + EACH * all.len() as u32)?;
+    repeat(device, &mut measured, Instant::now() + each * all.len() as u32)?;
     let mut own = f64::INFINITY;
     let mut best: Option<(f64, &Composed)> = None;
     for (composed, measured) in all.iter().zip(&measured) {

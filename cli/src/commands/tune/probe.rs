@@ -232,8 +232,11 @@ pub(super) fn samples(
     }
     let begun = Instant::now();
     for part in 1..=PARTS {
-        let left = deadline.saturating_duration_since(begun);
-        repeat(device, &mut all, begun + left.mul_f64(part as f64 / PARTS as f64))?;
+        let until = begun + deadline.saturating_duration_since(begun).mul_f64(part as f64 / PARTS as f64);
+        // The least number of rounds is that of all parts together.
+        if part == 1 || Instant::now() < until {
+            repeat(device, &mut all, until)?;
+        }
         bar.set(total - PARTS + part, total, Unit::Items);
     }
     Ok(all.iter().map(Measured::sample).collect())
