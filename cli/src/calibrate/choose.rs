@@ -27,7 +27,7 @@ const FORMATS: [Format; 6] = [
 /// What weights are rounded to where their sensitivity is measured: coarse enough to be seen.
 const PROBED: Format = Format::Int4 { group: Group::Of(128), zeros: true };
 /// Most layers that are measured one by one; of more, neighbors are measured together.
-const LAYERS: usize = 16;
+const LAYERS: usize = 8;
 /// Nats per token below which a measurement is noise.
 const NOISE: f64 = 1e-6;
 /// Times that a choice is made, each with what was learned from the one before.
@@ -48,37 +48,45 @@ pub(crate) struct Limits {
 pub(super) fn auto(work: &mut Work<'_, '_>, limits: Limits, console: &mut Console<'_>) -> Result<Calibrated, CliError> {
     let mut factors = measure(work, console)?;
     let (classes, fixed) = classes(work, console)?;
-    let mut best: Option<(u64, Calibrated)> = None;
+    let mut tries: Vec<Calibrated> = Vec::new();
     for _ in 0..TRIES {
         let formats = decide(&classes, &factors, limits, fixed, work.candidates.len())?;
-        let (store, errors) = round_all(work, &formats, Feedback::On, console)?;
+        let last = tries.last();
+        if last.is_some_and(|last| last.choices.iter().map(|choice| choice.format).eq(formats.iter().copied())) {
+            break;
+        }
+        let (store, errors) = round_all(work, &formats, Feedback::On, last, console)?;
         let predicted: f64 = errors.iter().zip(&factors).map(|(e, f)| e * f).sum();
         let measured = work.measure(&store, &formats)?;
-        let done = finish(work, store, &formats, &errors, Some(&factors), (Some(predicted), measured));
+        tries.push(finish(work, store, &formats, &errors, Some(&factors), (Some(predicted), measured)));
         // What the sum of many errors costs is better known from all of them together.
         let ratio = measured.filter(|_| predicted > NOISE).map_or(1.0, |measured| measured.max(NOISE) / predicted);
         factors.iter_mut().for_each(|f| *f *= ratio);
-        let bytes = done.told().weights.iter().map(|w| w.bytes).sum();
-        let within = |c: &Calibrated| limits.loss.is_none_or(|limit| c.measured.is_none_or(|m| m <= limit));
-        let better = |(known, of): &(u64, Calibrated)| match (within(&done), within(of)) {
-            (true, true) => bytes < *known,
-            (false, false) => done.measured < of.measured,
-            (one, _) => one,
-        };
-        if best.as_ref().is_none_or(better) {
-            best = Some((bytes, done));
-        }
         if limits.loss.is_none() || (1.0 / TOLERANCE..=1.0).contains(&ratio) {
             break;
         }
     }
-    let (_, best) = best.ok_or_else(|| CliError::Failed("no formats were chosen".into()))?;
+    let best = best(tries, limits).ok_or_else(|| CliError::Failed("no formats were chosen".into()))?;
     if let (Some(limit), Some(measured)) = (limits.loss, best.measured.filter(|&m| limits.loss.is_some_and(|l| m > l)))
     {
         let (cost, limit) = (percent(measured), percent(limit));
         console.note(&format!("note: the chosen formats cost {cost} of perplexity where {limit} was asked for"));
     }
     Ok(best)
+}
+
+/// The choice of the fewest bytes among those within the limits; if there is none, that of the least loss.
+fn best(tries: Vec<Calibrated>, limits: Limits) -> Option<Calibrated> {
+    let bytes = |c: &Calibrated| c.told().weights.iter().map(|w| w.bytes).sum::<u64>();
+    let within = |c: &Calibrated| limits.loss.is_none_or(|limit| c.measured.is_none_or(|m| m <= limit));
+    tries.into_iter().reduce(|best, one| {
+        let better = match (within(&one), within(&best)) {
+            (true, true) => bytes(&one) < bytes(&best),
+            (false, false) => one.measured < best.measured,
+            (is_within, _) => is_within,
+        };
+        if better { one } else { best }
+    })
 }
 
 /// A loss as the growth of perplexity.
@@ -95,12 +103,12 @@ fn measure(work: &mut Work<'_, '_>, console: &mut Console<'_>) -> Result<Vec<f64
         ));
     }
     let all = vec![Some(PROBED); work.candidates.len()];
-    let (store, errors) = round_all(work, &all, Feedback::Off, console)?;
+    let (store, errors) = round_all(work, &all, Feedback::Off, None, console)?;
     let mut probes = probes(&work.candidates);
     let total = probes.len() as u64;
     let mut bar = console.bar("measuring");
     for (done, probe) in probes.iter_mut().enumerate() {
-        probe.loss = work.measure_members(&store, &probe.members)?.unwrap_or(0.0);
+        probe.loss = work.probe(&store, &probe.members)?.unwrap_or(0.0);
         bar.set(done as u64 + 1, total, Unit::Items);
     }
     drop(bar);
@@ -160,7 +168,7 @@ fn classes(work: &mut Work<'_, '_>, console: &mut Console<'_>) -> Result<(Vec<Cl
     }
     let mut errors: Vec<[f64; FORMATS.len()]> = vec![[0.0; FORMATS.len()]; work.candidates.len()];
     let weights = &work.imported.weights;
-    work.each_weight("weighing formats", console, &mut |at, candidate, factors| {
+    work.each_weight("weighing formats", &|_| true, console, &mut |at, candidate, factors| {
         for (error, &format) in errors[at].iter_mut().zip(&FORMATS) {
             *error = weigh::error_in(weights, candidate, format, factors)?;
         }

@@ -3,6 +3,9 @@
 //! It is the loss that rounding adds on text that the model itself predicts, it is never negative, and unlike the
 //! difference of two losses it has no first-order term, so a few thousand tokens measure a part in a thousand.
 
+use rayon::prelude::*;
+use warpweft_runtime::Matrix;
+
 use super::subject::Subject;
 use crate::CliError;
 
@@ -52,7 +55,8 @@ impl Reference {
         let ids = ids[..ids.len().min(most)].to_vec();
         let mut rows = Vec::new();
         subject.scores(&ids, &mut |scores| {
-            rows.extend(scores.iter().flat_map(log_probabilities));
+            let found: Vec<Vec<f32>> = rows_of(&scores).map(log_probabilities).collect();
+            found.into_iter().for_each(|row| rows.extend(row));
             Ok(())
         })?;
         Ok(Reference { ids, rows })
@@ -63,20 +67,14 @@ impl Reference {
         self.ids.len()
     }
 
-    /// How far the predictions of the model as it is now are from these.
-    pub(super) fn distance(&self, subject: &mut Subject<'_>) -> Result<Distance, CliError> {
+    /// How far the predictions of the model as it is now are from these, over so many tokens from the beginning.
+    pub(super) fn distance(&self, subject: &mut Subject<'_>, tokens: usize) -> Result<Distance, CliError> {
+        let ids = &self.ids[..self.ids.len().min(tokens)];
         let (mut sum, mut at) = (Distance::default(), 0);
-        subject.scores(&self.ids, &mut |scores| {
-            for row in scores.iter() {
-                let known = self.rows.get(at * scores.width..(at + 1) * scores.width).unwrap_or_default();
-                sum.divergence += divergence(known, row);
-                at += 1;
-                if let Some(&next) = self.ids.get(at) {
-                    let before = known.get(next as usize).map_or(0.0, |&p| f64::from(p));
-                    let after = row.get(next as usize).map_or(0.0, |&score| f64::from(score) - normalizer(row));
-                    sum.growth += before - after;
-                }
-            }
+        subject.scores(ids, &mut |scores| {
+            let moved: Vec<Distance> = rows_of(&scores).enumerate().map(|(i, row)| self.moved(at + i, row)).collect();
+            at += moved.len();
+            moved.into_iter().for_each(|row| sum += row);
             Ok(())
         })?;
         let tokens = at.max(1) as f64;
@@ -85,6 +83,23 @@ impl Reference {
             false => Err(CliError::Failed("a rounded model predicts numbers that are not finite".into())),
         }
     }
+
+    /// How far the scores after token `at` are from what they were.
+    fn moved(&self, at: usize, scores: &[f32]) -> Distance {
+        let known = self.rows.get(at * scores.len()..(at + 1) * scores.len()).unwrap_or_default();
+        let normalizer = normalizer(scores);
+        let growth = self.ids.get(at + 1).map_or(0.0, |&next| {
+            let before = known.get(next as usize).map_or(0.0, |&p| f64::from(p));
+            let after = scores.get(next as usize).map_or(0.0, |&score| f64::from(score) - normalizer);
+            before - after
+        });
+        Distance { divergence: divergence(known, scores, normalizer), growth }
+    }
+}
+
+/// The rows of scores, for all cores.
+fn rows_of(scores: &Matrix) -> impl IndexedParallelIterator<Item = &[f32]> {
+    scores.values.par_chunks_exact(scores.width.max(1))
 }
 
 /// The mean negative log-probability of the tokens of a text, but for the first one of each chunk.
@@ -105,9 +120,9 @@ pub(super) fn loss(subject: &mut Subject<'_>, ids: &[u32]) -> Result<f64, CliErr
     Ok(sum / f64::from(count))
 }
 
-fn log_probabilities(scores: &[f32]) -> impl Iterator<Item = f32> + '_ {
+fn log_probabilities(scores: &[f32]) -> Vec<f32> {
     let normalizer = normalizer(scores);
-    scores.iter().map(move |&score| (f64::from(score) - normalizer) as f32)
+    scores.iter().map(|&score| (f64::from(score) - normalizer) as f32).collect()
 }
 
 /// The logarithm of the sum of exponentials.
@@ -116,9 +131,8 @@ fn normalizer(scores: &[f32]) -> f64 {
     greatest + scores.iter().map(|&score| (f64::from(score) - greatest).exp()).sum::<f64>().ln()
 }
 
-/// `Σ p (ln p - ln q)` with the logarithms of `p`, and scores whose softmax is `q`.
-fn divergence(known: &[f32], scores: &[f32]) -> f64 {
-    let normalizer = normalizer(scores);
+/// `Σ p (ln p - ln q)` with the logarithms of `p`, and scores whose softmax is `q`, with their normalizer.
+fn divergence(known: &[f32], scores: &[f32], normalizer: f64) -> f64 {
     let of = |(&p, &score): (&f32, &f32)| {
         let p = f64::from(p);
         p.exp() * (p - (f64::from(score) - normalizer))
@@ -140,7 +154,8 @@ mod tests {
     #[test]
     fn a_distribution_is_not_far_from_itself() {
         let (p, q) = ([1.0f32, 2.0, -3.0], [0.5f32, 2.5, 0.0]);
-        let known: Vec<f32> = log_probabilities(&p).collect();
+        let known = log_probabilities(&p);
+        let divergence = |known: &[f32], scores: &[f32]| super::divergence(known, scores, normalizer(scores));
         assert!(divergence(&known, &p).abs() < 1e-7);
         let shifted = p.map(|x| x + 100.0);
         assert!(divergence(&known, &shifted).abs() < 1e-5);

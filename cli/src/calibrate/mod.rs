@@ -15,6 +15,7 @@ mod tests;
 mod weigh;
 mod work;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use warpweft_compiler::formats::Format;
@@ -152,7 +153,7 @@ fn round_and_choose(
         Wanted::Formats { matrices, tables } => {
             let format = |c: &Candidate| if c.is_table() { tables } else { Some(matrices) };
             let formats: Vec<_> = work.candidates.iter().map(format).collect();
-            let (store, errors) = round_all(work, &formats, Feedback::On, console)?;
+            let (store, errors) = round_all(work, &formats, Feedback::On, None, console)?;
             let measured = work.measure(&store, &formats)?;
             Ok(finish(work, store, &formats, &errors, None, (None, measured)))
         }
@@ -160,16 +161,21 @@ fn round_and_choose(
     }
 }
 
-/// Rounds each weight to its format; returns the errors.
+/// Rounds each weight to its format; returns the errors. What `before` has in that format, rounded in the same way, stays.
 fn round_all(
     work: &mut Work<'_, '_>,
     formats: &[Option<Format>],
     feedback: Feedback,
+    before: Option<&Calibrated>,
     console: &mut Console<'_>,
 ) -> Result<(Store, Vec<f64>), CliError> {
-    let (mut store, mut errors) = (Store::new()?, vec![0.0; formats.len()]);
+    let known = |at: usize| before.map(|before| &before.choices[at]).filter(|choice| choice.format == formats[at]);
+    let stays: BTreeSet<&str> = (0..formats.len()).filter_map(|at| Some(known(at)?.candidate.name.as_str())).collect();
+    let mut store = before.map_or_else(Store::new, |before| Ok(before.store.only(&stays)))?;
+    let mut errors: Vec<f64> = (0..formats.len()).map(|at| known(at).map_or(0.0, |choice| choice.error)).collect();
+    let wanted = |at: usize| formats[at].is_some() && known(at).is_none();
     let weights = &work.imported.weights;
-    work.each_weight("rounding", console, &mut |at, candidate, factors| {
+    work.each_weight("rounding", &wanted, console, &mut |at, candidate, factors| {
         if let Some(format) = formats[at] {
             errors[at] = weigh::round_into(weights, candidate, (format, feedback), factors, &mut store)?;
         }

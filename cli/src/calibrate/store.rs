@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use warpweft_compiler::formats::Format;
 use warpweft_compiler::quantize::Candidate;
@@ -29,11 +29,18 @@ struct Place {
     bytes: u64,
 }
 
-/// The rows of rounded weights, as their formats store them.
-#[derive(Debug)]
+/// The rows of rounded weights, as their formats store them. A clone has the same weights, and those that either of them gets
+/// are its own.
+#[derive(Clone, Debug)]
 pub(crate) struct Store {
-    file: Mutex<File>,
+    file: Arc<Mutex<Rows>>,
     places: BTreeMap<String, Place>,
+}
+
+/// The file of some stores, to which rows are added.
+#[derive(Debug)]
+struct Rows {
+    file: File,
     end: u64,
 }
 
@@ -42,22 +49,31 @@ impl Store {
     pub(super) fn new() -> Result<Store, CliError> {
         let folder = temporary_folder();
         let file = tempfile::tempfile_in(&folder).map_err(CliError::io(format!("write into {}", folder.display())))?;
-        Ok(Store { file: Mutex::new(file), places: BTreeMap::new(), end: 0 })
+        Ok(Store { file: Arc::new(Mutex::new(Rows { file, end: 0 })), places: BTreeMap::new() })
+    }
+
+    /// One with those of its weights alone.
+    pub(super) fn only(&self, names: &BTreeSet<&str>) -> Store {
+        let mut only = self.clone();
+        only.places.retain(|name, _| names.contains(name.as_str()));
+        only
     }
 
     /// Begins a weight, in the place of what was kept of it.
     pub(super) fn begin(&mut self, candidate: &Candidate, format: Format) {
         let (columns, turned, dtype) = (candidate.columns as usize, candidate.turned, candidate.dtype);
-        let place = Place { format, columns, turned, dtype, offset: self.end, bytes: 0 };
+        let offset = self.file.lock().unwrap_or_else(PoisonError::into_inner).end;
+        let place = Place { format, columns, turned, dtype, offset, bytes: 0 };
         self.places.insert(candidate.name.clone(), place);
     }
 
-    /// Adds rows to the weight that was begun last under that name.
+    /// Adds rows to the weight that was begun last.
     pub(super) fn add(&mut self, name: &str, bytes: &[u8]) -> Result<(), CliError> {
-        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        let written = file.seek(SeekFrom::Start(self.end)).and_then(|_| file.write_all(bytes));
+        let mut rows = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        let end = SeekFrom::Start(rows.end);
+        let written = rows.file.seek(end).and_then(|_| rows.file.write_all(bytes));
         written.map_err(CliError::io("write rounded weights"))?;
-        self.end += bytes.len() as u64;
+        rows.end += bytes.len() as u64;
         if let Some(place) = self.places.get_mut(name) {
             place.bytes += bytes.len() as u64;
         }
@@ -67,8 +83,8 @@ impl Store {
     fn read(&self, name: &str) -> Option<Result<(Place, Vec<u8>), WeightError>> {
         let place = self.places.get(name).copied()?;
         let mut bytes = vec![0; place.bytes as usize];
-        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        let read = file.seek(SeekFrom::Start(place.offset)).and_then(|_| file.read_exact(&mut bytes));
+        let mut rows = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        let read = rows.file.seek(SeekFrom::Start(place.offset)).and_then(|_| rows.file.read_exact(&mut bytes));
         let problem = |error| WeightError { problem: format!("cannot read the rounded weight {name}: {error}") };
         Some(read.map(|()| (place, bytes)).map_err(problem))
     }

@@ -78,6 +78,13 @@ impl<'i> Subject<'i> {
         Ok(Subject { imported, engine, packing: compiled.packing, cached, context, around, _file: file })
     }
 
+    /// A model of sessions that is on the device already.
+    #[cfg(test)]
+    pub(super) fn of(imported: &'i Imported, engine: Engine, packing: Packing) -> Subject<'i> {
+        let context = CONTEXT.min(engine.context_limit().0 as usize);
+        Subject { imported, engine, packing, cached: true, context, around: Around::default(), _file: None }
+    }
+
     /// The ids of a text, however long it is.
     pub(super) fn encode(&mut self, text: &str) -> Result<Vec<u32>, CliError> {
         if self.cached {
@@ -90,6 +97,12 @@ impl<'i> Subject<'i> {
             ids.extend(self.engine.encode(&piece.join(" "), false)?);
         }
         Ok(ids)
+    }
+
+    /// The text of ids.
+    #[cfg(test)]
+    pub(super) fn decode(&mut self, ids: &[u32]) -> Result<String, CliError> {
+        Ok(self.engine.decode(ids, true)?)
     }
 
     /// Rows of a chunk of text.

@@ -13,7 +13,7 @@ use crate::interrupt;
 /// Bytes of the values that are in memory at once.
 const PIECE: usize = 32 << 20;
 /// Rows by which the error of a format is estimated.
-const SAMPLE: u64 = 384;
+const SAMPLE: u64 = 192;
 
 /// Rounds a weight into the store; returns its error.
 pub(super) fn round_into(

@@ -22,14 +22,16 @@ use crate::texts::read;
 pub(super) const TEXT: &str = include_str!("text.txt");
 /// Tokens over which moments are collected.
 const TOKENS: usize = 16_384;
-/// Tokens on which losses are measured.
+/// Tokens on which the loss of a choice is measured.
 const MEASURED: usize = 2_048;
+/// Of these, the ones on which groups of weights are compared with each other.
+const PROBED: usize = 512;
 /// Tokens below which moments would say more of the text than of the model.
 const LEAST: usize = 256;
 /// Of so many pieces of the text one is kept for measurements.
 const EVERY: usize = 8;
 /// Tokens of such a piece.
-const PIECE: usize = 256;
+const PIECE: usize = 128;
 /// Bytes of moments and factors that are in memory at once.
 const MEMORY: u64 = 3 << 30;
 /// What is added to the moments' diagonal, as a part of its mean: what the text does not tell of.
@@ -83,43 +85,56 @@ impl<'i, 's> Work<'i, 's> {
         let groups = groups(&taps);
         let adapter = block_on(choose(&setting.adapter))?;
         let first: Vec<Id> = taps[groups.first().cloned().unwrap_or(0..0)].iter().map(|tap| tap.0).collect();
-        let mut subject = Subject::open(imported, &first, &adapter, setting, console)?;
-        let all = subject.encode(&text)?;
-        let language = subject.is_language_model();
-        let (ids, measured) = match language {
-            true => split(&all),
-            // There is nothing to measure without scores of a next token, so all of the text goes into moments.
-            false => (all[..all.len().min(2 * TOKENS)].to_vec(), Vec::new()),
-        };
-        if ids.len() < LEAST || (language && measured.is_empty()) {
-            let (found, source) = (all.len(), &name);
-            let least = if language { LEAST + 2 * PIECE } else { LEAST };
-            return Err(CliError::Failed(format!(
-                "calibration text {source}: found {found} tokens, expected at least {least}"
-            )));
-        }
-        let vocabulary = imported.info.vocab_size as usize;
-        let reference = match language {
-            true => Some(Reference::of(&mut subject, &measured, vocabulary)?),
-            false => None,
-        };
-        let (open, factors, moved) = (0, None, Distance::default());
-        let text = name;
-        Ok(Work {
+        let subject = Subject::open(imported, &first, &adapter, setting, console)?;
+        let mut work = Work {
             imported,
             candidates,
-            text,
+            text: name,
             setting,
             adapter,
             taps,
             groups,
             subject,
-            open,
-            factors,
-            ids,
-            reference,
-            moved,
-        })
+            open: 0,
+            factors: None,
+            ids: Vec::new(),
+            reference: None,
+            moved: Distance::default(),
+        };
+        work.read(&text)?;
+        Ok(work)
+    }
+
+    /// Takes a text: its parts for moments and for measurements.
+    fn read(&mut self, text: &str) -> Result<(), CliError> {
+        let all = self.subject.encode(text)?;
+        let language = self.subject.is_language_model();
+        let (ids, measured) = match language {
+            true => split(&all),
+            // There is nothing to measure without scores of a next token, so all of the text goes into moments.
+            false => (all[..all.len().min(2 * TOKENS)].to_vec(), Vec::new()),
+        };
+        if ids.len() < LEAST || (language && measured.len() < PIECE) {
+            let (found, source) = (all.len(), &self.text);
+            let least = if language { LEAST + PIECE } else { LEAST };
+            return Err(CliError::Failed(format!(
+                "calibration text {source}: found {found} tokens, expected at least {least}"
+            )));
+        }
+        let vocabulary = self.imported.info.vocab_size as usize;
+        if language {
+            self.reference = Some(Reference::of(&mut self.subject, &measured, vocabulary)?);
+        }
+        self.ids = ids;
+        Ok(())
+    }
+
+    /// Takes the text of some ids in the place of the one before, and knows nothing of that any more.
+    #[cfg(test)]
+    pub(super) fn read_again(&mut self, ids: &[u32]) -> Result<(), CliError> {
+        let text = self.subject.decode(ids)?;
+        (self.factors, self.moved) = (None, Distance::default());
+        self.read(&text)
     }
 
     /// Tokens over which moments are collected.
@@ -132,29 +147,36 @@ impl<'i, 's> Work<'i, 's> {
         self.reference.as_ref().map_or(0, Reference::len)
     }
 
-    /// Calls `each` for every weight that can be quantized, with the factors of its input's moments. They are collected
-    /// when they are needed, and again if not all fit into memory. `label` says what is done.
+    /// Calls `each` for those of the weights that can be quantized which are wanted, by their indices, with the factors of the
+    /// input's moments. They are collected when they are needed, and again if not all fit into memory. `label` says what is
+    /// done.
     pub(super) fn each_weight(
         &mut self,
         label: &'static str,
+        wanted: &dyn Fn(usize) -> bool,
         console: &mut Console<'_>,
         each: &mut Each<'_>,
     ) -> Result<(), CliError> {
+        let wanted: Vec<usize> = (0..self.candidates.len()).filter(|&at| wanted(at)).collect();
         let mut done = 0;
         for group in 0..self.groups.len() {
+            let taps = &self.taps[self.groups[group].clone()];
+            let reads = |at: &&usize| taps.iter().any(|tap| self.candidates[**at].input == Some(tap.0));
+            let members: Vec<usize> = wanted.iter().filter(reads).copied().collect();
+            if members.is_empty() {
+                continue;
+            }
             self.collect(group, console)?;
             let mut bar = console.bar(label);
-            for (at, candidate) in self.candidates.iter().enumerate() {
-                let factors = candidate.input.and_then(|input| self.factors.as_ref()?.get(&input));
-                if factors.is_some() {
-                    each(at, candidate, factors)?;
-                    done += 1;
-                    bar.set(done, self.candidates.len() as u64, Unit::Items);
-                }
+            for at in members {
+                let candidate = &self.candidates[at];
+                each(at, candidate, candidate.input.and_then(|input| self.factors.as_ref()?.get(&input)))?;
+                done += 1;
+                bar.set(done, wanted.len() as u64, Unit::Items);
             }
         }
-        for (at, candidate) in self.candidates.iter().enumerate().filter(|(_, c)| c.input.is_none()) {
-            each(at, candidate, None)?;
+        for at in wanted.into_iter().filter(|&at| self.candidates[at].input.is_none()) {
+            each(at, &self.candidates[at], None)?;
         }
         Ok(())
     }
@@ -192,7 +214,7 @@ impl<'i, 's> Work<'i, 's> {
     /// language model.
     pub(super) fn measure(&mut self, store: &Store, formats: &[Option<Format>]) -> Result<Option<f64>, CliError> {
         let members: Vec<usize> = (0..formats.len()).filter(|&at| formats[at].is_some()).collect();
-        Ok(self.measure_members(store, &members)?.map(|divergence| divergence * self.moved.cost()))
+        Ok(self.distance(store, &members, MEASURED)?.map(|divergence| divergence * self.moved.cost()))
     }
 
     /// Of a divergence, the part that costs, by all that was measured so far.
@@ -203,24 +225,43 @@ impl<'i, 's> Work<'i, 's> {
     /// The mean negative log-probability of a text's tokens, each chunk's first one left out, in nats, with the rounded
     /// weights of a store.
     #[cfg(test)]
-    pub(super) fn loss(&mut self, ids: &[u32], store: Option<&Store>) -> Result<f64, CliError> {
-        let names: BTreeSet<&str> = self.candidates.iter().map(|c| c.name.as_str()).collect();
-        if let Some(store) = store {
-            let decoded = Decoded { weights: &self.imported.weights, store, names: &names };
-            self.subject.replace(names.iter().copied(), &decoded)?;
-        }
-        let loss = super::divergence::loss(&mut self.subject, ids)?;
-        self.subject.replace(names, &self.imported.weights)?;
-        Ok(loss)
+    pub(super) fn loss(&mut self, ids: &[u32], store: &Store) -> Result<f64, CliError> {
+        self.with(store, &mut |subject| super::divergence::loss(subject, ids))
     }
 
-    /// The divergence with the rounded weights of these indices, in nats per token.
-    pub(super) fn measure_members(&mut self, store: &Store, members: &[usize]) -> Result<Option<f64>, CliError> {
+    /// What the model predicts with the rounded weights of a store.
+    #[cfg(test)]
+    pub(super) fn predictions(&mut self, ids: &[u32], store: &Store) -> Result<Reference, CliError> {
+        let vocabulary = self.imported.info.vocab_size as usize;
+        self.with(store, &mut |subject| Reference::of(subject, ids, vocabulary))
+    }
+
+    #[cfg(test)]
+    fn with<T>(
+        &mut self,
+        store: &Store,
+        measure: &mut dyn FnMut(&mut Subject<'i>) -> Result<T, CliError>,
+    ) -> Result<T, CliError> {
+        let names: BTreeSet<&str> = self.candidates.iter().map(|c| c.name.as_str()).collect();
+        let decoded = Decoded { weights: &self.imported.weights, store, names: &names };
+        self.subject.replace(names.iter().copied(), &decoded)?;
+        let measured = measure(&mut self.subject)?;
+        self.subject.replace(names, &self.imported.weights)?;
+        Ok(measured)
+    }
+
+    /// The divergence with the rounded weights of these indices, in nats per token, well enough to compare groups of weights:
+    /// what all of them together cost is measured when they have been chosen.
+    pub(super) fn probe(&mut self, store: &Store, members: &[usize]) -> Result<Option<f64>, CliError> {
+        self.distance(store, members, PROBED)
+    }
+
+    fn distance(&mut self, store: &Store, members: &[usize], tokens: usize) -> Result<Option<f64>, CliError> {
         let Some(reference) = &self.reference else { return Ok(None) };
         let names: BTreeSet<&str> = members.iter().map(|&at| self.candidates[at].name.as_str()).collect();
         let weights = &self.imported.weights;
         self.subject.replace(names.iter().copied(), &Decoded { weights, store, names: &names })?;
-        let found = reference.distance(&mut self.subject)?;
+        let found = reference.distance(&mut self.subject, tokens)?;
         self.subject.replace(names.iter().copied(), weights)?;
         self.moved += found;
         tracing::debug!(found.divergence, found.growth, cost = self.moved.cost(), "measured");
@@ -246,15 +287,19 @@ fn groups(taps: &[(Id, usize)]) -> Vec<Range<usize>> {
     groups
 }
 
-/// The ids for moments, and those for measurements: pieces from all over the text.
+/// The ids for moments, and those for measurements: pieces from all over the text. Each quarter of the latter is so too.
 fn split(ids: &[u32]) -> (Vec<u32>, Vec<u32>) {
     let (mut moments, mut measured) = (Vec::new(), Vec::new());
     for (i, piece) in ids.chunks(PIECE).enumerate() {
-        let (into, most) = if i % EVERY == 1 { (&mut measured, MEASURED) } else { (&mut moments, TOKENS) };
-        let room = most - into.len();
-        into.extend_from_slice(&piece[..piece.len().min(room)]);
+        match i % EVERY == 1 {
+            true if measured.len() < MEASURED / PIECE => measured.push(piece),
+            true => {}
+            false => moments.extend_from_slice(&piece[..piece.len().min(TOKENS - moments.len())]),
+        }
     }
-    (moments, measured)
+    const QUARTERS: usize = MEASURED / PROBED;
+    let measured = (0..QUARTERS).flat_map(|quarter| measured.iter().skip(quarter).step_by(QUARTERS).copied());
+    (moments, measured.flatten().copied().collect())
 }
 
 #[cfg(test)]
@@ -267,7 +312,8 @@ mod tests {
         let (moments, measured) = split(&ids);
         assert_eq!((moments.len(), measured.len()), (TOKENS, MEASURED));
         assert!(measured.iter().all(|id| !moments.contains(id)));
-        assert!(split(&ids[..200]).1.is_empty());
+        let (moments, measured) = split(&ids[..LEAST + PIECE]);
+        assert_eq!((moments.len(), measured.len()), (LEAST, PIECE));
     }
 
     #[test]

@@ -4,12 +4,14 @@ use super::product::{Threads, View, add_product};
 
 /// Columns of a block of the factorization.
 const BLOCK: usize = 64;
+/// Rows of the sums that are added to at once, from the diagonal on: the other half is the same.
+const STRIPE: usize = 128;
 
 /// Second moments of rows, `Σ xᵀx`, as they come in.
 #[derive(Clone, Debug)]
 pub struct Moments {
     width: usize,
-    /// Row-major `[width, width]`, symmetric.
+    /// Row-major `[width, width]`, symmetric: of each stripe of rows, the columns from its first one on.
     sums: Vec<f32>,
     rows: u64,
 }
@@ -52,9 +54,12 @@ impl Moments {
     /// Adds whole rows, `[rows, width]` row-major.
     pub fn add(&mut self, rows: &[f32]) {
         let n = rows.len() / self.width.max(1);
-        let x = View::of(rows, self.width);
-        let shape = [self.width, self.width, n];
-        add_product(&mut self.sums, self.width, shape, 1.0, (x.turned(), x), Threads::All);
+        for first in (0..self.width).step_by(STRIPE) {
+            let x = View::of(rows.get(first..).unwrap_or_default(), self.width);
+            let shape = [STRIPE.min(self.width - first), self.width - first, n];
+            let sums = &mut self.sums[first * self.width + first..];
+            add_product(sums, self.width, shape, 1.0, (x.turned(), x), Threads::All);
+        }
         self.rows += n as u64;
     }
 
@@ -68,7 +73,11 @@ impl Moments {
             return Err(MomentsError::NoRows);
         }
         let scale = 1.0 / self.rows as f32;
-        let mean: Vec<f32> = self.sums.iter().map(|s| s * scale).collect();
+        let mut mean: Vec<f32> = self.sums.iter().map(|s| s * scale).collect();
+        for row in 0..self.width {
+            (0..row / STRIPE * STRIPE)
+                .for_each(|column| mean[row * self.width + column] = mean[column * self.width + row]);
+        }
         if let Some(at) = mean.iter().position(|m| !m.is_finite()) {
             return Err(MomentsError::NotFinite { column: at / self.width });
         }
