@@ -1,23 +1,48 @@
-//! The roundings before a proof's first term, for people.
+//! The roundings that a proof's first term has, for people.
+
+use std::fmt;
 
 use serde::Serialize;
+use warpweft_compiler::graph::Graph;
 use warpweft_compiler::proof::algebra::{Names, algebra, difference};
-use warpweft_compiler::proof::{Chain, ProofFault, Rounding, roundings, told, unrounded};
+use warpweft_compiler::proof::{Chain, ProofFault, Rounding, random_error, roundings, told, unrounded};
 use warpweft_plan::provenance::{Class, LossyStep, Region};
 use warpweft_plan::{Plan, RoundedWeight};
 
 use crate::calibrate::percent;
 
-/// A weight that is rounded.
+/// Something that is rounded.
 #[derive(Serialize)]
 pub(crate) struct LossyDocument<'p> {
-    /// Its name in the checkpoint, in the first layer that is explained.
-    weight: String,
+    #[serde(flatten)]
+    of: Subject,
     format: String,
     class: &'static str,
-    /// What the plan tells of it in each of the layers that are explained; none where it does not tell.
+    /// What the plan tells of a weight in each of the layers that are explained; none where it does not tell.
     told: Vec<&'p RoundedWeight>,
+    /// Of activations: how far rounding moved random ones in the reference evaluator, relative to them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    random_error: Option<f64>,
     pub(crate) term: Vec<String>,
+}
+
+/// What is rounded.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Subject {
+    /// A weight, by its name in the checkpoint, in the first layer that is explained.
+    Weight(String),
+    /// A matrix of activations, as algebra.
+    Activations(String),
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Subject::Weight(name) => f.write_str(name),
+            Subject::Activations(term) => write!(f, "activations {term}"),
+        }
+    }
 }
 
 impl LossyDocument<'_> {
@@ -27,10 +52,28 @@ impl LossyDocument<'_> {
             span(&self.told, |w| w.relative_error, |x| format!("relative error {x:.1e}")),
             span(&self.told, |w| w.error, |x| format!("mean square error of the result {x:.1e}")),
             span(&self.told, |w| w.loss, |x| format!("predicted loss {}", percent(x))),
+            self.random_error.map(|x| format!("relative error {x:.1e} in random values")),
         ];
         let numbers: Vec<String> = numbers.into_iter().flatten().collect();
         let numbers = if numbers.is_empty() { "error not told".into() } else { numbers.join(", ") };
-        format!("round {} to {} ({}): {numbers}", self.weight, self.format, self.class)
+        format!("round {} to {} ({}): {numbers}", self.of, self.format, self.class)
+    }
+}
+
+/// What a term rounds, in words.
+pub(crate) fn subject(term: &Graph, rounding: Rounding, names: &Names) -> Subject {
+    match rounding {
+        Rounding::Weight { weight, .. } => {
+            Subject::Weight(names.weights.get(weight.0 as usize).cloned().unwrap_or_default())
+        }
+        Rounding::Activations { .. } => {
+            let mut rows = term.only(&[]);
+            rounding.of(term).into_iter().for_each(|from| rows.add_output("x", from));
+            let lines = algebra(&rows, &Names { outputs: vec!["x".into()], ..names.clone() }, &[]);
+            // What has several lines is seen in the term.
+            let only = if let [only] = &lines[..] { only.strip_prefix("x = ") } else { None };
+            Subject::Activations(only.unwrap_or("…").to_owned())
+        }
     }
 }
 
@@ -46,8 +89,8 @@ fn span(
     Some(if least == greatest { least } else { format!("{least} to {greatest}") })
 }
 
-/// Whether a step is one of ours: what the plan tells of it in each region, or `None` for a weight that came quantized in the
-/// checkpoint.
+/// Whether a step is one of ours: what the plan tells of it in each region, which of activations is nothing, or `None` for a
+/// weight that came quantized in the checkpoint.
 ///
 /// # Errors
 /// Where the plan contradicts itself.
@@ -58,10 +101,12 @@ pub(crate) fn ours<'p>(
 ) -> Result<Option<Vec<&'p RoundedWeight>>, ProofFault> {
     let told = regions.iter().map(|region| told(plan, region, step));
     let told: Vec<&RoundedWeight> = told.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect();
-    Ok(if step.stored && told.is_empty() { None } else { Some(told) })
+    let stored = matches!(step, LossyStep::Weight { stored: true, .. });
+    Ok(if stored && told.is_empty() { None } else { Some(told) })
 }
 
-/// The formula over the weights as the checkpoint has them, and what rounding makes of it, one weight after the other.
+/// The formula over the weights as the checkpoint has them, and what rounding makes of it, one weight after the other, and then
+/// one matrix of activations after the other.
 ///
 /// # Errors
 /// Where the plan contradicts itself.
@@ -76,7 +121,7 @@ pub(crate) fn lossy<'p>(
     let mut before = unrounded(start, &all)?;
     let formula = algebra(&before, names, &[]);
     let mut steps = Vec::new();
-    for (i, Rounding { weight, .. }) in all.iter().enumerate() {
+    for (i, &rounding) in all.iter().enumerate() {
         let Some(step) = chain.proof.lossy.get(i).filter(|_| chain.proof.lossy.len() == all.len()) else {
             return Err(ProofFault::Missing(format!("lossy step {i} of the proof")));
         };
@@ -84,10 +129,14 @@ pub(crate) fn lossy<'p>(
         let found = difference(&before, &after)?;
         if let Some(told) = ours(plan, regions, step)? {
             steps.push(LossyDocument {
-                weight: names.weights.get(weight.0 as usize).cloned().unwrap_or_default(),
-                format: step.format.clone(),
+                of: subject(start, rounding, names),
+                format: step.format().to_owned(),
                 class: Class::Lossy.name(),
                 told,
+                random_error: match rounding {
+                    Rounding::Weight { .. } => None,
+                    Rounding::Activations { .. } => Some(random_error(start, rounding)?),
+                },
                 term: algebra(&found.after, names, &found.added),
             });
         }

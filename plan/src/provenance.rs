@@ -183,7 +183,8 @@ pub struct Proof {
     pub arguments: Vec<Vec<FormulaValue>>,
     /// Which values of the formula the outputs are.
     pub results: Vec<FormulaValue>,
-    /// The weights that the first term reads rounded: rounding them makes it of the formula over the checkpoint's weights.
+    /// What the first term rounds: the weights that it reads, which makes it of the formula over the checkpoint's weights, and
+    /// then the activations.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub lossy: Vec<LossyStep>,
     /// Text of the formula's own term.
@@ -193,18 +194,45 @@ pub struct Proof {
     pub steps: Vec<ProofStep>,
 }
 
-/// A weight is rounded.
+/// Something is rounded.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct LossyStep {
-    /// Index into [`Region::weights`].
-    pub weight: usize,
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum LossyStep {
+    /// A weight, when it is packed.
+    Weight {
+        /// Index into [`Region::weights`].
+        weight: usize,
+        /// The name of the format.
+        format: String,
+        /// The formula declares the weight in that format, because it was rounded before there was a formula: by calibration,
+        /// and then [`Plan::quantization`] tells of it, or by whoever made the checkpoint, and then it is no step of ours.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        stored: bool,
+    },
+    /// A matrix of activations, while the program runs.
+    Activations {
+        /// Line of the first term that rounds them.
+        line: u32,
+        /// The name of the format.
+        format: String,
+    },
+}
+
+impl LossyStep {
     /// The name of the format.
-    pub format: String,
-    /// The formula declares the weight in that format, because it was rounded before there was a formula: by calibration,
-    /// and then [`Plan::quantization`] tells of it, or by whoever made the checkpoint, and then it is no step of ours.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub stored: bool,
+    pub fn format(&self) -> &str {
+        match self {
+            LossyStep::Weight { format, .. } | LossyStep::Activations { format, .. } => format,
+        }
+    }
+
+    /// The weight that is rounded, by its index into [`Region::weights`].
+    pub fn weight(&self) -> Option<usize> {
+        match *self {
+            LossyStep::Weight { weight, .. } => Some(weight),
+            LossyStep::Activations { .. } => None,
+        }
+    }
 }
 
 /// A step of a proof.
@@ -356,7 +384,7 @@ impl Provenance {
         Some((body, body.variant(plan.programs.get(program)?)?.calls.get(call)?))
     }
 
-    /// The steps in the proofs of a program's kernels, roundings of weights among them. A proof counts once for each region
+    /// The steps in the proofs of a program's kernels, roundings of weights and activations among them. A proof counts once for each region
     /// that has it.
     pub fn class_counts(&self, plan: &Plan, program: usize) -> ClassCounts {
         let mut counts = ClassCounts::default();
@@ -371,7 +399,12 @@ impl Provenance {
             };
             let Some(proof) = body.proofs.get(proof) else { continue };
             let names = self.regions.get(self.origins[program].regions[step]).map_or(&[][..], |r| &r.weights);
-            let ours = |s: &&LossyStep| !s.stored || names.get(s.weight).is_some_and(|n| rounded.contains(n.as_str()));
+            let ours = |step: &&LossyStep| match **step {
+                LossyStep::Weight { weight, stored: true, .. } => {
+                    names.get(weight).is_some_and(|name| rounded.contains(name.as_str()))
+                }
+                LossyStep::Weight { stored: false, .. } | LossyStep::Activations { .. } => true,
+            };
             counts.lossy += proof.lossy.iter().filter(ours).count();
             for step in &proof.steps {
                 self.rules.get(step.rule).into_iter().for_each(|rule| counts.add(rule.class));

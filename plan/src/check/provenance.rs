@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use super::MAX_TEXT;
 use crate::error::{PlanError, clipped, invalid};
-use crate::provenance::{Body, Call, FormulaValue, Proof, Provenance, Round, Variant};
+use crate::provenance::{Body, Call, FormulaValue, LossyStep, Proof, Provenance, Round, Variant};
 use crate::{Plan, Program};
 
 /// Longest name of a rule or a stage, in bytes.
@@ -89,7 +89,13 @@ impl Bodies<'_> {
         self.text(at, "declarations", proof.declarations)?;
         self.text(at, "start", proof.start)?;
         for (i, step) in proof.lossy.iter().enumerate() {
-            check_name(&format!("{at}: lossy step {i}: format"), &step.format)?;
+            let at = format!("{at}: lossy step {i}");
+            check_name(&format!("{at}: format"), step.format())?;
+            match *step {
+                LossyStep::Activations { line, .. } => below(&at, "line", line as usize, self.lines[proof.start])?,
+                // With the regions that have such weights.
+                LossyStep::Weight { .. } => {}
+            }
         }
         for (i, step) in proof.steps.iter().enumerate() {
             let at = format!("{at}: step {i}");
@@ -159,7 +165,7 @@ fn check_regions(plan: &Plan, provenance: &Provenance) -> Result<(), PlanError> 
         below(&at, "body", region.body, provenance.bodies.len())?;
         region.layer.map_or(Ok(()), |layer| below(&at, "layer", layer as usize, plan.model.layers as usize))?;
         let lossy = provenance.bodies[region.body].proofs.iter().flat_map(|proof| &proof.lossy);
-        let greatest = lossy.map(|step| step.weight).max();
+        let greatest = lossy.filter_map(LossyStep::weight).max();
         greatest.map_or(Ok(()), |weight| below(&at, "rounded weight", weight, region.weights.len()))?;
     }
     Ok(())

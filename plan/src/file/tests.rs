@@ -168,8 +168,9 @@ fn provenance() -> Provenance {
                 arguments: vec![vec![FormulaValue::Line(0), FormulaValue::Arg(0)]],
                 results: vec![FormulaValue::Line(1)],
                 lossy: vec![
-                    LossyStep { weight: 0, format: "int4-g32".into(), stored: false },
-                    LossyStep { weight: 1, format: "int8".into(), stored: true },
+                    LossyStep::Weight { weight: 0, format: "int4-g32".into(), stored: false },
+                    LossyStep::Weight { weight: 1, format: "int8".into(), stored: true },
+                    LossyStep::Activations { line: 1, format: "int8".into() },
                 ],
                 start: 0,
                 steps: vec![
@@ -340,8 +341,8 @@ fn lies_are_named() {
     fn rounded(change: impl FnOnce(&mut Quantization) + 'static) -> Change {
         Box::new(|p| change(p.quantization.as_mut().unwrap()))
     }
-    fn told(change: impl FnOnce(&mut Provenance) + 'static) -> Change {
-        Box::new(|p| change(p.provenance.as_mut().unwrap()))
+    fn rounding(step: LossyStep) -> Change {
+        Box::new(move |p| p.provenance.as_mut().unwrap().bodies[0].proofs[0].lossy[0] = step)
     }
     fn tap(buffer: usize) -> Tap {
         Tap { buffer, width: 5, stride: 8 }
@@ -417,8 +418,18 @@ fn lies_are_named() {
         ("weight 1 (table): found a name that another", rounded(|q| q.weights[1].name = "table".into())),
         ("weight 1 (head): format: found 61 bytes", rounded(|q| q.weights[1].format = Some("x".repeat(61)))),
         ("text: found 0 bytes", rounded(|q| q.calibration.as_mut().unwrap().text.clear())),
-        ("region 0: rounded weight: found 2, expected below 2", told(|p| p.bodies[0].proofs[0].lossy[1].weight = 2)),
-        ("lossy step 0: format: found a name of 0 bytes", told(|p| p.bodies[0].proofs[0].lossy[0].format.clear())),
+        (
+            "region 0: rounded weight: found 2, expected below 2",
+            rounding(LossyStep::Weight { weight: 2, format: "int8".into(), stored: false }),
+        ),
+        (
+            "lossy step 0: format: found a name of 0 bytes",
+            rounding(LossyStep::Activations { line: 0, format: String::new() }),
+        ),
+        (
+            "lossy step 0: line: found 2, expected below 2",
+            rounding(LossyStep::Activations { line: 2, format: "int8".into() }),
+        ),
         ("tap 0: buffer: found 9", Box::new(|p| p.programs[0].taps = vec![tap(9)])),
         ("tap 0: buffer: found Scratch, expected the role Output", Box::new(|p| p.programs[0].taps = vec![tap(3)])),
         ("tap 0: bytes of the buffer: found 32*sequences", Box::new(|p| p.programs[0].taps = vec![tap(6)])),
@@ -488,7 +499,7 @@ fn provenance_is_optional() {
 fn class_counts_follow_programs() {
     let plan = sample();
     let provenance = plan.provenance.as_ref().unwrap();
-    assert_eq!(provenance.class_counts(&plan, 0), ClassCounts { exact: 1, reassociates: 1, lossy: 1 });
+    assert_eq!(provenance.class_counts(&plan, 0), ClassCounts { exact: 1, reassociates: 1, lossy: 2 });
     assert_eq!(provenance.class_counts(&plan, 3), ClassCounts::default());
 }
 

@@ -7,12 +7,12 @@ use std::sync::LazyLock;
 use proptest::prelude::*;
 use warpweft_compiler::WeightChoice;
 use warpweft_compiler::proof::{
-    CallCheck, Chain, LOWERING, ProofFault, StepCheck, check_call, check_proof, formula, tolerance,
+    CallCheck, Chain, LOWERING, ProofFault, StepCheck, check_call, check_proof, check_roundings, formula, tolerance,
 };
 use warpweft_compiler::roll::roll;
 use warpweft_compiler::rules::{Limits, MERGE_NAME, RuleSet, saturate, saturate_explained};
 use warpweft_models::import;
-use warpweft_plan::provenance::{Class, FormulaValue, Provenance};
+use warpweft_plan::provenance::{Class, FormulaValue, LossyStep, Provenance};
 use warpweft_plan::{Plan, PlanFile};
 use warpweft_tests::{compiled, demo, fixture, plan_file, with_integers};
 
@@ -140,6 +140,19 @@ fn products_of_integers() {
     chains("integers", &plan);
     let found = check("integers", &plan);
     assert!(["linear-integers", "linear-pair-integers"].iter().all(|rule| found.contains_key(*rule)), "{found:?}");
+    // Each matrix of codes is made by one kernel, whose proof says so; those that read it round nothing.
+    let mut rounded = 0;
+    for body in &told(&plan).bodies {
+        for proof in 0..body.proofs.len() {
+            for check in check_roundings(told(&plan), body, proof).unwrap() {
+                // Evenly spread values move by √(1/3) of half a 127th; those that gates and norms made have larger ones.
+                let of_activations = matches!(check.step, LossyStep::Activations { .. });
+                assert!(!of_activations || (1e-3..2e-2).contains(&check.relative_error), "{check:?}");
+                rounded += usize::from(of_activations);
+            }
+        }
+    }
+    assert!(rounded >= 4, "{rounded} matrices of activations");
     let floats = |name: &str| name.starts_with("linear");
     let left: Vec<&str> = plan.kernels.iter().map(|k| k.name.as_str()).filter(|name| floats(name)).collect();
     assert!(left.is_empty(), "{left:?} are not over integers");

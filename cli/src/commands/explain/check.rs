@@ -4,18 +4,21 @@ use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 
 use serde::Serialize;
+use warpweft_compiler::proof::algebra::Names;
 use warpweft_compiler::proof::{
-    CallCheck, ProofFault, RoundingCheck, StepCheck, check_call, check_proof, check_roundings,
+    CallCheck, Chain, ProofFault, RoundingCheck, StepCheck, body_weight, check_call, check_proof, check_roundings,
+    roundings as roundings_of,
 };
 use warpweft_compiler::rules::RuleSet;
 use warpweft_plan::Plan;
 use warpweft_plan::provenance::Provenance;
 
+use super::errors::{Told, told_errors};
 use super::{Explain, Part, chosen, is_wanted, kernel_name, place};
 use crate::CliError;
 use crate::console::Console;
 use crate::interrupt;
-use crate::lossy::ours;
+use crate::lossy::{Subject, ours, subject};
 use crate::progress::Unit;
 use crate::units;
 
@@ -24,6 +27,8 @@ struct Document {
     proofs: Vec<ProofDocument>,
     /// Kernels whose meaning is the end of their proof.
     meanings: usize,
+    /// What the plan says and nothing here shows to be true.
+    unverified: Vec<String>,
     faults: Vec<String>,
 }
 
@@ -47,12 +52,13 @@ struct StepDocument {
 
 #[derive(Serialize)]
 struct LossyDocument {
-    /// Its name in the checkpoint, in the first layer that has the proof.
-    weight: String,
+    /// A weight has its name in the checkpoint, in the first layer that has the proof.
+    #[serde(flatten)]
+    of: Subject,
     format: String,
-    /// How far rounding moved random values, relative to them.
+    /// How far rounding moves random values, relative to them.
     relative_error: f64,
-    /// The least and the greatest that the plan tells of the model's own; none where it does not tell.
+    /// The least and the greatest that the plan tells of the model's own weights; none where it does not tell.
     told: Option<(f64, f64)>,
     /// What that changes in the results, in parts of the greatest value.
     error: f64,
@@ -66,7 +72,10 @@ pub(super) fn run(
 ) -> Result<(), CliError> {
     let all = args.target.is_none() && args.rows.is_none();
     let parts = chosen(args, plan, provenance, all)?;
-    let document = checked(args, plan, provenance, &parts, console)?;
+    let mut document = checked(args, plan, provenance, &parts, console)?;
+    let Told { unverified, faults } = told_errors(plan, &parts, args.checkpoint.as_deref(), console)?;
+    document.unverified = unverified;
+    document.faults.extend(faults);
     if console.json {
         console.print_json(&document)?;
     } else {
@@ -102,7 +111,7 @@ fn checked(
     }
     let mut bar = console.bar("proofs");
     let total = (proofs.len() + calls.len()) as u64;
-    let mut document = Document { proofs: Vec::new(), meanings: 0, faults: Vec::new() };
+    let mut document = Document { proofs: Vec::new(), meanings: 0, unverified: Vec::new(), faults: Vec::new() };
     for (done, ((_, proof), (part, kernels))) in proofs.into_iter().enumerate() {
         interrupt::check()?;
         bar.set(done as u64, total, Unit::Items);
@@ -150,15 +159,31 @@ fn roundings(
     proof: usize,
 ) -> Result<Vec<LossyDocument>, ProofFault> {
     let mut documents = Vec::new();
-    for RoundingCheck { step, relative_error, error } in check_roundings(provenance, part.body, proof)? {
+    let checks = check_roundings(provenance, part.body, proof)?;
+    let chain = Chain::parse(provenance, part.body, proof)?;
+    let names = part.regions.first().map(|region| names(&chain, &region.weights)).unwrap_or_default();
+    let start = &chain.terms[0];
+    // The roundings of a proof that was checked are the steps that it tells of.
+    for (rounding, check) in roundings_of(start).into_iter().zip(checks) {
+        let RoundingCheck { step, relative_error, error } = check;
         let Some(told) = ours(plan, &part.regions, &step)? else { continue };
         let told = told.iter().filter_map(|weight| weight.relative_error).map(|x| (x, x));
         let told = told.reduce(|(least, greatest), (x, _)| (least.min(x), greatest.max(x)));
-        let name = part.regions.first().and_then(|region| region.weights.get(step.weight));
-        let (weight, format) = (name.cloned().unwrap_or_default(), step.format);
-        documents.push(LossyDocument { weight, format, relative_error, told, error });
+        let (of, format) = (subject(start, rounding, &names), step.format().to_owned());
+        documents.push(LossyDocument { of, format, relative_error, told, error });
     }
     Ok(documents)
+}
+
+/// Weights by their names in the checkpoint, and the rest as `explain` calls it.
+fn names(chain: &Chain<'_>, weights: &[String]) -> Names {
+    let declared = chain.terms[0].declarations();
+    let checkpoint = |name: &String| body_weight(name).and_then(|at| weights.get(at)).unwrap_or(name).clone();
+    Names {
+        weights: declared.weights.iter().map(|weight| checkpoint(&weight.name)).collect(),
+        args: (0..declared.args.len()).map(|i| format!("x{i}")).collect(),
+        outputs: Vec::new(),
+    }
 }
 
 fn of_call(plan: &Plan, provenance: &Provenance, part: &Part<'_>, at: usize, fault: &ProofFault) -> String {
@@ -190,14 +215,14 @@ fn text(document: &Document) -> String {
             lines.push(place.to_owned());
         }
         lines.push(format!("  {} ({})", proof.results.join(", "), some(&proof.kernels)));
-        for LossyDocument { weight, format, relative_error, told, error } in &proof.lossy {
+        for LossyDocument { of, format, relative_error, told, error } in &proof.lossy {
             let told = match told {
                 Some((a, b)) if a == b => format!(", {a:.1e} in the model's"),
                 Some((a, b)) => format!(", {a:.1e} to {b:.1e} in the model's"),
                 None => String::new(),
             };
             lines.push(format!(
-                "    round {weight} to {format} (lossy): error {error:.1e}; {relative_error:.1e} in random values{told}"
+                "    round {of} to {format} (lossy): error {error:.1e}; {relative_error:.1e} in random values{told}"
             ));
         }
         for step in &proof.steps {
@@ -221,5 +246,6 @@ fn text(document: &Document) -> String {
         of_class("lossy").max(rounding),
         units::count(document.meanings),
     ));
+    lines.extend(document.unverified.iter().map(|what| format!("not verified: {what}")));
     lines.join("\n")
 }

@@ -1,6 +1,7 @@
 //! `compile-model explain`
 
 mod check;
+mod errors;
 mod show;
 
 use std::path::PathBuf;
@@ -19,14 +20,18 @@ use crate::load::open_plan;
 /// algebra. `·` is a matrix product, `⊙` a product of elements; what stands in braces is what a kernel does to each element
 /// `acc` that it computed; what a rule changed stands between « and ». Each rule is exact (the same floating-point
 /// operations in the same order), reassociates (their order changes) or is lossy (precision changes). A kernel's inputs are
-/// `x0`…, and above each formula stands what of the model they hold. Weights that are rounded come first: `round` says which,
-/// to what, and how far that moved the weight when it was packed; of weights that calibration rounded, what it changes in
-/// their contraction's result, and what that is predicted to cost where formats were chosen.
+/// `x0`…, and above each formula stands what of the model they hold. What is rounded comes first: `round` says which weight, to
+/// what, and how far that moved the weight when it was packed; of weights that calibration rounded, what it changes in
+/// their contraction's result, and what that is predicted to cost where formats were chosen; and of activations, how far it
+/// moves random ones.
 ///
 /// Without --layer, each kind of layer is explained once. With --check, nothing in the plan is believed: formulas are
 /// rebuilt, each step is replayed with its rule, and the terms before and after it are evaluated on random inputs; random
 /// weights are rounded to see what that changes, which is not zero, beside what the plan says of the model's own; without
 /// --layer, --target and --rows, all programs are checked. Exits with 1 if a proof does not hold.
+///
+/// How far the model's own weights were moved, the plan alone cannot show, because it does not have them: --checkpoint rounds
+/// them again.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -34,6 +39,7 @@ Examples:
   compile-model explain minilm.weft --layer 2 --kernel attention
   compile-model explain qwen3.weft --rows 512 --target webgpu
   compile-model explain minilm.weft --check
+  compile-model explain qwen3-int4.weft --check --checkpoint Qwen3-0.6B
   compile-model explain minilm.weft --json | jq '.parts[].kernels[].steps[].rule'")]
 pub(crate) struct Explain {
     /// The plan.
@@ -59,6 +65,11 @@ pub(crate) struct Explain {
     /// Replay each step and say how far the numbers before and after it are apart.
     #[arg(long)]
     check: bool,
+
+    /// With --check: round the weights of the checkpoint that the plan was made of, to see whether the plan tells the truth of
+    /// how far they were moved. A folder, or the name of a model on the Hub.
+    #[arg(long, value_name = "CHECKPOINT", requires = "check")]
+    checkpoint: Option<PathBuf>,
 }
 
 /// A kind of layer as a program has it.
