@@ -4,9 +4,11 @@
 //! batch of sequences, and its result compared with the reference evaluator's, without the model or its weights. Kernels
 //! that do a part of an operator (attention to a chunk of the context, say) have no graph of their own and are left out.
 
+mod batch;
 mod builtin;
-mod codes;
-pub(crate) mod data;
+mod call;
+mod data;
+mod storage;
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,8 +18,11 @@ use warpweft_compiler::graph::{Declarations, Graph};
 use warpweft_plan::{Kernel, Plan, Sizes, Step};
 use warpweft_runtime::{Device, RuntimeError, block_on};
 
+pub(crate) use batch::Batch;
 pub use builtin::builtin_plans;
-use data::{Batch, Call, Data, Output};
+pub(crate) use call::Call;
+use call::Output;
+use data::Data;
 
 /// The part of the largest expected value (of 1 if all are smaller) that a result may be off.
 const TOLERANCE: f32 = 1e-4;
@@ -117,15 +122,15 @@ fn check_kernel(device: &Device, plan: &Plan, kernel: &Kernel, step: &Step, chec
         let data = call.data(kernel, batch, seed as u64);
         let grid = groups(step, data.batch.sizes()).ok_or_else(|| Trouble::Kernel("its grid has no size".into()))?;
         let written = block_on(device.run_kernel(kernel, grid, &data.buffers))?;
-        let found = call.outputs.iter().zip(&written).zip(&data.before);
-        let found: Vec<Vec<f32>> = found.map(|((output, bytes), before)| output.numbers(bytes, before)).collect();
+        let found = call.outputs.iter().zip(&written);
+        let found: Vec<Vec<f32>> = found.map(|(output, bytes)| output.numbers(bytes)).collect();
         let exact = reference(&call, &data, None)?;
         // Rows that are appended are attended to as they are stored, which is right if what is stored is.
         let appends = call.outputs.iter().any(|output| output.cache.is_some());
         let attended = if appends { reference(&call, &data, Some(&found))? } else { Vec::new() };
         for (i, output) in call.outputs.iter().enumerate() {
             let expected = if output.cache.is_none() && appends { &attended[i] } else { &exact[i] };
-            compare(output, &data.batch, (&found[i], &output.held(&data.before[i])), expected, check)?;
+            compare(output, &data.batch, (&found[i], &data.before[i]), expected, check)?;
         }
     }
     Ok(())
@@ -203,7 +208,7 @@ fn compare(
             let place = || format!("row {row}, column {column} of a batch of {:?} rows", batch.lengths);
             let wanted_here = column.checked_sub(output.first).and_then(|c| wanted_row?.get(c));
             if let Some(wanted) = wanted_here {
-                let rounding = wanted_row.map_or(0.0, |row| output.rounding(row, column - output.first));
+                let rounding = wanted_row.map_or(0.0, |row| output.storage.rounding(row, column - output.first));
                 // A difference that is no number stays none.
                 let error = (value - wanted).abs() - rounding;
                 let error = if error < 0.0 { 0.0 } else { error };

@@ -15,7 +15,7 @@ use warpweft_runtime::{Device, block_on};
 use super::fit::Sample;
 use super::probe::{Measured, repeat};
 use crate::CliError;
-use crate::doctor::data::{Batch, Call};
+use crate::doctor::{Batch, Call};
 use crate::interrupt;
 use crate::progress::{Bar, Unit};
 use crate::work;
