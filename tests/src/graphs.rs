@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::Path;
 
+use egg::Id;
+use rustc_hash::FxHashSet;
 use warpweft_compiler::ROW_RANGES;
 use warpweft_compiler::extract::{CostModel, extract};
 use warpweft_compiler::graph::eval::{Tensor, Values};
@@ -50,8 +52,13 @@ pub fn program(graph: &Graph, model: &CostModel<'_>) -> Graph {
 
 /// Rates of a server's CPU and of a graphics card, at one row and at many.
 pub fn cost_models() -> Vec<(&'static str, CostModel<'static>)> {
+    cost_models_storing(None)
+}
+
+/// The same for a body some of whose weights are stored.
+pub fn cost_models_storing(stored: Option<&FxHashSet<Id>>) -> Vec<(&'static str, CostModel<'_>)> {
     let model =
-        |target: &str, rows| CostModel::new(Target::named(target).unwrap(), rows, CacheFormat::default(), true, None);
+        |target: &str, rows| CostModel::new(Target::named(target).unwrap(), rows, CacheFormat::default(), true, stored);
     let [one, _, many] = ROW_RANGES;
     vec![
         ("cpu, 1 row", model("subgroup8", one)),

@@ -22,7 +22,7 @@ pub use compiled::{compiled, compiled_caching, plan_file, quantized, targets, wi
 pub use copy::{Copy, Tensors};
 pub use decode::{Decoder, Steps, recomputed};
 pub use exact::{Exact, cheapest};
-pub use graphs::{Case, cost_models, distance, graphs, program, random_values, saturated};
+pub use graphs::{Case, cost_models, cost_models_storing, distance, graphs, program, random_values, saturated};
 pub use instance::{Instance, instance};
 pub use random::{Magnitudes, Random};
 pub use reference::{Reference, Text};
@@ -63,6 +63,24 @@ pub fn says(message: &str, parts: &[&str]) {
         assert!(message.contains(part), "{message:?} does not say {part:?}");
     }
 }
+
+/// The encoders under `tests/fixtures`.
+pub const ENCODERS: [&str; 6] = ["bert", "bert-mlm", "roberta", "xlm-roberta", "distilbert", "modernbert"];
+
+/// The decoders there.
+pub const DECODERS: [&str; 11] = [
+    "llama",
+    "llama-yarn",
+    "mistral",
+    "qwen2",
+    "qwen3",
+    "gemma2",
+    "gemma3",
+    "phi3",
+    "gpt2",
+    "gpt_neox",
+    "llama-sharded",
+];
 
 /// A test for each decoder under `tests/fixtures`: what to do with its name.
 #[macro_export]

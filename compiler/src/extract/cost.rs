@@ -81,11 +81,6 @@ impl<'w> CostModel<'w> {
         CostModel::new(self.target, rows, self.cache, self.whole, self.stored)
     }
 
-    /// The same for a body some of whose weights are stored.
-    pub fn with_stored(&self, stored: &'w FxHashSet<Id>) -> CostModel<'w> {
-        CostModel::new(self.target, self.rows, self.cache, self.whole, Some(stored))
-    }
-
     /// The rows for which costs are predicted.
     pub fn rows(&self) -> RowRange {
         self.rows

@@ -7,24 +7,7 @@ use std::sync::{LazyLock, OnceLock};
 use warpweft_compiler::WeightChoice;
 use warpweft_models::import;
 use warpweft_plan::{CacheFormat, Plan};
-use warpweft_tests::{compiled_caching, fixture, plan_file};
-
-/// Those that are no decoders.
-pub(crate) const ENCODERS: [&str; 6] = ["bert", "bert-mlm", "roberta", "xlm-roberta", "distilbert", "modernbert"];
-/// All decoders.
-pub(crate) const DECODERS: [&str; 11] = [
-    "llama",
-    "llama-sharded",
-    "llama-yarn",
-    "mistral",
-    "qwen2",
-    "qwen3",
-    "gemma2",
-    "gemma3",
-    "phi3",
-    "gpt2",
-    "gpt_neox",
-];
+use warpweft_tests::{DECODERS, ENCODERS, compiled_caching, fixture, plan_file};
 
 /// A compiled fixture.
 pub(crate) struct Made {

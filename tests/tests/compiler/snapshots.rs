@@ -9,9 +9,9 @@ use warpweft_compiler::target::Target;
 use warpweft_compiler::{Options, WeightChoice, compile};
 use warpweft_models::import;
 use warpweft_plan::{CacheFormat, Model, OutputKind, Plan, Program, Role, Sizes};
-use warpweft_tests::{compiled_caching, fixture};
+use warpweft_tests::{ENCODERS, compiled_caching, fixture};
 
-use crate::made::{ENCODERS, Made, fixtures, made};
+use crate::made::{Made, fixtures, made};
 
 /// A layer with everything in it that an encoder has.
 const SMALL: &str = include_str!("../../graphs/snapshot/encoder-layer.graph");

@@ -16,29 +16,9 @@ use warpweft_models::{Imported, import};
 use warpweft_plan::{CacheFormat, OutputKind};
 use warpweft_runtime::{Engine, Part, block_on};
 use warpweft_tests::{
-    Copy, Magnitudes, Random, Reference, cost_models, distance, fixture, graphs, plan_file, random_values, runners,
-    worst,
+    Copy, DECODERS, ENCODERS, Magnitudes, Random, Reference, cost_models, distance, fixture, graphs, plan_file,
+    random_values, runners, worst,
 };
-
-const MODELS: [&str; 17] = [
-    "bert",
-    "bert-mlm",
-    "roberta",
-    "xlm-roberta",
-    "distilbert",
-    "modernbert",
-    "llama",
-    "llama-yarn",
-    "mistral",
-    "qwen2",
-    "qwen3",
-    "gemma2",
-    "gemma3",
-    "phi3",
-    "gpt2",
-    "gpt_neox",
-    "llama-sharded",
-];
 
 /// Models that are published with other settings than those of the fixtures: an activation of the feed-forward block.
 const VARIANTS: [(&str, &str, &str); 1] = [("bert", "hidden_act", "relu")];
@@ -78,7 +58,7 @@ fn programs(saturated: &Saturated) -> Vec<Result<Graph, ExtractError>> {
 
 /// The distinct bodies of all models, and the layers among the graphs.
 fn bodies() -> Vec<(String, Graph)> {
-    let fixtures = MODELS.into_iter().map(|name| (name.to_owned(), import(&fixture(name)).unwrap()));
+    let fixtures = ENCODERS.into_iter().chain(DECODERS).map(|name| (name.to_owned(), import(&fixture(name)).unwrap()));
     let variants = VARIANTS
         .into_iter()
         .map(|(name, field, value)| (format!("{name} with {value}"), Copy::of(name).set(field, json!(value)).import()));

@@ -3,7 +3,7 @@
 use serde_json::Value;
 use warpweft_plan::{Assets, PlanFile, PlanWriter};
 use warpweft_runtime::{Model, Options, RuntimeError};
-use warpweft_tests::fixture;
+use warpweft_tests::{ENCODERS, fixture};
 
 use crate::tiny;
 
@@ -49,7 +49,7 @@ fn ids_are_those_of_the_reference() {
 
 #[test]
 fn every_tokenizer_is_read() {
-    for name in ["bert", "bert-mlm", "roberta", "distilbert", "modernbert", "xlm-roberta"] {
+    for name in ENCODERS {
         let mut model = model(Some(&read(name, "tokenizer.json")), 600);
         let long = "word ".repeat(5000);
         let ids = model.tokenize(&["", "a text", &long]).unwrap();
