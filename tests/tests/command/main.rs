@@ -12,7 +12,10 @@ mod refusals;
 mod report;
 mod results;
 
+use std::collections::BTreeMap;
+use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -68,9 +71,19 @@ impl Built {
         built
     }
 
+    /// The same of a fixture, which is compiled once for all tests that ask for it.
     #[track_caller]
-    fn of_fixture(name: &str) -> Built {
-        Built::of(&fixture(name))
+    fn of_fixture(name: &'static str) -> Built {
+        static PLANS: Mutex<BTreeMap<&str, Vec<u8>>> = Mutex::new(BTreeMap::new());
+        let known = PLANS.lock().unwrap().get(name).cloned();
+        let Some(bytes) = known else {
+            let built = Built::of(&fixture(name));
+            PLANS.lock().unwrap().insert(name, fs::read(built.plan()).unwrap());
+            return built;
+        };
+        let built = Built { folder: tempfile::tempdir().unwrap() };
+        fs::write(built.plan(), bytes).unwrap();
+        built
     }
 
     fn plan(&self) -> PathBuf {
