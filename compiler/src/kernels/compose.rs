@@ -198,7 +198,14 @@ pub fn candidates(operation: &Operation, target: &Target, rows: RowRange) -> Res
 /// # Errors
 /// What the target cannot do; sizes and terms that cannot be; text that naga refuses.
 pub fn compose(operation: &Operation, choice: Choice, target: &Target) -> Result<Composed, KernelError> {
-    let composed = match choice.algorithm {
+    let composed = written(operation, choice, target)?;
+    validate::validate(&composed, target)?;
+    Ok(composed)
+}
+
+/// The kernel of one choice, which naga has not seen yet.
+fn written(operation: &Operation, choice: Choice, target: &Target) -> Result<Composed, KernelError> {
+    match choice.algorithm {
         Algorithm::LinearBroadcast(tile) => linear::broadcast_tile(operation, tile, target),
         Algorithm::LinearWorkgroup(tile) => linear::workgroup_tile(operation, tile, target),
         Algorithm::LinearSplit(split) => linear::split_dot(operation, split, target),
@@ -210,9 +217,7 @@ pub fn compose(operation: &Operation, choice: Choice, target: &Target) -> Result
         Algorithm::CachedBroadcast(tile) => cached::broadcast(operation, tile, target),
         Algorithm::CachedWorkgroup(tile) => cached::workgroup(operation, tile, target),
         Algorithm::Only => only(operation, target),
-    }?;
-    validate::validate(&composed, target)?;
-    Ok(composed)
+    }
 }
 
 fn only(operation: &Operation, target: &Target) -> Result<Composed, KernelError> {

@@ -57,7 +57,7 @@ fn a_choice_is_predicted_as_its_kernel_is() {
             for tokens in rows {
                 let choices = candidates(&operation, target, operation.row_range(tokens)).unwrap();
                 for choice in choices.into_iter().filter(|c| c.algorithm != Algorithm::Only).take(3) {
-                    let Ok(composed) = compose(&operation, choice, target) else { continue };
+                    let Ok(composed) = written(&operation, choice, target) else { continue };
                     let seconds = composed.seconds(&target.rates, operation.sizes(tokens));
                     assert!((seconds / choice.seconds - 1.0).abs() < 1e-9, "{}: {seconds} {choice:?}", composed.name);
                     checked += 1;
