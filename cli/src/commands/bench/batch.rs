@@ -6,7 +6,7 @@ use serde::Serialize;
 use warpweft_plan::{OutputKind, PlanFile, Sizes};
 use warpweft_runtime::{Adapter, Engine, Options, block_on};
 
-use super::{Bench, KernelTime, kernel_table, kernel_times, measure_steps, median, random_ids};
+use super::{Bench, KernelTime, kernel_table, kernel_times, measure_steps, median, random_ids, ratio, sorted};
 use crate::CliError;
 use crate::console::Console;
 use crate::cpu;
@@ -56,6 +56,17 @@ struct Report {
     cpu_share: Option<f64>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     kernels: Vec<KernelTime>,
+    baseline: Option<Baseline>,
+}
+
+/// The same batches by another plan, in turns with this one's.
+#[derive(Serialize)]
+struct Baseline {
+    model: String,
+    median_ms: f64,
+    min_ms: f64,
+    /// How many times as fast as the baseline this plan is, in the middle of all pairs of runs.
+    ratio: f64,
 }
 
 pub(super) fn run(
@@ -63,6 +74,7 @@ pub(super) fn run(
     kind: OutputKind,
     adapter: &Adapter,
     plan: PlanFile,
+    baseline: Option<PlanFile>,
     console: &mut Console<'_>,
 ) -> Result<(), CliError> {
     let shape = Shape {
@@ -76,28 +88,43 @@ pub(super) fn run(
     let mut engine = open_on(adapter, plan, &options, console)?;
     measure_steps(&mut engine, args.steps, console)?;
     let open_s = start.elapsed().as_secs_f64();
-    let ids = random_ids(shape.batch, shape.tokens, engine.plan().model.vocab_size);
-    let mut times = Vec::new();
-    let mut first_ms = 0.0;
+    let mut engines = vec![engine];
+    if let Some(plan) = baseline {
+        engines.push(open_on(adapter, plan, &options, console)?);
+    }
+    let ids = random_ids(shape.batch, shape.tokens, engines[0].plan().model.vocab_size);
+    let mut times: Vec<Vec<f64>> = engines.iter().map(|_| Vec::new()).collect();
+    let mut first_ms = None;
     let mut bar = console.bar("runs");
     for round in 0..shape.warmup + shape.repeat {
-        interrupt::check()?;
-        let start = Instant::now();
-        block_on(engine.run(kind, &ids))?;
-        let ms = start.elapsed().as_secs_f64() * 1e3;
-        if round == 0 {
-            first_ms = ms;
-        }
-        if round >= shape.warmup {
-            times.push(ms);
+        // In turns: what else the machine does then falls upon all of them.
+        for (engine, times) in engines.iter_mut().zip(&mut times) {
+            interrupt::check()?;
+            let start = Instant::now();
+            block_on(engine.run(kind, &ids))?;
+            let ms = start.elapsed().as_secs_f64() * 1e3;
+            first_ms.get_or_insert(ms);
+            if round >= shape.warmup {
+                times.push(ms);
+            }
         }
         bar.set((round + 1).into(), (shape.warmup + shape.repeat).into(), crate::progress::Unit::Items);
     }
     drop(bar);
-    times.sort_by(f64::total_cmp);
+    let against = match (&engines[..], &times[..]) {
+        ([_, other], [own, others]) => {
+            let ratio = ratio(own, others);
+            let others = sorted(others.clone());
+            let min_ms = others.first().copied().unwrap_or(f64::NAN);
+            Some(Baseline { model: other.plan().model.name.clone(), median_ms: median(&others), min_ms, ratio })
+        }
+        _ => None,
+    };
+    let (engine, times) = (&engines[0], sorted(times.swap_remove(0)));
     let cpu_gflop_per_s = engine.device().adapter.is_software().then(cpu::gflop_per_s);
-    let timing = Timing { open_s, first_ms, times, cpu_gflop_per_s };
-    let report = report(&shape, &engine, kind, &timing);
+    let timing = Timing { open_s, first_ms: first_ms.unwrap_or(f64::NAN), times, cpu_gflop_per_s };
+    let mut report = report(&shape, engine, kind, &timing);
+    report.baseline = against;
     if console.json { console.print_json(&report) } else { console.print(&table(&report)) }
 }
 
@@ -150,6 +177,7 @@ fn report(shape: &Shape, engine: &Engine, kind: OutputKind, timing: &Timing) -> 
         cpu_gflop_per_s: timing.cpu_gflop_per_s,
         cpu_share: timing.cpu_gflop_per_s.map(|cpu| gflop_per_s / cpu),
         kernels: kernel_times(engine),
+        baseline: None,
     }
 }
 
@@ -175,6 +203,10 @@ fn table(report: &Report) -> String {
     let work = format!("{} dispatches in {} submissions", report.dispatches, report.submissions);
     table.row(["GB/s".into(), number(report.gb_per_s), work]);
     table.row(["open".into(), units::seconds(report.open_s), "plan, device, kernels, weights".into()]);
+    if let Some(Baseline { model, median_ms, ratio, .. }) = &report.baseline {
+        let times = format!("the median of {model}; this one is {ratio:.2} times as fast");
+        table.row(["baseline".into(), format!("{median_ms:.2} ms"), times]);
+    }
     text.push_str(table.text().trim_start());
     text.push_str(&kernel_table(&report.kernels));
     text

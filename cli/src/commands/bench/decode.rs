@@ -6,7 +6,7 @@ use serde::Serialize;
 use warpweft_plan::{OutputKind, PAGE_ROWS};
 use warpweft_runtime::{Account, Adapter, Done, Engine, Options, RuntimeError, Scheduler, Session, block_on};
 
-use super::{Bench, KernelTime, kernel_table, kernel_times, measure_steps, median, random_ids};
+use super::{Bench, KernelTime, kernel_table, kernel_times, measure_steps, median, random_ids, ratio, sorted};
 use crate::CliError;
 use crate::console::Console;
 use crate::load::{BenchPlan, open_on};
@@ -73,6 +73,19 @@ struct Report {
     device_bytes: DeviceBytes,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     kernels: Vec<KernelTime>,
+    baseline: Option<Baseline>,
+}
+
+/// The same work by another plan, in turns with this one's.
+#[derive(Serialize)]
+struct Baseline {
+    model: String,
+    prompt_tokens_per_s: f64,
+    decode_tokens_per_s: f64,
+    step_min_ms: f64,
+    /// How many times as fast as the baseline this plan is, in the middle of all pairs of runs and of steps.
+    prompt_ratio: f64,
+    decode_ratio: f64,
 }
 
 #[derive(Serialize)]
@@ -95,6 +108,7 @@ pub(super) fn run(
     args: &Bench,
     adapter: &Adapter,
     source: BenchPlan,
+    baseline: Option<BenchPlan>,
     console: &mut Console<'_>,
 ) -> Result<(), CliError> {
     let shape = Shape {
@@ -104,33 +118,52 @@ pub(super) fn run(
         repeat: args.repeat.unwrap_or(RUNS.0),
         warmup: args.warmup.unwrap_or(RUNS.1),
     };
-    let BenchPlan { plan, file, random } = source;
-    let context = shape.context(plan.plan().model.max_positions)?;
-    let options = Options {
-        output: Some(OutputKind::Candidates),
-        memory: args.run.memory,
-        context: Some(context),
-        ..Options::default()
-    };
-    let start = Instant::now();
-    let mut engine = open_on(adapter, plan, &options, console)?;
-    measure_steps(&mut engine, args.steps, console)?;
-    let open_s = start.elapsed().as_secs_f64();
-    let prompts = random_ids(shape.sessions, shape.prompt, engine.plan().model.vocab_size);
-    let mut rounds = Vec::new();
+    let (mut texts, mut files, mut open_s, mut random) = (Vec::new(), Vec::new(), 0.0, false);
+    for (index, BenchPlan { plan, file, random: weights }) in [source].into_iter().chain(baseline).enumerate() {
+        let context = shape.context(plan.plan().model.max_positions)?;
+        let options = Options {
+            output: Some(OutputKind::Candidates),
+            memory: args.run.memory,
+            context: Some(context),
+            ..Options::default()
+        };
+        let start = Instant::now();
+        let mut engine = open_on(adapter, plan, &options, console)?;
+        if index == 0 {
+            measure_steps(&mut engine, args.steps, console)?;
+            (open_s, random) = (start.elapsed().as_secs_f64(), weights);
+        }
+        texts.push(Texts::new(engine, &shape));
+        files.push(file);
+    }
+    let mut rounds: Vec<Vec<Round>> = texts.iter().map(|_| Vec::new()).collect();
     let mut bar = console.bar("runs");
     for round in 0..shape.warmup + shape.repeat {
-        let found = measure(&mut engine, &prompts, shape.new)?;
+        let found = in_turns(&mut texts, shape.new)?;
         if round >= shape.warmup {
-            rounds.push(found);
+            rounds.iter_mut().zip(found).for_each(|(rounds, found)| rounds.push(found));
         }
         bar.set((round + 1).into(), (shape.warmup + shape.repeat).into(), Unit::Items);
     }
     drop(bar);
-    let mut report = report(&shape, &engine, &rounds);
-    (report.open_s, report.random_weights) = (open_s, random);
-    // Where the CPU does the work, the buffers that are copied would count too.
-    report.peak_process_bytes = process::peak_bytes();
+    // Where the CPU does the work, the buffers that are copied below would count too.
+    let peak_process_bytes = process::peak_bytes();
+    let mut reports = texts.iter().zip(&rounds).map(|(texts, rounds)| report(&shape, &texts.engine, rounds));
+    let (Some(mut report), baseline) = (reports.next(), reports.next()) else { return Ok(()) };
+    (report.open_s, report.random_weights, report.peak_process_bytes) = (open_s, random, peak_process_bytes);
+    if let (Some(baseline), [own, others]) = (baseline, &rounds[..]) {
+        let steps = |rounds: &[Round]| rounds.iter().flat_map(|round| round.steps.clone()).collect::<Vec<_>>();
+        let prompts = |rounds: &[Round]| rounds.iter().map(|round| round.prompts).collect::<Vec<_>>();
+        report.baseline = Some(Baseline {
+            model: baseline.model,
+            prompt_tokens_per_s: baseline.prompt_tokens_per_s,
+            decode_tokens_per_s: baseline.decode_tokens_per_s,
+            step_min_ms: baseline.step_min_ms,
+            prompt_ratio: ratio(&prompts(own), &prompts(others)),
+            decode_ratio: ratio(&steps(own), &steps(others)),
+        });
+    }
+    let Some(engine) = texts.first().map(|texts| &texts.engine) else { return Ok(()) };
     let copied = match block_on(engine.device().copy_rate(COPIED)) {
         Ok(rate) => Some(rate / 1e9),
         Err(RuntimeError::OutOfMemory { .. }) => None,
@@ -138,9 +171,9 @@ pub(super) fn run(
     };
     report.copy_gb_per_s = copied;
     report.copy_share = copied.map(|rate| report.gb_per_s / rate);
-    // The plan's file may go only when nothing reads from it anymore.
-    drop(engine);
-    drop(file);
+    // The plans' files may go only when nothing reads from them anymore.
+    drop(texts);
+    drop(files);
     if console.json { console.print_json(&report) } else { console.print(&table(&report)) }
 }
 
@@ -160,52 +193,82 @@ impl Shape {
     }
 }
 
-/// Prompts into the cache, then `new` tokens after the first one, for all sessions side by side.
-fn measure(engine: &mut Engine, prompts: &[Vec<u32>], new: u32) -> Result<Round, CliError> {
-    let mut queue = Scheduler::new();
-    let start = Instant::now();
-    for ids in prompts {
-        submit(&mut queue, engine, engine.session()?, ids.clone())?;
-    }
-    let (mut first, mut ready) = (None, Vec::new());
-    while !queue.is_empty() {
-        interrupt::check()?;
-        ready.extend(block_on(queue.step(engine))?);
-        if !ready.is_empty() {
-            first.get_or_insert(start.elapsed().as_secs_f64());
-        }
-    }
-    let prompts = start.elapsed().as_secs_f64();
-    let mut steps = Vec::new();
-    for _ in 0..new {
-        interrupt::check()?;
-        let step = Instant::now();
-        for Done { session, result, .. } in std::mem::take(&mut ready) {
-            let id = result?.ids.first().copied().unwrap_or(0);
-            submit(&mut queue, engine, session, vec![id])?;
-        }
-        while !queue.is_empty() {
-            ready.extend(block_on(queue.step(engine))?);
-        }
-        steps.push(step.elapsed().as_secs_f64());
-    }
-    for done in ready {
-        done.result?;
-    }
-    Ok(Round { first: first.unwrap_or(prompts), prompts, steps })
+/// Texts that one engine writes, side by side.
+struct Texts {
+    engine: Engine,
+    prompts: Vec<Vec<u32>>,
+    queue: Scheduler,
+    /// Sessions whose next id is known.
+    ready: Vec<Done>,
 }
 
-fn submit(queue: &mut Scheduler, engine: &Engine, session: Session, ids: Vec<u32>) -> Result<(), CliError> {
-    queue.submit(engine, session, ids).map(|_| ()).map_err(|refused| CliError::Runtime(refused.error))
+impl Texts {
+    fn new(engine: Engine, shape: &Shape) -> Texts {
+        let prompts = random_ids(shape.sessions, shape.prompt, engine.plan().model.vocab_size);
+        Texts { engine, prompts, queue: Scheduler::new(), ready: Vec::new() }
+    }
+
+    /// Prompts into the cache of new sessions.
+    fn begin(&mut self) -> Result<Round, CliError> {
+        let start = Instant::now();
+        for ids in self.prompts.clone() {
+            let session = self.engine.session()?;
+            self.submit(session, ids)?;
+        }
+        let mut first = None;
+        while !self.queue.is_empty() {
+            interrupt::check()?;
+            self.ready.extend(block_on(self.queue.step(&mut self.engine))?);
+            if !self.ready.is_empty() {
+                first.get_or_insert(start.elapsed().as_secs_f64());
+            }
+        }
+        let prompts = start.elapsed().as_secs_f64();
+        Ok(Round { first: first.unwrap_or(prompts), prompts, steps: Vec::new() })
+    }
+
+    /// One more token for every session; the seconds that took.
+    fn step(&mut self) -> Result<f64, CliError> {
+        interrupt::check()?;
+        let start = Instant::now();
+        for Done { session, result, .. } in std::mem::take(&mut self.ready) {
+            let id = result?.ids.first().copied().unwrap_or(0);
+            self.submit(session, vec![id])?;
+        }
+        while !self.queue.is_empty() {
+            self.ready.extend(block_on(self.queue.step(&mut self.engine))?);
+        }
+        Ok(start.elapsed().as_secs_f64())
+    }
+
+    fn end(&mut self) -> Result<(), CliError> {
+        for done in self.ready.drain(..) {
+            done.result?;
+        }
+        Ok(())
+    }
+
+    fn submit(&mut self, session: Session, ids: Vec<u32>) -> Result<(), CliError> {
+        let queued = self.queue.submit(&self.engine, session, ids);
+        queued.map(|_| ()).map_err(|refused| CliError::Runtime(refused.error))
+    }
+}
+
+/// Prompts and `new` tokens after the first one, by each engine in its turn, one step at a time: what else the machine does
+/// then falls upon all of them.
+fn in_turns(texts: &mut [Texts], new: u32) -> Result<Vec<Round>, CliError> {
+    let mut rounds = texts.iter_mut().map(Texts::begin).collect::<Result<Vec<Round>, _>>()?;
+    for _ in 0..new {
+        for (texts, round) in texts.iter_mut().zip(&mut rounds) {
+            round.steps.push(texts.step()?);
+        }
+    }
+    texts.iter_mut().try_for_each(Texts::end)?;
+    Ok(rounds)
 }
 
 fn report(shape: &Shape, engine: &Engine, rounds: &[Round]) -> Report {
     let (plan, adapter) = (engine.plan(), &engine.device().adapter);
-    let sorted = |values: Vec<f64>| {
-        let mut values = values;
-        values.sort_by(f64::total_cmp);
-        values
-    };
     let steps = sorted(rounds.iter().flat_map(|round| round.steps.iter().map(|s| s * 1e3)).collect());
     let prompts = median(&sorted(rounds.iter().map(|round| round.prompts).collect()));
     let step_median_ms = median(&steps);
@@ -241,6 +304,7 @@ fn report(shape: &Shape, engine: &Engine, rounds: &[Round]) -> Report {
         peak_process_bytes: None,
         device_bytes: engine.held().into(),
         kernels: kernel_times(engine),
+        baseline: None,
     }
 }
 
@@ -289,6 +353,15 @@ fn table(report: &Report) -> String {
     let peak = report.peak_process_bytes.map_or("–".into(), units::bytes);
     table.row(["process".into(), peak, "resident at its peak".into()]);
     table.row(["open".into(), units::seconds(report.open_s), "device, kernels, weights".into()]);
+    if let Some(baseline) = &report.baseline {
+        for (what, rate, ratio) in [
+            ("baseline prompt", baseline.prompt_tokens_per_s, baseline.prompt_ratio),
+            ("baseline decode", baseline.decode_tokens_per_s, baseline.decode_ratio),
+        ] {
+            let times = format!("tokens/s of {}; this one is {ratio:.2} times as fast", baseline.model);
+            table.row([what.into(), number(rate), times]);
+        }
+    }
     text.push_str(table.text().trim_start());
     text.push_str(&kernel_table(&report.kernels));
     text

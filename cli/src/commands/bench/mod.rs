@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use serde::Serialize;
-use warpweft_plan::OutputKind;
+use warpweft_plan::{OutputKind, Plan};
 use warpweft_runtime::{Engine, block_on, choose};
 
 use crate::CliError;
@@ -38,6 +38,7 @@ Examples:
   compile-model bench minilm.weft --json | jq .sequences_per_s
   compile-model bench llama.weft --prompt-tokens 512 --new-tokens 64
   compile-model bench llama.weft --sessions 8 --steps
+  compile-model bench llama-int4.weft --baseline llama.weft
   compile-model bench folder-with-config-json --json | jq .decode_tokens_per_s")]
 pub(crate) struct Bench {
     /// A plan, a checkpoint folder (config.json alone is enough), or the name of a model on the Hugging Face Hub.
@@ -72,6 +73,11 @@ pub(crate) struct Bench {
     #[arg(long, value_name = "N")]
     warmup: Option<u32>,
 
+    /// Another plan of such a model, or its folder, that does the same in turns with the first: how many times as fast the first
+    /// is, in the middle of all pairs of runs (and of tokens), whatever else the machine does
+    #[arg(long, value_name = "MODEL")]
+    baseline: Option<PathBuf>,
+
     /// What is computed of a batch; a model that writes text does that if this is not given, all others give embeddings.
     #[arg(long, value_name = "OUTPUT", value_parser = ["embedding", "hidden", "logits"])]
     output: Option<String>,
@@ -88,7 +94,17 @@ pub(crate) fn run(args: &Bench, console: &mut Console<'_>) -> Result<(), CliErro
     let adapter = block_on(choose(&args.run.choice()))?;
     // A plan of random weights may lie in a file that goes with this.
     let source = bench_plan(&args.model, &adapter, &args.run.rules, console)?;
-    let writes = source.plan.plan().programs.iter().any(|program| program.output.kind == OutputKind::Candidates);
+    let baseline = args.baseline.as_ref();
+    let baseline = baseline.map(|path| bench_plan(path, &adapter, &args.run.rules, console)).transpose()?;
+    let writes = writes_text(source.plan.plan());
+    if let (Some(path), Some(other)) = (&args.baseline, &baseline)
+        && writes_text(other.plan.plan()) != writes
+    {
+        return Err(CliError::Usage(format!(
+            "--baseline {}: only one of the two models writes text, so they have nothing to do in common",
+            path.display()
+        )));
+    }
     let kind = OutputKind::ALL.into_iter().find(|kind| Some(kind.name()) == args.output.as_deref());
     let of_batches = args.batch.map(|_| "--batch").or(args.tokens.map(|_| "--tokens"));
     let of_texts = args.prompt_tokens.map(|_| "--prompt-tokens").or(args.new_tokens.map(|_| "--new-tokens"));
@@ -98,12 +114,19 @@ pub(crate) fn run(args: &Bench, console: &mut Console<'_>) -> Result<(), CliErro
             "{option} is for batches, but this model writes text: give --prompt-tokens, --new-tokens, --sessions, or \
              --output hidden or logits to measure batches of it"
         ))),
-        (true, None, None, _) => decode::run(args, &adapter, source, console),
+        (true, None, None, _) => decode::run(args, &adapter, source, baseline, console),
         (_, _, _, Some(option)) => Err(CliError::Usage(format!(
             "{option} is for models that write text; this measures batches: give --batch and --tokens"
         ))),
-        (_, kind, _, None) => batch::run(args, kind.unwrap_or(OutputKind::Embedding), &adapter, source.plan, console),
+        (_, kind, _, None) => {
+            let kind = kind.unwrap_or(OutputKind::Embedding);
+            batch::run(args, kind, &adapter, source.plan, baseline.map(|other| other.plan), console)
+        }
     }
+}
+
+fn writes_text(plan: &Plan) -> bool {
+    plan.programs.iter().any(|program| program.output.kind == OutputKind::Candidates)
 }
 
 /// Lets the engine measure its steps if they are asked for.
@@ -169,6 +192,16 @@ pub(crate) fn random_ids(sequences: u32, tokens: u32, vocab_size: u32) -> Vec<Ve
         ((state >> 32) % u64::from(vocab_size.max(1))) as u32
     };
     (0..sequences).map(|_| (0..tokens).map(|_| next()).collect()).collect()
+}
+
+fn sorted(mut values: Vec<f64>) -> Vec<f64> {
+    values.sort_by(f64::total_cmp);
+    values
+}
+
+/// How many times as fast as `others` the `own` are, in the middle of the pairs.
+fn ratio(own: &[f64], others: &[f64]) -> f64 {
+    median(&sorted(own.iter().zip(others).map(|(own, other)| other / own).collect()))
 }
 
 /// The value in the middle of values in rising order; NaN if there are none.
