@@ -1,12 +1,13 @@
 #!/bin/sh
 # What each optimization is worth: a model compiled without its rules against the same model with all of them, in runs that
-# take turns. Prints a table in Markdown: dispatches and bytes of a step of one row and of a step of many, and the time
-# without over the time with, the least of all rounds for each.
+# take turns (`bench --baseline`). Prints a table in Markdown: dispatches and bytes of a step of one row and of a step of
+# many, and how many times as long both take without, in the middle of all pairs.
 #
 #   scripts/gains.sh [-c COMMAND] [-r ROUNDS] [-t TARGET] FOLDER
 #
-# FOLDER is a checkpoint. One that writes text is measured by a prompt of 64 tokens and 8 after it, any other by 1 x 16
-# and 8 x 128 tokens. TARGET is that of the adapter; with -r 0 nothing is run. Needs jq and room for two plans.
+# FOLDER is a checkpoint. One that writes text is measured by ROUNDS prompts of 64 tokens and 16 after each, any other by
+# 20 x ROUNDS times 1 x 16 and ROUNDS times 8 x 128 tokens. TARGET is that of the adapter; with -r 0 nothing is run. Needs jq
+# and room for two plans.
 set -eu
 
 command=compile-model rounds=3 target=
@@ -56,31 +57,26 @@ step() { # PLAN FIRST_ROWS: dispatches and MB of a step
         | \"\(.dispatches) | \(.bytes_per_step / 1e5 | round / 10)\""
 }
 
-measure() { # PLAN: milliseconds of a step of one row or a short one, and of one of many
+paired() { # PLAN OPTIONS: bench of the full plan with this one as its baseline
+    plan=$1
+    shift
+    "$command" bench "$work/full.weft" --baseline "$plan" --warmup 1 --json "$@" 2>/dev/null
+}
+
+times() { # PLAN: how many times as long a step of one row or a short one takes as the full plan's, and one of many
     if [ "$output" = candidates ]; then
-        "$command" bench "$1" --prompt-tokens 64 --new-tokens 8 --repeat 1 --warmup 1 --json 2>/dev/null |
-            jq -r '"\(.step_min_ms) \(.prompt_tokens / .prompt_tokens_per_s * 1e3)"'
+        paired "$1" --prompt-tokens 64 --new-tokens 16 --repeat "$rounds" |
+            jq -r '.baseline | "\(.decode_ratio) \(.prompt_ratio)"'
     else
-        small=$("$command" bench "$1" --batch 1 --tokens 16 --repeat 60 --warmup 5 --json 2>/dev/null | jq .min_ms)
-        big=$("$command" bench "$1" --batch 8 --tokens 128 --repeat 4 --warmup 1 --json 2>/dev/null | jq .min_ms)
-        echo "$small $big"
+        few=$(paired "$1" --batch 1 --tokens 16 --repeat $((20 * rounds)) | jq .baseline.ratio)
+        many=$(paired "$1" --batch 8 --tokens 128 --repeat "$rounds" | jq .baseline.ratio)
+        echo "$few $many"
     fi
 }
 
-least() { awk 'NR == 1 { a = $1; b = $2 } { if ($1 < a) a = $1; if ($2 < b) b = $2 } END { print a, b }' "$1"; }
-
 row() { # NAME PLAN
     times="| – | – |"
-    if [ "$rounds" -gt 0 ]; then
-        : >"$work/with"
-        : >"$work/without"
-        for _ in $(seq "$rounds"); do
-            measure "$work/full.weft" >>"$work/with"
-            measure "$2" >>"$work/without"
-        done
-        times=$(echo "$(least "$work/with") $(least "$work/without")" |
-            awk '{ printf "| %.2f | %.2f |", $3 / $1, $4 / $2 }')
-    fi
+    [ "$rounds" = 0 ] || times=$(times "$2" | awk '{ printf "| %.2f | %.2f |", $1, $2 }')
     echo "| $1 | $(step "$2" 1) | $(step "$2" 17) $times"
 }
 

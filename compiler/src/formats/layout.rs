@@ -6,6 +6,8 @@
 //! codes, padded to 16 bytes | one 32-bit word for each group (mxfp4: one byte), padded to 16 bytes
 //! ```
 //!
+//! Where the codes are 512 bytes or more the row is padded to 32, so that a shader can load as many at once.
+//!
 //! What stands behind the row's last column is zero: its code, or where a group begins there, its scale.
 //!
 //! Codes of eight bits stand in order. Codes of four bits stand by octets of columns, one 32-bit word each: byte i of a
@@ -13,8 +15,11 @@
 
 use super::{Format, FormatError, Group};
 
-/// Bytes that a shader loads at once.
+/// Bytes that any shader loads at once.
 pub(crate) const LOAD: usize = 16;
+
+/// Bytes that one with 64-bit integers loads at once, and those of codes from which on rows are padded to that.
+const LONG_LOAD: (usize, usize) = (32, 512);
 
 /// Columns that share the scale of an [`Format::Mxfp4`].
 const MX_BLOCK: u32 = 32;
@@ -55,7 +60,10 @@ impl Format {
 
     /// Bytes from one row of `width` values to the next.
     pub fn row_bytes(self, width: usize) -> usize {
-        self.code_bytes(width) + (self.groups(width) * self.parameter_bytes()).next_multiple_of(LOAD)
+        let codes = self.code_bytes(width);
+        let bytes = codes + (self.groups(width) * self.parameter_bytes()).next_multiple_of(LOAD);
+        let (load, from) = LONG_LOAD;
+        if self.is_quantized() && codes >= from { bytes.next_multiple_of(load) } else { bytes }
     }
 
     /// Bytes of a group's parameters.

@@ -10,7 +10,7 @@ use super::interface::{Interface, check_view, count};
 use super::prologue::Normed;
 use super::spec::{Operand, Operation, Rows, Term, View};
 use super::term::reads;
-use super::weights::{RAISED, Scaling, Weights};
+use super::weights::{Scaling, Weights};
 use crate::formats::Format;
 use crate::target::Target;
 
@@ -112,15 +112,14 @@ impl<'a> Linear<'a> {
         Weights { format: self.format, width: self.x.width, fours, wide: self.wide }
     }
 
-    /// Bindings and functions, in binding order: x, w, w2, operands, tables, out, step. `fours` is how many times four
-    /// weights are loaded at once, `raised` whether x is lowered for what [`Weights::raises`].
-    fn interface(&self, fours: u32, raised: bool) -> Result<Interface, KernelError> {
+    /// Bindings and functions, in binding order: x, w, w2, operands, tables, out, step. Scales are read for `steps` loads of
+    /// `stored`; `raised` tells whether x is [`Weights::lowered`].
+    fn interface(&self, stored: Weights, steps: u32, raised: bool) -> Result<Interface, KernelError> {
         let mut interface = Interface::default();
-        let stored = self.stored(fours);
         interface.view_up_to(Slot::X, "x", self.x, stored.reach())?;
         interface.function(format!("fn last_row() -> u32 {{\n    return {} - 1u;\n}}\n", count(self.rows)));
         let bindings = [(Slot::W, "w"), (Slot::W2, "w2")];
-        stored.functions(&mut interface, &bindings[..self.weights() as usize], raised);
+        stored.functions(&mut interface, &bindings[..self.weights() as usize], steps, raised);
         if let Some(norm) = self.norm {
             norm.functions(&mut interface, stored.reach())?;
         }
@@ -139,7 +138,7 @@ impl<'a> Linear<'a> {
         let bindings = [(Slot::W, "w"), (Slot::W2, "w2")];
         // A word has four codes, so that is what is loaded.
         let stored = Weights { wide: false, ..self.stored(Codes::FOURS) };
-        stored.functions(&mut interface, &bindings[..self.weights() as usize], false);
+        stored.functions(&mut interface, &bindings[..self.weights() as usize], 1, false);
         self.results(&mut interface)?;
         Ok(interface)
     }
@@ -237,8 +236,8 @@ for (var r = 0u; r < R; r++) {{
         }
     }
 
-    /// The same for few rows of `linear/broadcast_tile.wgsl`, of which each load has one group: the sum over a load is scaled
-    /// instead of each weight, and what zero points take off is the sum of x times one number.
+    /// The same for few rows of `linear/broadcast_tile.wgsl`: the sum over a group, or the part of it that is in a load, is
+    /// scaled instead of each weight, and what zero points take off is the sum of x times one number.
     fn sums(&self, stored: Weights, tile: &ScaledTile<'_>) -> Vec<(&'static str, String)> {
         let loads = tile.loads;
         let groups = stored.groups_in(loads);
@@ -246,7 +245,7 @@ for (var r = 0u; r < R; r++) {{
         let read = all.into_iter().filter(|(slot, _)| *slot == "scales");
         let mut slots: Vec<(&'static str, String)> = read.collect();
         let each = |body: &str| format!("//# unroll\nfor (var i = 0u; i < P * C4 * R; i++) {{\n{body}\n}}\n");
-        let of = |j: u32, part: &str| format!("ss[(c * 4u + {j}u) * {groups}u + u * {groups}u / {loads}u]{part}");
+        let of = |j: u32, part: &str| format!("ss[(c * 4u + {j}u) * {groups}u + u * {groups}u / {loads}u + g]{part}");
         let four = |part: &str| (0..4).map(|j| of(j, part)).collect::<Vec<_>>().join(", ");
         let biased = stored.is_biased();
         let (scale, bias) = match biased {
@@ -270,10 +269,11 @@ acc[c * R + r] = vec4<f32>(0.0);
 {again}"
             ),
         ));
-        let xsum = if biased { "var xsum: array<f32, R>;\n" } else { "" };
+        let xsum = if biased { "var xsum: array<f32, R>;\nvar sums: array<f32, X>;\n" } else { "" };
         slots.push(("totals", format!("var total: array<vec4<f32>, P * C4 * R>;\n{xsum}")));
         if biased {
-            slots.push(("met", "xsum[r] += (xr.x + xr.y) + (xr.z + xr.w);".to_owned()));
+            slots.push(("xsums", "sums[i] = (xs[i].x + xs[i].y) + (xs[i].z + xs[i].w);".to_owned()));
+            slots.push(("met", "xsum[r] += subgroupShuffle(sums[item / S], item % S);".to_owned()));
         }
         slots.push(("sums", each("acc[i] = total[i];")));
         slots
@@ -381,7 +381,7 @@ ws[item * 2u + 1u] = scaled(unpack(packed, 1u), ss[0u]);"
             ("WIDTH", linear.x.width, "columns of x"),
         ],
         slots,
-        interface: linear.interface(2, false)?,
+        interface: linear.interface(stored, 1, false)?,
         launch: tile.launch(&linear.shape()),
         flops: linear.flops(),
         bytes: linear.shape().bytes(),
@@ -419,7 +419,7 @@ pub(crate) fn split_dot(operation: &Operation, split: SplitDot, target: &Target)
             ("WIDTH", linear.x.width, "columns of x"),
         ],
         slots,
-        interface: linear.interface(fours, false)?,
+        interface: linear.interface(linear.stored(fours), 1, false)?,
         launch: split.launch(&linear.shape()),
         flops: linear.flops(),
         bytes: linear.shape().bytes(),
@@ -453,12 +453,12 @@ pub(crate) fn broadcast_tile(
         ..SUMS
     };
     let stored = linear.stored(fours);
-    slots.extend(match stored.scaling() {
-        Scaling::Unpacked if rows <= MOST_SUMMED && stored.groups_in(1) == 1 => linear.sums(stored, &scaled),
-        Scaling::None | Scaling::Unpacked | Scaling::Afterwards => linear.scales(stored, &scaled),
-    });
-    if stored.raises() {
-        slots.push(("lowered", format!("xs[i] *= {:e};", 1.0 / RAISED)));
+    let summed = rows <= MOST_SUMMED && stored.scaling() == Scaling::Unpacked && stored.has_whole_groups();
+    slots.extend(if summed { linear.sums(stored, &scaled) } else { linear.scales(stored, &scaled) });
+    let lowered = stored.lowered(summed);
+    if let Some(factor) = lowered {
+        slots.push(("factor", format!("let lowered = {factor};")));
+        slots.push(("lowered", "xs[i] *= lowered;".to_owned()));
     }
     if linear.format.is_quantized() {
         let loads = linear.stored(fours).loads();
@@ -473,6 +473,7 @@ pub(crate) fn broadcast_tile(
             ("C4", columns4, "vec4s of columns of a lane"),
             ("P", linear.weights(), "weights"),
             ("H", fours, "vec4s of x that a load of w meets"),
+            ("G", if summed { stored.groups_in(1) } else { 1 }, "groups of a load whose sums are scaled"),
             ("U", steps, "loads of w along k in one iteration"),
             ("X", tile.loads(lanes), "vec4s of x that a lane reads in one iteration"),
             ("K8", linear.k8(), "octets of k"),
@@ -480,7 +481,7 @@ pub(crate) fn broadcast_tile(
             ("WIDTH", linear.x.width, "columns of x"),
         ],
         slots,
-        interface: linear.interface(fours, true)?,
+        interface: linear.interface(stored, steps, lowered.is_some())?,
         launch: tile.launch(&linear.shape(), lanes, target.rates.registers),
         flops: linear.flops(),
         bytes: linear.shape().bytes(),

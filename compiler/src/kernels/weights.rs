@@ -23,9 +23,6 @@ pub(crate) struct Weights {
     pub(crate) wide: bool,
 }
 
-/// What x is divided by where weights are raised.
-pub(crate) const RAISED: f32 = 16_777_216.0;
-
 /// When the scales of a quantized weight are multiplied in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Scaling {
@@ -44,8 +41,8 @@ impl Weights {
         let width = width as usize;
         let wide = wide && [format.code_bytes(width), format.row_bytes(width)].iter().all(|n| n.is_multiple_of(32));
         match (format.bits(), wide) {
-            // More would be more than a group.
-            (4, _) => &[8, 4, 2],
+            (4, true) => &[16, 8, 4, 2],
+            (4, false) => &[8, 4, 2],
             (8, true) => &[8, 4, 2, 1],
             (8, false) => &[4, 2, 1],
             (16, true) => &[4, 2, 1],
@@ -92,6 +89,12 @@ impl Weights {
         }
     }
 
+    /// A load is part of one group, or has some whole ones.
+    pub(crate) fn has_whole_groups(self) -> bool {
+        let columns = 4 * self.fours;
+        self.groups_in(1) == 1 || matches!(self.format.group(), Some(Group::Of(n)) if columns.is_multiple_of(n))
+    }
+
     /// The group of the g-th scale of the loads from `k` on.
     fn group(self, loads: u32, k: &str, g: &str) -> String {
         let columns = 4 * self.fours * loads;
@@ -103,22 +106,26 @@ impl Weights {
         }
     }
 
-    /// Loads that read the scales of so many loads, of 16 bytes and of 4.
-    pub(crate) fn parameter_loads(self, loads: u32) -> [u32; 2] {
+    /// Loads that read the scales of so many loads, and the components of each.
+    pub(crate) fn parameter_loads(self, loads: u32) -> (u32, u32) {
         let groups = self.groups_in(loads);
-        match self.scaling() {
-            Scaling::None | Scaling::Afterwards => [0, 0],
-            Scaling::Unpacked if self.of_bytes() => [0, if 4 % groups == 0 { 1 } else { groups }],
-            Scaling::Unpacked if self.by_four(loads) => [1, 0],
-            Scaling::Unpacked => [0, groups],
+        match (self.scaling(), self.at_once(loads)) {
+            (Scaling::None | Scaling::Afterwards, _) => (0, 1),
+            (Scaling::Unpacked, None) if self.of_bytes() && 4 % groups == 0 => (1, 1),
+            (Scaling::Unpacked, None) => (groups, 1),
+            (Scaling::Unpacked, Some(n)) if 4 * n == self.load_bytes() => (1, self.components(4 * n)),
+            // Parts of a load's components.
+            (Scaling::Unpacked, Some(n)) => (self.components(4 * n), 1),
         }
     }
 
-    /// Four groups' parameters are one load.
-    fn by_four(self, loads: u32) -> bool {
-        let columns = 4 * self.fours * loads;
+    /// How many groups' parameters are read together, where all that so many loads need can be.
+    fn at_once(self, loads: u32) -> Option<u32> {
+        let (columns, groups) = (4 * self.fours * loads, self.groups_in(loads));
         let whole = matches!(self.format.group(), Some(Group::Of(n)) if columns.is_multiple_of(n));
-        whole && !self.of_bytes() && self.groups_in(loads) == 4 && self.load_bytes() == 16
+        let fits = if self.of_longs() { [2, 4, 8].contains(&groups) } else { groups == 4 };
+        let fits = fits && (4 * groups == self.load_bytes() || self.of_longs() && 4 * groups < self.load_bytes());
+        (whole && fits && !self.of_bytes()).then_some(groups)
     }
 
     /// A group's parameters are a byte.
@@ -130,10 +137,14 @@ impl Weights {
     pub(crate) fn load_scales(self, loads: u32, [p, n, k]: [&str; 3], first: &str) -> String {
         let groups = self.groups_in(loads);
         let each = |body: &str| format!("//# unroll\nfor (var g = 0u; g < {groups}u; g++) {{\n{body}\n}}\n");
-        if self.by_four(loads) {
+        if let Some(n_groups) = self.at_once(loads) {
             let at = format!("({k}) / {loads}u");
+            let parameter = match n_groups {
+                8 => "select(parameters.low[g % 4u], parameters.high[g % 4u], g >= 4u)",
+                _ => "parameters[g]",
+            };
             return format!("let parameters = load_parameters({p}, {n}, {at});\n")
-                + &each(&format!("ss[{first} + g] = scale_of(parameters[g], 0u);"));
+                + &each(&format!("ss[{first} + g] = scale_of({parameter}, 0u);"));
         }
         let group = self.group(loads, k, "g");
         if self.of_bytes() && 4 % groups == 0 {
@@ -177,9 +188,19 @@ impl Weights {
         }
     }
 
-    /// Its values are unpacked in fewer steps if they may be [`RAISED`] times as great.
-    pub(crate) fn raises(self) -> bool {
-        matches!(self.format, Format::Int8(_))
+    /// What a vec4 of x is multiplied with, an expression of the lane that reads it, where unpacking takes fewer steps if values
+    /// may be so many times as great; `summed` where sums over loads are scaled. Of codes of four bits every other vec4 stands in
+    /// the upper halves of bytes, and lanes read vec4s in turn.
+    pub(crate) fn lowered(self, summed: bool) -> Option<&'static str> {
+        match self.format {
+            Format::Int8(_) => Some("5.9604645e-8"),
+            Format::Int4 { .. } if summed && self.is_biased() => Some(
+                "select(vec4<f32>(1.0, 0.00390625, 1.5258789e-5, 5.9604645e-8), \
+                 vec4<f32>(0.0625, 0.00024414062, 9.536743e-7, 5.9604645e-8), lane % 2u == 1u)",
+            ),
+            Format::Int4 { .. } | Format::F32 | Format::F16 | Format::Bf16 => None,
+            Format::Fp8(_) | Format::Nf4(_) | Format::Mxfp4 => None,
+        }
     }
 
     /// A load's components are of 64 bits.
@@ -194,9 +215,15 @@ impl Weights {
 
     /// Binds the weights and defines `load_w(p, n, k) -> Packed`, load k of row n of weight p; `unpack(packed, h)`, the vec4
     /// of it that the h-th vec4 of x meets; and for scales `load_parameter(p, n, at) -> u32`, a word behind the codes of row n,
-    /// `load_parameters(p, n, at)`, four of them, `scale_of(word, byte) -> Scale` and `scaled(value, scale)`. Where `raised`, and
-    /// [`Weights::raises`], what is unpacked is [`RAISED`] times as great.
-    pub(crate) fn functions(self, interface: &mut Interface, bindings: &[(Slot, &'static str)], raised: bool) {
+    /// `load_parameters(p, n, at)`, those of `steps` loads where they are read together, `scale_of(word, byte) -> Scale` and
+    /// `scaled(value, scale)`. Where `raised`, what is unpacked is as many times greater as x is [`Weights::lowered`].
+    pub(crate) fn functions(
+        self,
+        interface: &mut Interface,
+        bindings: &[(Slot, &'static str)],
+        steps: u32,
+        raised: bool,
+    ) {
         interface.format(self.format);
         let [kind, packed] = self.kinds();
         for (slot, name) in bindings {
@@ -234,7 +261,7 @@ fn unpack(packed: Packed, h: u32) -> vec4<f32> {{
             },
         ));
         if self.scaling() != Scaling::None {
-            interface.function(self.scale(&row, paired));
+            interface.function(self.scale(&row, paired, steps));
         }
     }
 
@@ -309,17 +336,20 @@ fn unpack(packed: Packed, h: u32) -> vec4<f32> {{
             4 => "packed".to_owned(),
             _ => format!("packed[{at}]"),
         };
+        if raised && self.format.bits() == 4 {
+            return format!("raised_int4({}, {h} % 2u == 1u)", word(format!("{h} / 2u")));
+        }
         let codes = match self.format.bits() {
             4 => format!("({} >> (4u * ({h} % 2u))) & 0x0f0f0f0fu", word(format!("{h} / 2u"))),
             _ => word(h.to_owned()),
         };
         let less = if matches!(self.format, Format::Int4 { .. }) && !self.is_biased() { " - 8.0" } else { "" };
-        let levels = if raised && self.raises() { "raised" } else { "levels" };
+        let levels = if raised { "raised" } else { "levels" };
         format!("{levels}_{}({codes}){less}", self.format.suffix())
     }
 
     /// What reads scales and multiplies with them, for rows of so many loads each.
-    fn scale(self, row: &str, paired: bool) -> String {
+    fn scale(self, row: &str, paired: bool, steps: u32) -> String {
         let suffix = self.format.suffix();
         let words = self.load_bytes() / 4;
         let codes = self.format.code_bytes(self.width as usize) as u32 / self.load_bytes();
@@ -331,7 +361,6 @@ fn unpack(packed: Packed, h: u32) -> vec4<f32> {{
                 "u32(({name}[n * {row} + {codes}u + at / {words}u][at % {words}u / 2u] >> (at % 2u * 32u)) & 0xfffffffflu)"
             ),
         };
-        let four = |name: &str| self.words(&format!("{name}[n * {row} + {codes}u + at]"));
         let function = |name: &str, kind: &str, of: &dyn Fn(&str) -> String| {
             let second = if paired {
                 format!("    if (p == 1u) {{\n        return {};\n    }}\n", of("w2"))
@@ -341,8 +370,15 @@ fn unpack(packed: Packed, h: u32) -> vec4<f32> {{
             format!("fn {name}(p: u32, n: u32, at: u32) -> {kind} {{\n{second}    return {};\n}}\n\n", of("w"))
         };
         let mut text = function("load_parameter", "u32", &word);
-        if words == 4 {
-            text += &function("load_parameters", "vec4<u32>", &four);
+        if let Some(groups) = self.at_once(steps) {
+            let kind = match groups {
+                8 => "PackedWords",
+                4 => "vec4<u32>",
+                _ => "vec2<u32>",
+            };
+            text += &function("load_parameters", kind, &|name| {
+                self.parameters(&format!("{name}[n * {row} + {codes}u"), groups)
+            });
         }
         let kind = if self.is_biased() { "vec2<f32>" } else { "f32" };
         let (value, scaled) = match self.format {
@@ -374,6 +410,19 @@ fn scaled(value: vec4<f32>, scale: Scale) -> vec4<f32> {{
 "
         );
         text
+    }
+
+    /// So many groups' parameters, the `at`-th of such; `first` is the first load of them, without its bracket.
+    fn parameters(self, first: &str, groups: u32) -> String {
+        let words = self.load_bytes() / 4;
+        if groups == words {
+            return self.words(&format!("{first} + at]"));
+        }
+        let (of_load, longs) = (words / groups, groups / 2);
+        let long = |i: u32| format!("{first} + at / {of_load}u][at % {of_load}u * {longs}u + {i}u]");
+        let both = |i: u32| format!("u32({0} & 0xfffffffflu), u32({0} >> 32u)", long(i));
+        let all: Vec<String> = (0..longs).map(both).collect();
+        format!("vec{groups}<u32>({})", all.join(", "))
     }
 
     /// Defines `load_name(…)` of one row of a table: four values decoded, exactly as they are unpacked when they are packed. `row`

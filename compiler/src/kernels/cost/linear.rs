@@ -114,14 +114,14 @@ impl LinearShape {
     /// Loads of four components that `steps` loads of w along k, and those of their scales, count as: smaller ones save little.
     fn load(&self, fours: u32, steps: u32) -> f64 {
         let stored = self.stored(fours);
-        let [of_four, words] = stored.parameter_loads(steps).map(f64::from);
+        let (parameters, components) = stored.parameter_loads(steps);
         let counted = |components: u32| match components {
             1 => WORD,
             2 => PAIR,
             n => f64::from(n) / 4.0,
         };
-        let [load, four] = [stored.load_bytes(), 16].map(|bytes| counted(stored.components(bytes)));
-        f64::from(steps) * load + of_four * four + words * WORD
+        let load = counted(stored.components(stored.load_bytes()));
+        f64::from(steps) * load + f64::from(parameters) * counted(components)
     }
 
     /// Loads of w along k in one iteration: so many that each lane has x to read, and as many as can share what is read of

@@ -10,6 +10,7 @@ const R: u32 = 8u; // rows of a tile
 const C4: u32 = 2u; // vec4s of columns of a lane
 const P: u32 = 1u; // weights
 const H: u32 = 2u; // vec4s of x that a load of w meets
+const G: u32 = 1u; // groups of a load whose sums are scaled
 const U: u32 = 1u; // loads of w along k in one iteration
 const X: u32 = 2u; // vec4s of x that a lane reads in one iteration
 const K8: u32 = 48u; // octets of k
@@ -76,6 +77,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(subgroup_invocation_id
     var acc: array<vec4<f32>, P * C4 * R>;
     //# slot totals
     //# end
+    //# slot factor
+    //# end
     //# slot statistics
     //# end
     //# trips K / U
@@ -86,6 +89,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(subgroup_invocation_id
             let item = i * S + lane;
             //# slot x
             xs[i] = load_x(ms[i], k * H + item % (H * U));
+            //# end
+            //# slot xsums
             //# end
             //# slot lowered
             //# end
@@ -104,40 +109,44 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(subgroup_invocation_id
                 }
             }
             //# unroll
-            for (var h = 0u; h < H; h++) {
-                // wt[4c + i]: element i of four k, of the four columns c.
-                var wt: array<vec4<f32>, P * C4 * 4u>;
+            for (var g = 0u; g < G; g++) {
                 //# unroll
-                for (var c = 0u; c < P * C4; c++) {
-                    //# slot weights
-                    let w0 = unpack(ws[c * 4u], h);
-                    let w1 = unpack(ws[c * 4u + 1u], h);
-                    let w2 = unpack(ws[c * 4u + 2u], h);
-                    let w3 = unpack(ws[c * 4u + 3u], h);
-                    //# end
-                    wt[c * 4u] = vec4<f32>(w0.x, w1.x, w2.x, w3.x);
-                    wt[c * 4u + 1u] = vec4<f32>(w0.y, w1.y, w2.y, w3.y);
-                    wt[c * 4u + 2u] = vec4<f32>(w0.z, w1.z, w2.z, w3.z);
-                    wt[c * 4u + 3u] = vec4<f32>(w0.w, w1.w, w2.w, w3.w);
-                }
-                //# unroll
-                for (var r = 0u; r < R; r++) {
-                    let item = r * H * U + u * H + h;
-                    let xr = subgroupShuffle(xs[item / S], item % S);
-                    //# slot met
-                    //# end
+                for (var part = 0u; part < H / G; part++) {
+                    let h = g * (H / G) + part;
+                    // wt[4c + i]: element i of four k, of the four columns c.
+                    var wt: array<vec4<f32>, P * C4 * 4u>;
                     //# unroll
                     for (var c = 0u; c < P * C4; c++) {
-                        let a = c * R + r;
-                        acc[a] = fma(vec4<f32>(xr.x), wt[c * 4u], acc[a]);
-                        acc[a] = fma(vec4<f32>(xr.y), wt[c * 4u + 1u], acc[a]);
-                        acc[a] = fma(vec4<f32>(xr.z), wt[c * 4u + 2u], acc[a]);
-                        acc[a] = fma(vec4<f32>(xr.w), wt[c * 4u + 3u], acc[a]);
+                        //# slot weights
+                        let w0 = unpack(ws[c * 4u], h);
+                        let w1 = unpack(ws[c * 4u + 1u], h);
+                        let w2 = unpack(ws[c * 4u + 2u], h);
+                        let w3 = unpack(ws[c * 4u + 3u], h);
+                        //# end
+                        wt[c * 4u] = vec4<f32>(w0.x, w1.x, w2.x, w3.x);
+                        wt[c * 4u + 1u] = vec4<f32>(w0.y, w1.y, w2.y, w3.y);
+                        wt[c * 4u + 2u] = vec4<f32>(w0.z, w1.z, w2.z, w3.z);
+                        wt[c * 4u + 3u] = vec4<f32>(w0.w, w1.w, w2.w, w3.w);
+                    }
+                    //# unroll
+                    for (var r = 0u; r < R; r++) {
+                        let item = r * H * U + u * H + h;
+                        let xr = subgroupShuffle(xs[item / S], item % S);
+                        //# slot met
+                        //# end
+                        //# unroll
+                        for (var c = 0u; c < P * C4; c++) {
+                            let a = c * R + r;
+                            acc[a] = fma(vec4<f32>(xr.x), wt[c * 4u], acc[a]);
+                            acc[a] = fma(vec4<f32>(xr.y), wt[c * 4u + 1u], acc[a]);
+                            acc[a] = fma(vec4<f32>(xr.z), wt[c * 4u + 2u], acc[a]);
+                            acc[a] = fma(vec4<f32>(xr.w), wt[c * 4u + 3u], acc[a]);
+                        }
                     }
                 }
+                //# slot group
+                //# end
             }
-            //# slot group
-            //# end
         }
     }
     //# slot sums
