@@ -12,6 +12,7 @@ mod fresh;
 mod heads;
 mod integer;
 mod linear;
+mod measured;
 mod per_head;
 mod prologue;
 mod rowwise;
