@@ -15,7 +15,7 @@ use crate::target::Target;
 /// fit the instruction cache of a CPU.
 const LARGE_BODY: u32 = 1024;
 
-/// How much slower the multiply-adds of longer bodies are.
+/// How much slower the multiply-adds of longer bodies are on one.
 const LONG_BODY: f64 = 1.5;
 
 /// What a load of one component counts as, where one of four is 1.
@@ -203,7 +203,9 @@ impl BroadcastTile {
         let loads_of_w = linear.load(self.fours, self.steps);
         let of_x = f64::from(self.loads(lanes));
         let spill = (rows * columns / f64::from(registers)).max(1.0).powf(1.5);
-        let long = if 4.0 * fours * rows * columns > f64::from(LARGE_BODY) { LONG_BODY } else { 1.0 };
+        // Those whose lanes are a loop are CPUs.
+        let leaves = linear.wide && 4.0 * fours * rows * columns > f64::from(LARGE_BODY);
+        let long = if leaves { LONG_BODY } else { 1.0 };
         let iteration = Work {
             fmas: 4.0 * fours * rows * columns * spill * long,
             loads: of_x,
