@@ -23,7 +23,7 @@ shift $((OPTIND - 1))
 folder=${1:?a checkpoint folder is wanted}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT INT TERM
-[ -n "$target" ] || target=$("$command" devices --json | jq -r '.adapters[0].target')
+[ -n "$target" ] || target=$("$command" devices --json | jq -r '.adapters[0].tier')
 
 names() { # PREFIXES SUFFIXES: all pairs
     for prefix in $1; do for suffix in $2; do echo "$prefix-$suffix"; done; done
@@ -63,7 +63,7 @@ paired() { # PLAN OPTIONS: bench of the full plan with this one as its baseline
     "$command" bench "$work/full.weft" --baseline "$plan" --warmup 1 --json "$@" 2>/dev/null
 }
 
-times() { # PLAN: how many times as long a step of one row or a short one takes as the full plan's, and one of many
+against() { # PLAN: how many times as long a step of one row or a short one takes as the full plan's, and one of many
     if [ "$output" = candidates ]; then
         paired "$1" --prompt-tokens 64 --new-tokens 16 --repeat "$rounds" |
             jq -r '.baseline | "\(.decode_ratio) \(.prompt_ratio)"'
@@ -76,7 +76,7 @@ times() { # PLAN: how many times as long a step of one row or a short one takes 
 
 row() { # NAME PLAN
     times="| – | – |"
-    [ "$rounds" = 0 ] || times=$(times "$2" | awk '{ printf "| %.2f | %.2f |", $1, $2 }')
+    [ "$rounds" = 0 ] || times=$(against "$2" | awk '{ printf "| %.2f | %.2f |", $1, $2 }')
     echo "| $1 | $(step "$2" 1) | $(step "$2" 17) $times"
 }
 
