@@ -224,11 +224,11 @@ fn speed_of_writing_is_measured() {
     assert_eq!(three["cache_bytes_per_token"], one["cache_bytes_per_token"]);
     let weights = |report: &Value| report["weight_bytes_per_token"].as_f64().unwrap();
     assert!(weights(&three) < 0.5 * weights(&one), "weights are shared: {three}");
-    let people = bench(&plan, &[]);
+    let people = bench(&plan, &["--baseline", &plan]);
     assert_eq!(people.code, 0, "{}", people.err);
     warpweft_tests::says(
         &people.out,
-        &["1 × 20 + 4 tokens", "prompt tokens/s", "decode tokens/s", "copy GB/s", "of cache"],
+        &["1 × 20 + 4 tokens", "prompt tokens/s", "decode tokens/s", "copy GB/s", "of cache", &plan, "times as fast"],
     );
     bench(&plan, &["--batch", "3"]).refuses(2, &["--batch", "--prompt-tokens"]);
     run(&["bench", &plan, "--prompt-tokens", "2040"]).refuses(1, &["2072 rows", "2048 positions"]);
@@ -237,6 +237,8 @@ fn speed_of_writing_is_measured() {
     assert_eq!(batch.json()["output"], "hidden");
     let encoder = Built::of_fixture("bert");
     bench(text(&encoder.plan()), &[]).refuses(2, &["--prompt-tokens", "--batch"]);
+    bench(&plan, &["--baseline", text(&encoder.plan())]).refuses(2, &["--baseline", "only one of the two models"]);
+    bench(&plan, &["--baseline", "nowhere.weft"]).refuses(1, &["nowhere.weft"]);
 }
 
 /// Columns of the keys of a layer of the llama fixture.

@@ -186,7 +186,11 @@ fn speed_is_measured() {
     let built = Built::of_fixture("bert");
     let plan = built.plan();
     let arguments = ["bench", text(&plan), "--batch", "3", "--tokens", "20", "--repeat", "3"];
-    let report = run(&[&arguments[..], &["--json"]].concat()).json();
+    let report = run(&[&arguments[..], &["--baseline", text(&plan), "--json"]].concat()).json();
+    for key in ["median_ms", "min_ms", "ratio"] {
+        assert!(report["baseline"][key].as_f64().unwrap() > 0.0, "{key}: {report}");
+    }
+    assert_eq!(report["baseline"]["model"], text(&plan));
     for key in ["median_ms", "min_ms", "max_ms", "sequences_per_s", "rows_per_s", "gflop_per_s", "gb_per_s"] {
         assert!(report[key].as_f64().unwrap() > 0.0, "{key}: {report}");
     }

@@ -62,6 +62,7 @@ struct Report {
 /// The same batches by another plan, in turns with this one's.
 #[derive(Serialize)]
 struct Baseline {
+    /// As it was given.
     model: String,
     median_ms: f64,
     min_ms: f64,
@@ -111,12 +112,12 @@ pub(super) fn run(
         bar.set((round + 1).into(), (shape.warmup + shape.repeat).into(), crate::progress::Unit::Items);
     }
     drop(bar);
-    let against = match (&engines[..], &times[..]) {
-        ([_, other], [own, others]) => {
+    let against = match (&args.baseline, &times[..]) {
+        (Some(path), [own, others]) => {
             let ratio = ratio(own, others);
             let others = sorted(others.clone());
             let min_ms = others.first().copied().unwrap_or(f64::NAN);
-            Some(Baseline { model: other.plan().model.name.clone(), median_ms: median(&others), min_ms, ratio })
+            Some(Baseline { model: path.display().to_string(), median_ms: median(&others), min_ms, ratio })
         }
         _ => None,
     };

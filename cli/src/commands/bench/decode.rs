@@ -79,6 +79,7 @@ struct Report {
 /// The same work by another plan, in turns with this one's.
 #[derive(Serialize)]
 struct Baseline {
+    /// As it was given.
     model: String,
     prompt_tokens_per_s: f64,
     decode_tokens_per_s: f64,
@@ -151,11 +152,11 @@ pub(super) fn run(
     let mut reports = texts.iter().zip(&rounds).map(|(texts, rounds)| report(&shape, &texts.engine, rounds));
     let (Some(mut report), baseline) = (reports.next(), reports.next()) else { return Ok(()) };
     (report.open_s, report.random_weights, report.peak_process_bytes) = (open_s, random, peak_process_bytes);
-    if let (Some(baseline), [own, others]) = (baseline, &rounds[..]) {
+    if let (Some(baseline), Some(path), [own, others]) = (baseline, &args.baseline, &rounds[..]) {
         let steps = |rounds: &[Round]| rounds.iter().flat_map(|round| round.steps.clone()).collect::<Vec<_>>();
         let prompts = |rounds: &[Round]| rounds.iter().map(|round| round.prompts).collect::<Vec<_>>();
         report.baseline = Some(Baseline {
-            model: baseline.model,
+            model: path.display().to_string(),
             prompt_tokens_per_s: baseline.prompt_tokens_per_s,
             decode_tokens_per_s: baseline.decode_tokens_per_s,
             step_min_ms: baseline.step_min_ms,
