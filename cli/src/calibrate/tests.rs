@@ -21,8 +21,8 @@ const INT4: Format = Format::Int4 { group: Group::Of(32), zeros: true };
 
 /// Tokens of a chunk of the validation text, each scored on its own but for its first token.
 const CHUNK: usize = 512;
-/// Chunks by which the losses of int4 and of chosen formats are judged, and of formats that were chosen by text like these.
-const CHUNKS: [usize; 3] = [7, 4, 11];
+/// Chunks by which the losses of int4 and of chosen formats are judged.
+const CHUNKS: [usize; 2] = [7, 11];
 
 fn demo(name: &str) -> PathBuf {
     [env!("CARGO_MANIFEST_DIR"), "../demo/rustdoc-lm", name].iter().collect()
@@ -36,8 +36,8 @@ fn numbers(file: &str, tensor: Option<&str>) -> Vec<[u8; 8]> {
     file.tensor(name).unwrap().data().as_chunks::<8>().0.to_vec()
 }
 
-/// Both ways to round the demo model, by the moments of a quarter of the bundled text, whose words it hardly knows; and formats
-/// chosen by text like that which it is to read. All are judged by the second half of the validation text.
+/// Both ways to round the demo model: to one format, by the moments of a quarter of the bundled text, whose words it hardly knows;
+/// and to formats chosen by text like that which it is to read. Both are judged by the second half of the validation text.
 #[test]
 fn the_demo_model_keeps_its_predictions() {
     let imported = import(&demo("model")).unwrap();
@@ -67,15 +67,9 @@ fn the_demo_model_keeps_its_predictions() {
     four_calibrated_bits_cost_less_than_nine_parts_in_a_thousand(&four_bits, loss);
     let budget = 1.01f64.ln();
     let auto = Wanted::Auto(Limits { loss: Some(budget), bytes: None });
+    work.read_again(known).unwrap();
     let (chosen, loss) = calibrated(&mut work, auto, CHUNKS[1]);
     chosen_formats_stay_within_the_budget(&chosen, loss, budget);
-    work.read_again(known).unwrap();
-    let (by_likes, loss) = calibrated(&mut work, auto, CHUNKS[2]);
-    told("by text like it", &by_likes, loss);
-    let (predicted, measured) = (by_likes.predicted.unwrap(), by_likes.measured.unwrap());
-    for told in [predicted, measured] {
-        assert!((0.5..=2.0).contains(&(told / loss)), "{told} {loss}");
-    }
     kernels_predict_what_decoded_weights_do(&mut work, &chosen, &ids[..CHUNK], &mut console);
 }
 
@@ -109,7 +103,9 @@ fn chosen_formats_stay_within_the_budget(calibrated: &Calibrated, loss: f64, bud
     told(&format!("auto, {total} bytes"), calibrated, loss);
     let (predicted, measured) = (calibrated.predicted.unwrap(), calibrated.measured.unwrap());
     assert!(loss <= budget, "{loss}");
-    assert!((0.5..=2.0).contains(&(predicted / measured)), "{predicted} {measured}");
+    for told in [predicted, measured] {
+        assert!((0.5..=2.0).contains(&(told / loss)), "{told} {loss}");
+    }
     // The smallest single format that stays within the budget is int4-g32, with the table as int8.
     let single = |choice: &Choice| {
         let format = if choice.candidate.layer.is_some() { INT4 } else { Format::Int8(Group::Row) };
