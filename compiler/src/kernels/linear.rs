@@ -21,7 +21,7 @@ pub struct BroadcastTile {
     pub rows: u32,
     /// vec4s of columns of a lane.
     pub columns4: u32,
-    /// vec4s of x that a load of w meets: two where eight weights are loaded at once, one where four are, up to eight of
+    /// vec4s of x that a load of w meets: two where eight weights are loaded at once, one where four are, up to sixteen of
     /// quantized ones.
     pub fours: u32,
     /// Loads of w along k in one iteration.

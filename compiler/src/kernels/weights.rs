@@ -1,6 +1,7 @@
 //! How kernels read matrices of weights: so many vec4s at a load, decoded when they meet x.
 //!
-//! Of floats a load has eight values, or four. Of a quantized format it has up to sixteen bytes of codes, and what scales a
+//! Of floats a load has eight values, or four. Of a quantized format it has up to sixteen bytes of codes, with 64-bit
+//! integers up to 32 of either, and what scales a
 //! group of columns is read beside it, or, where a row has one scale, multiplied into the finished sum.
 
 use std::fmt::Write as _;
