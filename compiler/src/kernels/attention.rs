@@ -7,7 +7,7 @@ use warpweft_plan::{Dim, Keys};
 use super::KernelError;
 use super::compose::{Choice, Composed, Draft, RowRange, Slot};
 use super::cost::attention::AttentionShape;
-use super::interface::{Interface, check_view, store_columns, store_view, view_type};
+use super::interface::{Interface, check_view, store_columns, store_view};
 use super::spec::{self, Binary, Operation, Term, View};
 use super::term::expression;
 use crate::target::Target;
@@ -126,16 +126,15 @@ impl Attention {
     }
 
     /// q, k, v, rows, out, step.
-    fn interface(&self) -> Result<Interface, KernelError> {
-        let mut interface = Interface::default();
+    fn interface(&self, target: &Target) -> Result<Interface, KernelError> {
+        let mut interface = Interface::of(target);
         for (slot, name, view, dim, exact) in [
             (Slot::Q, "q", self.q, self.head_dim(), true),
             (Slot::K, "k", self.k, self.head_dim(), false),
             (Slot::V, "v", self.v, self.value_dim(), false),
         ] {
-            let four = view.offset.is_multiple_of(4) && dim.is_multiple_of(4);
-            interface.bind(slot, name, warpweft_plan::Access::Read, if four { view_type(view) } else { "array<f32>" });
-            interface.function(load_head(name, view, dim, exact));
+            let load = load_head(slot, name, view, dim, exact, &mut interface);
+            interface.function(load);
         }
         interface.rows_table();
         interface.function(self.key_range());
@@ -194,14 +193,24 @@ pub(super) fn store_head(body: &str) -> String {
     format!("fn store(m: u32, head: u32, d4: u32, value: vec4<f32>) {{\n{body}}}\n")
 }
 
-/// `load_name(m, head, d4)`; beyond the head's width it gives zeros if `exact`, else any finite numbers.
-pub(super) fn load_head(name: &str, view: View, dim: u32, exact: bool) -> String {
+/// Binds a matrix and gives the text of `load_name(m, head, d4)`; beyond the head's width it gives zeros if `exact`, else any finite numbers.
+pub(super) fn load_head(
+    slot: Slot,
+    name: &str,
+    view: View,
+    dim: u32,
+    exact: bool,
+    interface: &mut Interface,
+) -> String {
     let (stride, offset) = (view.stride, view.offset);
     let head = format!("fn load_{name}(m: u32, head: u32, d4: u32) -> vec4<f32> {{\n");
     if dim.is_multiple_of(4) && offset.is_multiple_of(4) {
+        interface.bind_fours(slot, name);
         let offset = if offset == 0 { String::new() } else { format!("{}u + ", offset / 4) };
-        return format!("{head}    return {name}[m * {}u + {offset}head * {}u + d4];\n}}\n", stride / 4, dim / 4);
+        let value = interface.four(&format!("{name}[m * {}u + {offset}head * {}u + d4]", stride / 4, dim / 4));
+        return format!("{head}    return {value};\n}}\n");
     }
+    interface.bind(slot, name, warpweft_plan::Access::Read, "array<f32>");
     let value = format!("vec4<f32>({name}[i.x], {name}[i.y], {name}[i.z], {name}[i.w])");
     let value = match exact {
         true => format!("select(vec4<f32>(0.0), {value}, d < vec4<u32>({dim}u))"),
@@ -247,7 +256,7 @@ pub(crate) fn broadcast_tile(
             ("BLOCKS", blocks(attention.span(rows), 4 * KEYS4 * lanes), "the most blocks of keys"),
         ],
         slots: vec![("lanes", lanes_loop.to_owned())],
-        interface: attention.interface()?,
+        interface: attention.interface(target)?,
         launch: tile.launch(&attention.shape(), lanes, target.rates.registers),
         flops: attention.flops(),
         bytes: attention.shape().bytes(),
@@ -274,7 +283,7 @@ pub(crate) fn workgroup_tile(operation: &Operation, target: &Target) -> Result<C
             ("BLOCKS", blocks(attention.span(rows), keys), "the most blocks of keys"),
         ],
         slots: Vec::new(),
-        interface: attention.interface()?,
+        interface: attention.interface(target)?,
         launch: attention.shape().workgroup_tile(),
         flops: attention.flops(),
         bytes: attention.shape().bytes(),

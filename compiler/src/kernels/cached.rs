@@ -12,7 +12,7 @@ use super::compose::{Choice, Composed, Draft, RowRange, Slot};
 use super::cost;
 use super::cost::attention::AttentionShape;
 use super::fresh::ADDING;
-use super::interface::{Interface, view_type};
+use super::interface::Interface;
 use super::spec::{Fresh, Operation, Split, Term};
 use super::stored::{Stored, shared, widest};
 use super::term::expression;
@@ -142,8 +142,7 @@ impl Cached {
         }
         let (q, dim) = (self.core.q, self.core.head_dim());
         let four = q.offset.is_multiple_of(4) && dim.is_multiple_of(4);
-        interface.bind(Slot::Q, "q", Access::Read, if four { view_type(q) } else { "array<f32>" });
-        let load = load_head("q", q, dim, true);
+        let load = load_head(Slot::Q, "q", q, dim, true, interface);
         match four && self.key_vectors() > dim / 4 {
             // What stands behind the columns of a head of k is no part of it.
             true => interface.function(format!(
@@ -166,8 +165,8 @@ fn load_q(m: u32, head: u32, d4: u32) -> vec4<f32> {{
     }
 
     /// The inputs, then out and step.
-    fn interface(&self, stored: [Stored; 2]) -> Result<Interface, KernelError> {
-        let mut interface = Interface::default();
+    fn interface(&self, stored: [Stored; 2], target: &Target) -> Result<Interface, KernelError> {
+        let mut interface = Interface::of(target);
         self.inputs(stored, &mut interface)?;
         interface.function(key_range(self.core.band));
         let mut functions = BTreeSet::new();
@@ -323,7 +322,7 @@ if (lane == 0u) {
         source: include_str!("attention/cached_broadcast.wgsl"),
         constants,
         slots,
-        interface: cached.interface(stored)?,
+        interface: cached.interface(stored, target)?,
         launch: tile.launch(&cached.shape(), lanes, target.rates.registers),
         flops: cached.flops(),
         bytes: cached.shape().bytes(),
@@ -394,7 +393,7 @@ if (item % DV4 == 0u) {
         source: include_str!("attention/cached_workgroup.wgsl"),
         constants,
         slots,
-        interface: cached.interface(stored)?,
+        interface: cached.interface(stored, target)?,
         launch: tile.launch(&cached.shape()),
         flops: cached.flops(),
         bytes: cached.shape().bytes(),
@@ -408,7 +407,7 @@ pub(crate) fn combine(operation: &Operation, target: &Target) -> Result<Composed
         return Err(KernelError::Algorithm("combine for another operation".to_owned()));
     };
     let dv4 = value_dim.div_ceil(4);
-    let mut interface = Interface::default();
+    let mut interface = Interface::of(target);
     interface.bind(Slot::X, "x", Access::Read, "array<vec4<f32>>");
     interface.rows_table();
     interface.bind(Slot::Sequences, "sequences", Access::Read, "array<vec4<u32>>");

@@ -5,7 +5,7 @@ use warpweft_plan::Access;
 use super::KernelError;
 use super::compose::{Composed, Draft, Slot};
 use super::cost;
-use super::interface::{Interface, check_view};
+use super::interface::Interface;
 use super::spec::{Rows, View};
 use crate::target::Target;
 
@@ -44,10 +44,9 @@ fn row_count(rows: Rows) -> String {
 
 /// Writes `candidates/chunk.wgsl`.
 pub(crate) fn chunk_of_candidates(x: View, n: u32, rows: Rows, target: &Target) -> Result<Composed, KernelError> {
-    check_view("x", x)?;
     check(x.width, n)?;
-    let mut interface = Interface::default();
-    interface.bind(Slot::X, "x", Access::Read, "array<f32>");
+    let mut interface = Interface::of(target);
+    interface.view(Slot::X, "x", x)?;
     interface.output("array<u32>");
     interface.function(row_count(rows));
     let chunks = chunks(x.width);
@@ -59,13 +58,12 @@ pub(crate) fn chunk_of_candidates(x: View, n: u32, rows: Rows, target: &Target) 
             ("N", n, "greatest values"),
             ("WIDTH", x.width, "columns"),
             ("CHUNK", CHUNK, "columns of a chunk"),
-            ("STRIDE", x.stride, "of x"),
-            ("OFFSET", x.offset, "of x"),
+            ("V", CHUNK / INVOCATIONS / 4, "vec4s of columns of an invocation"),
             ("OUT_STRIDE", chunks_view(x.width, n).stride, "of out"),
         ],
         slots: Vec::new(),
         interface,
-        launch: cost::rowwise::candidates(CHUNK / INVOCATIONS, chunks, rows, INVOCATIONS),
+        launch: cost::rowwise::candidates(CHUNK / INVOCATIONS, 0.25, chunks, rows, INVOCATIONS),
         flops: rows.dim() * (8 * i64::from(x.width)),
         bytes: rows.dim() * (4 * i64::from(x.width)),
     }
@@ -75,7 +73,7 @@ pub(crate) fn chunk_of_candidates(x: View, n: u32, rows: Rows, target: &Target) 
 /// Writes `candidates/merge.wgsl`.
 pub(crate) fn merge_candidates(width: u32, n: u32, rows: Rows, target: &Target) -> Result<Composed, KernelError> {
     check(width, n)?;
-    let mut interface = Interface::default();
+    let mut interface = Interface::of(target);
     interface.bind(Slot::X, "x", Access::Read, "array<u32>");
     interface.output("array<f32>");
     interface.function(row_count(rows));
@@ -93,7 +91,7 @@ pub(crate) fn merge_candidates(width: u32, n: u32, rows: Rows, target: &Target) 
         ],
         slots: Vec::new(),
         interface,
-        launch: cost::rowwise::candidates((chunks * n).div_ceil(INVOCATIONS), 1, rows, INVOCATIONS),
+        launch: cost::rowwise::candidates((chunks * n).div_ceil(INVOCATIONS), 4.0, 1, rows, INVOCATIONS),
         flops: rows.dim() * (8 * i64::from(chunks * n)),
         bytes: rows.dim() * (8 * i64::from((chunks + 1) * n)),
     }

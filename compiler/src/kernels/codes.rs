@@ -59,7 +59,7 @@ fn scale_x(m: u32) -> f32 {{
 /// Writes `codes/quantize.wgsl`: the rows of `x` as codes.
 pub(crate) fn quantize(x: View, rows: Rows, target: &Target) -> Result<Composed, KernelError> {
     let codes = Codes { width: x.width };
-    let mut interface = Interface::default();
+    let mut interface = Interface::of(target);
     interface.view(Slot::X, "x", x)?;
     interface.output("array<u32>");
     interface.function(format!("fn kept(m: u32) -> bool {{\n    return m < {};\n}}\n", count(rows)));
@@ -91,7 +91,7 @@ pub(crate) fn quantize_shape(width: u32, rows: Rows) -> RowShape {
 
 /// Writes `codes/dequantize.wgsl`: what rows of codes stand for.
 pub(crate) fn dequantize(width: u32, rows: Rows, target: &Target) -> Result<Composed, KernelError> {
-    let mut interface = Interface::default();
+    let mut interface = Interface::of(target);
     let codes = Codes { width };
     codes.functions(&mut interface);
     interface.format(Codes::FORMAT);

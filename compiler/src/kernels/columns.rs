@@ -12,7 +12,7 @@ use crate::target::Target;
 
 /// Writes `columns/gather.wgsl`: `x`'s columns in the order of a vector of `width` indices.
 pub(crate) fn gather(x: View, width: u32, rows: Rows, target: &Target) -> Result<Composed, KernelError> {
-    let mut interface = Interface::default();
+    let mut interface = Interface::of(target);
     interface.view(Slot::X, "x", x)?;
     interface.bind(Slot::Vectors, "columns", Access::Read, "array<vec4<f32>>");
     interface.result(View::whole(width), rows)?;

@@ -276,7 +276,7 @@ pub(crate) fn ready(parts: &[HeadPart], vector: u32, target: &Target) -> Result<
     }
     let kind = unit.kind();
     let array = format!("array<{kind}>");
-    let mut interface = Interface::default();
+    let mut interface = Interface::of(target);
     interface.bind(Slot::X, "x", Access::Read, &array);
     if vector > 0 {
         interface.bind(Slot::Vectors, "vector", Access::Read, &array);

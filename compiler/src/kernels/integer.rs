@@ -48,7 +48,7 @@ struct IntegerLinear<'a> {
 }
 
 impl<'a> IntegerLinear<'a> {
-    fn of(operation: &'a Operation, target: &Target) -> Result<IntegerLinear<'a>, KernelError> {
+    fn of(operation: &'a Operation, target: &'a Target) -> Result<IntegerLinear<'a>, KernelError> {
         let linear = Linear::of(operation.inner(), target)?;
         if linear.x != View::whole(linear.x.width) {
             return Err(KernelError::Shape(format!("rows of codes as a window, {:?}", linear.x)));

@@ -15,6 +15,9 @@ use crate::target::Target;
 /// Collects bindings in their order, and the text of the functions over them.
 #[derive(Default)]
 pub(crate) struct Interface {
+    /// vec4s are read as two 64-bit integers, and whether any is.
+    longs: bool,
+    reads_longs: bool,
     bindings: Vec<(Slot, String, Access, String)>,
     functions: Vec<String>,
     formats: BTreeSet<Format>,
@@ -23,6 +26,13 @@ pub(crate) struct Interface {
     kept: Vec<String>,
     operands: usize,
 }
+
+/// A vec4 of floats from two 64-bit integers.
+const FLOATS: &str = "fn floats(longs: vec2<u64>) -> vec4<f32> {
+    return bitcast<vec4<f32>>(vec4<u32>(
+        u32(longs.x & 0xfffffffflu), u32(longs.x >> 32u), u32(longs.y & 0xfffffffflu), u32(longs.y >> 32u)));
+}
+";
 
 /// What an [`Interface`] comes to.
 pub(crate) struct Bound {
@@ -35,6 +45,22 @@ pub(crate) struct Bound {
 }
 
 impl Interface {
+    /// An empty one for a target.
+    pub(crate) fn of(target: &Target) -> Interface {
+        Interface { longs: target.int64, ..Interface::default() }
+    }
+
+    /// Binds what is read in vec4s of floats, by [`Interface::four`].
+    pub(crate) fn bind_fours(&mut self, slot: Slot, name: &str) {
+        self.reads_longs |= self.longs;
+        self.bind(slot, name, Access::Read, if self.longs { "array<vec2<u64>>" } else { "array<vec4<f32>>" });
+    }
+
+    /// The vec4 that is read by an expression like `x[i]`, of what [`Interface::bind_fours`] bound.
+    pub(crate) fn four(&self, element: &str) -> String {
+        if self.longs { format!("floats({element})") } else { element.to_owned() }
+    }
+
     /// Adds a binding. A table that is bound already is not bound again.
     pub(crate) fn bind(&mut self, slot: Slot, name: &str, access: Access, kind: &str) {
         if !self.bindings.iter().any(|(_, other, ..)| other == name) {
@@ -56,8 +82,11 @@ impl Interface {
     /// The same for `n4` up to those of `reach` columns, a multiple of four.
     pub(crate) fn view_up_to(&mut self, slot: Slot, name: &str, view: View, reach: u32) -> Result<(), KernelError> {
         check_view(name, view)?;
-        self.bind(slot, name, Access::Read, view_type(view));
-        self.function(load_view(name, view, reach));
+        match by_four(view) {
+            true => self.bind_fours(slot, name),
+            false => self.bind(slot, name, Access::Read, "array<f32>"),
+        }
+        self.function(self.load_view(name, view, reach));
         Ok(())
     }
 
@@ -80,9 +109,10 @@ impl Interface {
             let name = format!("{letter}{i}");
             match *operand {
                 Operand::Vector => {
-                    self.bind(slot(i), &name, Access::Read, "array<vec4<f32>>");
+                    self.bind_fours(slot(i), &name);
                     self.function(format!(
-                        "fn load_{name}(m: u32, n4: u32) -> vec4<f32> {{\n    return {name}[n4];\n}}\n"
+                        "fn load_{name}(m: u32, n4: u32) -> vec4<f32> {{\n    return {};\n}}\n",
+                        self.four(&format!("{name}[n4]"))
                     ));
                 }
                 Operand::Matrix(view) => {
@@ -156,6 +186,30 @@ impl Interface {
         self.define(name, "", term, &operands)
     }
 
+    /// Defines `load_name(m, n4)` of a bound matrix.
+    fn load_view(&self, name: &str, view: View, reach: u32) -> String {
+        let (stride, offset, width) = (view.stride, view.offset, view.width);
+        if by_four(view) {
+            let last = (stride - offset) / 4 - 1;
+            let column = if last + 1 < reach.max(width.next_multiple_of(PAD as u32)) / 4 {
+                format!("min(n4, {last}u)")
+            } else {
+                "n4".to_owned()
+            };
+            let offset = if offset == 0 { String::new() } else { format!("{}u + ", offset / 4) };
+            let value = self.four(&format!("{name}[m * {}u + {offset}{column}]", stride / 4));
+            return format!("fn load_{name}(m: u32, n4: u32) -> vec4<f32> {{\n    return {value};\n}}\n");
+        }
+        format!(
+            "fn load_{name}(m: u32, n4: u32) -> vec4<f32> {{
+    let i = m * {stride}u + {offset}u + min(4u * n4 + vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>({last}u));
+    return vec4<f32>({name}[i.x], {name}[i.y], {name}[i.z], {name}[i.w]);
+}}
+",
+            last = width - 1
+        )
+    }
+
     fn define(&mut self, name: &str, more: &str, term: &Term, operands: &[String]) -> Result<(), KernelError> {
         let value = expression(term, operands, &mut self.library)?;
         let acc2 = if reads(term, &Term::Acc2) { ", acc2: vec4<f32>" } else { "" };
@@ -212,8 +266,14 @@ impl Interface {
         formats.dedup();
         let caches = self.cache.map_or_else(Vec::new, cache::wgsl);
         let library = self.library.iter().map(|f| f.wgsl());
-        let functions: Vec<&str> =
-            formats.into_iter().chain(caches).chain(library).chain(self.functions.iter().map(String::as_str)).collect();
+        let longs = self.reads_longs.then_some(FLOATS);
+        let functions: Vec<&str> = formats
+            .into_iter()
+            .chain(caches)
+            .chain(library)
+            .chain(longs)
+            .chain(self.functions.iter().map(String::as_str))
+            .collect();
         Ok(Bound { slots, bindings, declarations, functions: functions.join("\n") })
     }
 }
@@ -238,35 +298,6 @@ pub(crate) fn check_view(name: &str, view: View) -> Result<(), KernelError> {
 /// Whether the view's columns can be read four at a time.
 fn by_four(view: View) -> bool {
     view.offset.is_multiple_of(4)
-}
-
-pub(crate) fn view_type(view: View) -> &'static str {
-    if by_four(view) { "array<vec4<f32>>" } else { "array<f32>" }
-}
-
-fn load_view(name: &str, view: View, reach: u32) -> String {
-    let (stride, offset, width) = (view.stride, view.offset, view.width);
-    if by_four(view) {
-        let last = (stride - offset) / 4 - 1;
-        let column = if last + 1 < reach.max(width.next_multiple_of(PAD as u32)) / 4 {
-            format!("min(n4, {last}u)")
-        } else {
-            "n4".to_owned()
-        };
-        let offset = if offset == 0 { String::new() } else { format!("{}u + ", offset / 4) };
-        return format!(
-            "fn load_{name}(m: u32, n4: u32) -> vec4<f32> {{\n    return {name}[m * {}u + {offset}{column}];\n}}\n",
-            stride / 4
-        );
-    }
-    format!(
-        "fn load_{name}(m: u32, n4: u32) -> vec4<f32> {{
-    let i = m * {stride}u + {offset}u + min(4u * n4 + vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>({last}u));
-    return vec4<f32>({name}[i.x], {name}[i.y], {name}[i.z], {name}[i.w]);
-}}
-",
-        last = width - 1
-    )
 }
 
 /// The type of the binding `out` and the function that writes four columns of it.

@@ -69,12 +69,11 @@ pub(super) struct Linear<'a> {
     pub(super) rows: Rows,
     /// What is done to x first.
     norm: Option<Normed<'a>>,
-    /// Weights are loaded as 64-bit integers.
-    wide: bool,
+    target: &'a Target,
 }
 
 impl<'a> Linear<'a> {
-    pub(super) fn of(operation: &'a Operation, target: &Target) -> Result<Linear<'a>, KernelError> {
+    pub(super) fn of(operation: &'a Operation, target: &'a Target) -> Result<Linear<'a>, KernelError> {
         let (operation, prologue) = match operation {
             Operation::NormedLinear { prologue, linear } => (linear.as_ref(), Some(prologue)),
             other => (other, None),
@@ -92,7 +91,7 @@ impl<'a> Linear<'a> {
         }
         let (x, n, format, paired, out, rows) = (*x, *n, *format, *paired, *out, *rows);
         let norm = prologue.map(|prologue| Normed::new(prologue, x, rows)).transpose()?;
-        Ok(Linear { x, n, format, paired, term, operands, out, rows, norm, wide: target.int64 })
+        Ok(Linear { x, n, format, paired, term, operands, out, rows, norm, target })
     }
 
     pub(super) fn weights(&self) -> u32 {
@@ -109,13 +108,13 @@ impl<'a> Linear<'a> {
 
     /// How it reads its weights, so many vec4s at a load.
     fn stored(&self, fours: u32) -> Weights {
-        Weights { format: self.format, width: self.x.width, fours, wide: self.wide }
+        Weights { format: self.format, width: self.x.width, fours, wide: self.target.int64 }
     }
 
     /// Bindings and functions, in binding order: x, w, w2, operands, tables, out, step. Scales are read for `steps` loads of
     /// `stored`; `raised` tells whether x is [`Weights::lowered`].
     fn interface(&self, stored: Weights, steps: u32, raised: bool) -> Result<Interface, KernelError> {
-        let mut interface = Interface::default();
+        let mut interface = Interface::of(self.target);
         interface.view_up_to(Slot::X, "x", self.x, stored.reach())?;
         interface.function(format!("fn last_row() -> u32 {{\n    return {} - 1u;\n}}\n", count(self.rows)));
         let bindings = [(Slot::W, "w"), (Slot::W2, "w2")];
@@ -132,7 +131,7 @@ impl<'a> Linear<'a> {
 
     /// The same where x is rows of codes.
     pub(super) fn interface_of_codes(&self, codes: Codes) -> Result<Interface, KernelError> {
-        let mut interface = Interface::default();
+        let mut interface = Interface::of(self.target);
         codes.functions(&mut interface);
         interface.function(format!("fn last_row() -> u32 {{\n    return {} - 1u;\n}}\n", count(self.rows)));
         let bindings = [(Slot::W, "w"), (Slot::W2, "w2")];
@@ -165,7 +164,7 @@ impl<'a> Linear<'a> {
             norm: self.norm.map(|norm| norm.shape()),
             operands: operands_bytes(self.operands, self.n),
             rows: self.rows,
-            wide: self.wide,
+            wide: self.target.int64,
         }
     }
 

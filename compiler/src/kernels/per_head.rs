@@ -30,7 +30,7 @@ pub(crate) fn dot(linear: PerHead, target: &Target) -> Result<Composed, KernelEr
         return Err(KernelError::Shape(format!("{heads} heads of {} columns are no multiple of four each", x.width)));
     }
     let width = heads * n;
-    let mut interface = Interface::default();
+    let mut interface = Interface::of(target);
     interface.view(Slot::X, "x", x)?;
     if format.is_quantized() {
         interface.bind(Slot::W, "w", Access::Read, &format!("array<{}>", Weights::table_kind(format)));

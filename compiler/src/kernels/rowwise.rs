@@ -57,7 +57,7 @@ pub(crate) fn normalize(operation: &Operation, by: NormalizeBy, target: &Target)
     let view = View::whole(width);
     check_view("out", view)?;
     let n4 = width.div_ceil(4);
-    let mut interface = Interface::default();
+    let mut interface = Interface::of(target);
     interface.operands(operands, width, rows)?;
     interface.epilogue("input", input)?;
     interface.epilogue("epilogue", term)?;
@@ -120,7 +120,7 @@ pub(crate) fn map(
     let view = View::whole(width);
     check_view("out", view)?;
     let n4 = width.div_ceil(4);
-    let mut interface = Interface::default();
+    let mut interface = Interface::of(target);
     interface.operands(operands, width, rows)?;
     interface.epilogue("epilogue", term)?;
     interface.result(view, rows)?;
@@ -140,7 +140,7 @@ pub(crate) fn map(
 /// Writes `pool/columns.wgsl`.
 pub(crate) fn pool((pool, x, max_context): (Pool, View, u32), target: &Target) -> Result<Composed, KernelError> {
     let n4 = x.width.div_ceil(4);
-    let mut interface = Interface::default();
+    let mut interface = Interface::of(target);
     interface.view(Slot::X, "x", x)?;
     interface.bind(Slot::Sequences, "sequences", Access::Read, "array<vec4<u32>>");
     interface.result(View::whole(x.width), Rows::Sequences)?;

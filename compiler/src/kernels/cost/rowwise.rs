@@ -123,10 +123,11 @@ pub(crate) fn combine(vec4s: u32, chunk: u32, invocations: u32) -> Launch {
     Launch { invocations, grid, cost: Cost { key, keys: Keys::default(), ..Cost::of(part) } }
 }
 
-/// `candidates/*.wgsl`: each invocation looks at `elements` values, some times over; `chunks` workgroups for each row.
-pub(crate) fn candidates(elements: u32, chunks: u32, rows: Rows, invocations: u32) -> Launch {
+/// `candidates/*.wgsl`: each invocation looks at `elements` values, some times over, and reads each with `loads`; `chunks`
+/// workgroups for each row.
+pub(crate) fn candidates(elements: u32, loads: f64, chunks: u32, rows: Rows, invocations: u32) -> Launch {
     // Greatest value, sum of exponentials, six digits.
-    let once = Work { fmas: 60.0, loads: 4.0, shared: 4.0, ..Work::default() }.times(elements.into());
+    let once = Work { fmas: 60.0, loads, shared: 4.0, ..Work::default() }.times(elements.into());
     let grid = [constant(chunks), Groups { dim: rows.dim(), per: 1 }, Groups::ONE];
     Launch { invocations, grid, cost: Cost::of(once) }
 }
