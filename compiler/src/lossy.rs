@@ -60,13 +60,13 @@ impl fmt::Display for Scheme {
 impl FromStr for Scheme {
     type Err = UnknownFormat;
 
-    /// The name of a quantized format, or `int8` for `int8-g64`, `int8-row` for one scale a row, `int4` for `int4-g32` and `fp8`
-    /// for `fp8-g128`. With formats of four bits, embedding and head are bytes with a scale for each row; with `fp8`, whose
-    /// three bits of mantissa lose more than they save there, they are kept.
+    /// The name of a quantized format, or `int8` for `int8-g128`, `int8-row` for one scale a row, `int4` for `int4-g32` and `fp8`
+    /// for `fp8-g128`. Embedding and head are bytes with a scale for each row; with `fp8`, whose three bits of mantissa lose
+    /// more than they save there, they are kept.
     fn from_str(text: &str) -> Result<Scheme, UnknownFormat> {
         let matrices = match text {
             // One scale a row loses more than a thousandth of the cosine on encoders: some columns are far out.
-            "int8" => Format::Int8(Group::Of(64)),
+            "int8" => Format::Int8(Group::Of(128)),
             "int8-row" => Format::Int8(Group::Row),
             "int4" => Format::Int4 { group: Group::Of(32), zeros: true },
             "fp8" => Format::Fp8(Group::Of(128)),
@@ -75,8 +75,7 @@ impl FromStr for Scheme {
         let ends = match matrices {
             Format::F32 | Format::F16 | Format::Bf16 => return Err(UnknownFormat { found: text.to_owned() }),
             Format::Fp8(_) => None,
-            Format::Int8(_) => Some(matrices),
-            Format::Int4 { .. } | Format::Mxfp4 | Format::Nf4(_) => Some(Format::Int8(Group::Row)),
+            Format::Int8(_) | Format::Int4 { .. } | Format::Mxfp4 | Format::Nf4(_) => Some(Format::Int8(Group::Row)),
         };
         Ok(Scheme { matrices, ends })
     }

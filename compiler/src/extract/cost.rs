@@ -24,6 +24,7 @@ use crate::kernels::cost::integer::IntegerShape;
 use crate::kernels::cost::linear::{LinearShape, NormShape, PerHeadShape};
 use crate::kernels::cost::rowwise::RowShape;
 use crate::kernels::cost::{Launch, cheapest};
+use crate::kernels::heads;
 use crate::kernels::spec::{Pool, Rows};
 use crate::rules::EGraph;
 use crate::target::Target;
@@ -127,9 +128,13 @@ impl<'w> CostModel<'w> {
                 let shape = row_shape(result, operands(egraph, node, result))?;
                 cheapest(&shape.norms(self.target, self.range(result)))?
             }
-            Op::Rope(_) | Op::HeadNorm(_) => {
-                self.rowwise(result, operands(egraph, node, result), |shape| Some(shape.map()))?
+            // What norms by head and appends add to the same kernel is counted as if each were a map.
+            Op::Rope([x, _, _, heads, ..]) => {
+                let launch = heads::launch(int(heads)?, u32::try_from(width(tensor(x)?)?).ok()?, self.target);
+                let bytes = Dim::TOKENS * (8 * width(result)?);
+                launch.seconds(&self.target.rates, bytes, self.range(result).sizes(rows_of(result)?))
             }
+            Op::HeadNorm(_) => self.rowwise(result, operands(egraph, node, result), |shape| Some(shape.map()))?,
             // Only the new rows are written.
             Op::Append([_, x]) => {
                 let x = tensor(x)?;

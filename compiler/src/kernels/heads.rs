@@ -259,6 +259,13 @@ fn dispatch(head: &str, parts: &[HeadPart], line: impl Fn(usize, &HeadPart, Stri
     text + "}\n"
 }
 
+/// How heads that are so wide together are made ready, before it is known what else is done to them.
+pub(crate) fn launch(heads: u32, width: u32, target: &Target) -> cost::Launch {
+    let invocations = target.subgroup_size.unwrap_or(INVOCATIONS);
+    let units = width.div_ceil(heads.max(1)).div_ceil(4).div_ceil(invocations);
+    cost::rowwise::heads(heads, units, invocations)
+}
+
 /// Writes `heads/ready.wgsl`.
 pub(crate) fn ready(parts: &[HeadPart], vector: u32, target: &Target) -> Result<Composed, KernelError> {
     for part in parts {

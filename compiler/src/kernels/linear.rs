@@ -321,6 +321,25 @@ const SUMS: ScaledTile<'static> = ScaledTile {
     sum: "acc[c * R + r]",
 };
 
+/// Puts what reads scales around the iterations that share them: `span` of `steps` of all the loads along k. A loop of its own and
+/// no `if`, which driver compilers on CPUs make a mask of, not a branch.
+fn nest(slots: &mut Vec<(&'static str, String)>, loads: u32, span: u32, steps: u32) {
+    let at = slots.iter().position(|(slot, _)| *slot == "scales");
+    let scales = at.map_or(String::new(), |at| slots.remove(at).1);
+    let all = span * steps;
+    let end = if loads.is_multiple_of(all) { format!("g0 + {all}u") } else { format!("min(g0 + {all}u, K)") };
+    let walk = format!(
+        "//# trips {}
+for (var g0 = 0u; g0 < K; g0 += {all}u) {{
+{scales}//# trips {span}
+for (var k = g0; k < {end}; k += U) {{
+",
+        loads.div_ceil(all)
+    );
+    slots.push(("walk", walk));
+    slots.push(("walked", "}\n".to_owned()));
+}
+
 /// Bytes of operands that a kernel of `width` columns must read for each row, and for all rows.
 pub(crate) fn operands_bytes(operands: &[Operand], width: u32) -> [i64; 2] {
     let width = i64::from(width);
@@ -443,17 +462,22 @@ pub(crate) fn broadcast_tile(
         }
         slots.extend(norm.broadcast_slots(afterwards)?);
     }
+    let stored = linear.stored(fours);
+    let summed = rows <= MOST_SUMMED && stored.scaling() == Scaling::Unpacked && stored.has_whole_groups();
+    let span = tile.span(&linear.shape());
     let scaled = ScaledTile {
         columns: "P * C4",
         weight: "c / C4",
         row: "4u * min(n4 + (c % C4) * S, N4 - 1u)",
+        load: if span > 1 { "g0" } else { "k" },
         loads: steps,
         within: "u * H + h",
         ..SUMS
     };
-    let stored = linear.stored(fours);
-    let summed = rows <= MOST_SUMMED && stored.scaling() == Scaling::Unpacked && stored.has_whole_groups();
     slots.extend(if summed { linear.sums(stored, &scaled) } else { linear.scales(stored, &scaled) });
+    if span > 1 {
+        nest(&mut slots, stored.loads(), span, steps);
+    }
     let lowered = stored.lowered(summed);
     if let Some(factor) = lowered {
         slots.push(("factor", format!("let lowered = {factor};")));

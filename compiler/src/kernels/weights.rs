@@ -90,6 +90,15 @@ impl Weights {
         }
     }
 
+    /// How often so many loads fit into one group; 1 where they need more than one.
+    pub(crate) fn span(self, loads: u32) -> u32 {
+        let columns = 4 * self.fours * loads;
+        match self.format.group() {
+            Some(Group::Of(n)) if n.is_multiple_of(columns) => n / columns,
+            Some(Group::Of(_) | Group::Row) | None => 1,
+        }
+    }
+
     /// A load is part of one group, or has some whole ones.
     pub(crate) fn has_whole_groups(self) -> bool {
         let columns = 4 * self.fours;

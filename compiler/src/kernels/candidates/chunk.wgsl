@@ -24,7 +24,7 @@ const LOWEST: f32 = -3.4e38;
 
 var<workgroup> counts: array<atomic<u32>, T>;
 var<workgroup> sums: array<u32, 16>;
-var<workgroup> floats: array<f32, T>;
+var<workgroup> parts: array<f32, T>;
 var<workgroup> found: vec2<u32>;
 var<workgroup> missing: u32;
 var<workgroup> kept_count: atomic<u32>;
@@ -72,16 +72,16 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         let greatest = select(vec4<f32>(LOWEST), value, inside);
         top = max(top, max(max(greatest.x, greatest.y), max(greatest.z, greatest.w)));
     }
-    floats[index] = top;
+    parts[index] = top;
     workgroupBarrier();
     //# unroll
     for (var o = 1u; o < T; o *= 2) {
         if (index % (2u * o) == 0u) {
-            floats[index] = max(floats[index], floats[index + o]);
+            parts[index] = max(parts[index], parts[index + o]);
         }
         workgroupBarrier();
     }
-    top = floats[0];
+    top = parts[0];
     workgroupBarrier();
     var sum = 0.0;
     //# unroll
@@ -90,19 +90,19 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         let counted = keys[i] > vec4<u32>(0u) & less > vec4<f32>(-100.0);
         sum += dot(select(vec4<f32>(0.0), exp(max(less, vec4<f32>(-100.0))), counted), vec4<f32>(1.0));
     }
-    floats[index] = sum;
+    parts[index] = sum;
     workgroupBarrier();
     //# unroll
     for (var o = 1u; o < T; o *= 2) {
         if (index % (2u * o) == 0u) {
-            floats[index] += floats[index + o];
+            parts[index] += parts[index + o];
         }
         workgroupBarrier();
     }
     let at = m * OUT_STRIDE + group.x * (2u * N + 2u);
     if (index == 0u) {
         out[at] = bitcast<u32>(top);
-        out[at + 1u] = bitcast<u32>(floats[0]);
+        out[at + 1u] = bitcast<u32>(parts[0]);
     }
     var known = vec2<u32>(0u);
     var mask = vec2<u32>(0u);

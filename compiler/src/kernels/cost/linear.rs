@@ -18,8 +18,17 @@ const LARGE_BODY: u32 = 1024;
 /// How much slower the multiply-adds of longer bodies are on one.
 const LONG_BODY: f64 = 1.5;
 
+/// What a loop around iterations takes each time for a sum in registers, in multiply-adds: all go to the stack and back.
+const NESTED: f64 = 6.0;
+
+/// Rows of a tile from which on such a loop gains anything (measured: with one row it loses a tenth).
+const LEAST_NESTED: u32 = 16;
+
 /// What a load of one component counts as, where one of four is 1.
 pub(super) const WORD: f64 = 0.5;
+
+/// What a load of four components takes there, in multiply-adds.
+const SCATTERED: f64 = 95.0;
 
 /// The same of two components.
 const PAIR: f64 = 0.7;
@@ -114,8 +123,9 @@ impl LinearShape {
         Weights { format: self.format, width: self.k, fours, wide: self.wide }
     }
 
-    /// Loads of four components that `steps` loads of w along k, and those of their scales, count as: smaller ones save little.
-    fn load(&self, fours: u32, steps: u32) -> f64 {
+    /// Loads of four components that `steps` loads of w along k, and those of the scales that `span` times as many share, count
+    /// as: smaller ones save little.
+    fn load(&self, fours: u32, steps: u32, span: u32) -> f64 {
         let stored = self.stored(fours);
         let (parameters, components) = stored.parameter_loads(steps);
         let counted = |components: u32| match components {
@@ -124,7 +134,7 @@ impl LinearShape {
             n => f64::from(n) / 4.0,
         };
         let load = counted(stored.components(stored.load_bytes()));
-        f64::from(steps) * load + f64::from(parameters) * counted(components)
+        f64::from(steps) * load + f64::from(parameters) * counted(components) / f64::from(span)
     }
 
     /// Loads of w along k in one iteration: so many that each lane has x to read, and as many as can share what is read of
@@ -196,11 +206,20 @@ impl BroadcastTile {
         (self.rows * self.fours * self.steps).div_ceil(lanes)
     }
 
+    /// Iterations that read their scales together, where each load of scales is a loop and a loop around iterations takes less.
+    pub(crate) fn span(self, linear: &LinearShape) -> u32 {
+        let span = linear.stored(self.fours).span(self.steps);
+        let saved = WORD * SCATTERED * f64::from(span - 1);
+        let gains = self.rows >= LEAST_NESTED && saved > NESTED * f64::from(self.rows);
+        if linear.wide && gains { span } else { 1 }
+    }
+
     pub(crate) fn launch(self, linear: &LinearShape, lanes: u32, registers: u32) -> Launch {
         let columns = f64::from(linear.weights * self.columns4 * 4);
         let rows = f64::from(self.rows);
         let fours = f64::from(self.fours * self.steps);
-        let loads_of_w = linear.load(self.fours, self.steps);
+        let span = self.span(linear);
+        let loads_of_w = linear.load(self.fours, self.steps, span);
         let of_x = f64::from(self.loads(lanes));
         let spill = (rows * columns / f64::from(registers)).max(1.0).powf(1.5);
         // Those whose lanes are a loop are CPUs.
@@ -215,7 +234,10 @@ impl BroadcastTile {
         };
         let decode = linear.decode(fours * columns, self.rows <= MOST_SUMMED);
         let iteration = iteration.and(decode).and(linear.reading().times(of_x));
-        let once = iteration.times(linear.iterations(self.fours, self.steps)).and(linear.statistics(self.rows, lanes));
+        let iterations = linear.iterations(self.fours, self.steps);
+        let nested = if span > 1 { NESTED * rows * columns * iterations / f64::from(span) } else { 0.0 };
+        let once = iteration.times(iterations).and(linear.statistics(self.rows, lanes));
+        let once = once.and(Work { fmas: nested, ..Work::default() });
         Launch {
             invocations: lanes,
             grid: linear.grid(self.columns4 * lanes, self.rows),
@@ -229,7 +251,7 @@ impl WorkgroupTile {
         let columns = f64::from(4 * linear.weights);
         let rows = f64::from(self.rows);
         let of_w = match linear.format.is_quantized() {
-            true => linear.load(2, 1),
+            true => linear.load(2, 1, 1),
             false => f64::from(linear.format.bytes()) / 4.0,
         };
         let octet = Work {
@@ -257,7 +279,7 @@ impl SplitDot {
     pub(crate) fn launch(self, linear: &LinearShape) -> Launch {
         let columns = f64::from(4 * linear.weights);
         let rows = f64::from(self.rows);
-        let of_w = linear.load(self.fours, 1) * 2.0 / f64::from(self.fours);
+        let of_w = linear.load(self.fours, 1, 1) * 2.0 / f64::from(self.fours);
         let octet = Work { fmas: 8.0 * rows * columns, loads: columns * of_w + 2.0 * rows, ..Work::default() };
         // The last of the work is adding up through workgroup memory.
         let shared = columns / 4.0 * rows * f64::from(self.shares);

@@ -81,8 +81,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(subgroup_invocation_id
     //# end
     //# slot statistics
     //# end
+    //# slot walk
     //# trips K / U
     for (var k = 0u; k < K; k += U) {
+    //# end
         var xs: array<vec4<f32>, X>;
         //# unroll
         for (var i = 0u; i < X; i++) {
@@ -149,6 +151,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(subgroup_invocation_id
             }
         }
     }
+    //# slot walked
+    //# end
     //# slot sums
     //# end
     //# slot row_scales
