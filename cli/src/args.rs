@@ -107,7 +107,7 @@ pub(crate) struct RuleOptions {
     /// Round activations too where they meet int8 weights, so that devices may multiply integers, four at a time: int8 (a scale
     /// for each row). It helps with many rows, prompts, batches and encoders; one row at a time it costs a little, and where
     /// integers are predicted to be slower, rounded activations are multiplied as floats. It needs int8 weights: --quantize
-    /// int8, int8-row or int8-g128 with groups of a multiple of 16, or a checkpoint that comes so.
+    /// int8, int8-row or int8-g64 with groups of a multiple of 16, or a checkpoint that comes so.
     #[arg(long, value_name = "FORMAT", value_enum, display_order = 94)]
     pub(crate) activations: Option<RoundActivations>,
 }
