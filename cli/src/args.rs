@@ -90,10 +90,10 @@ pub(crate) struct RuleOptions {
     #[arg(long, value_name = "RULE", value_parser = rule, display_order = 92)]
     pub(crate) without: Vec<String>,
 
-    /// Round all large weights of a checkpoint to a quantized format: int8 (groups of 128), int8-row, int4 (groups of 32 with zero points),
-    /// int4-g64, int4-g128, int4-g32-sym, fp8 (scales of blocks of 128), mxfp4, nf4-g64 and the like. Norms, biases, small
-    /// weights and what comes quantized stay as they are; embedding and head become int8-row with formats of four bits, and
-    /// are kept with fp8. `auto` chooses a format for each weight (`compile-model build` alone does that).
+    /// Round all large weights of a checkpoint to a quantized format: int8 (groups of 128), int8-row, int4 (groups of 32 with zero
+    /// points), int4-g64, int4-g128, int4-g32-sym, fp8 (scales of blocks of 128), mxfp4, nf4-g64 and the like. Norms, biases,
+    /// small weights and what comes quantized stay as they are; embedding and head become int8-row, and are kept with fp8. `auto`
+    /// chooses a format for each weight (`compile-model build` alone does that).
     #[arg(long, value_name = "FORMAT", display_order = 93)]
     pub(crate) quantize: Option<Quantize>,
 

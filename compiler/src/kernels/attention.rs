@@ -193,7 +193,8 @@ pub(super) fn store_head(body: &str) -> String {
     format!("fn store(m: u32, head: u32, d4: u32, value: vec4<f32>) {{\n{body}}}\n")
 }
 
-/// Binds a matrix and gives the text of `load_name(m, head, d4)`; beyond the head's width it gives zeros if `exact`, else any finite numbers.
+/// Binds a matrix and gives the text of `load_name(m, head, d4)`; beyond the head's width that gives zeros if `exact`, else any
+/// finite numbers.
 pub(super) fn load_head(
     slot: Slot,
     name: &str,

@@ -27,11 +27,12 @@ const LEAST_NESTED: u32 = 16;
 /// What a load of one component counts as, where one of four is 1.
 pub(super) const WORD: f64 = 0.5;
 
-/// What a load of four components takes there, in multiply-adds: a constant, because a kernel's text must not depend on measured rates.
-const SCATTERED: f64 = 95.0;
-
 /// The same of two components.
 const PAIR: f64 = 0.7;
+
+/// What a load of four components takes on a CPU, in multiply-adds: a constant, because a kernel's text must not depend on
+/// measured rates.
+const SCATTERED: f64 = 95.0;
 
 /// A contraction as far as its time is concerned.
 #[derive(Clone, Copy, Debug, PartialEq)]
