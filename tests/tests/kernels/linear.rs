@@ -124,12 +124,29 @@ fn quantized_weights_of_odd_groups() {
     Case { format: rows, ..Case::new(100, 8, 2) }.run();
 }
 
+/// Each format is a test of its own: on a machine whose driver has compiled nothing yet they take longest.
+fn in_all_tiles(format: Format) {
+    Case { format, every_tile: true, ..Case::new(136, 44, 37) }.run();
+}
+
 #[test]
-fn quantized_weights_in_all_tiles() {
-    let group = Group::Of(32);
-    for format in [Format::Int8(Group::Row), Format::Int8(group), Format::Int4 { group, zeros: true }, Format::Mxfp4] {
-        Case { format, every_tile: true, ..Case::new(136, 44, 37) }.run();
-    }
+fn int8_by_row_in_all_tiles() {
+    in_all_tiles(Format::Int8(Group::Row));
+}
+
+#[test]
+fn int8_in_groups_in_all_tiles() {
+    in_all_tiles(Format::Int8(Group::Of(32)));
+}
+
+#[test]
+fn int4_in_all_tiles() {
+    in_all_tiles(Format::Int4 { group: Group::Of(32), zeros: true });
+}
+
+#[test]
+fn mxfp4_in_all_tiles() {
+    in_all_tiles(Format::Mxfp4);
 }
 
 #[test]
