@@ -124,7 +124,7 @@ fn quantized_weights_of_odd_groups() {
     Case { format: rows, ..Case::new(100, 8, 2) }.run();
 }
 
-/// Each format is a test of its own: on a machine whose driver has compiled nothing yet they take longest.
+/// Each format is a test of its own, so that drivers compile for several at once.
 fn in_all_tiles(format: Format) {
     Case { format, every_tile: true, ..Case::new(136, 44, 37) }.run();
 }
