@@ -42,6 +42,12 @@ pub struct CachedWorkgroup {
 /// Invocations of a workgroup that uses workgroup memory.
 pub(crate) const INVOCATIONS: u32 = 64;
 
+/// Trips of its loops that are not over keys, at the most.
+const ONCE: u64 = 1024;
+
+/// Loads of an invocation in one iteration there.
+const LOADS: u32 = 16;
+
 /// Keys of a chunk of the context, where it is cut at all; a multiple of it in a very long one.
 const CHUNK: u32 = 256;
 
@@ -246,12 +252,28 @@ if (begin >= {stop}) {{\n    return;\n}}{before}"
         format!("cached_attention_{format}_{heads}x{}{band}{chunk}{fresh}_{tile}", self.core.head_dim())
     }
 
-    /// vec4s of columns of q and k in one iteration: whole loads and a divisor of all, few enough iterations for the longest
-    /// contexts.
-    fn columns(&self) -> u32 {
+    /// vec4s of columns of q and k in one iteration: whole loads and a divisor of all, `least` or the next more.
+    fn columns(&self, least: u32) -> u32 {
         let (d4, load) = (self.key_vectors(), widest(self.caches[0]));
-        let least = d4.div_ceil(8).max(4).min(d4);
-        (least..=d4).find(|u| d4.is_multiple_of(*u) && u.is_multiple_of(load)).unwrap_or(d4)
+        (least.min(d4)..=d4).find(|u| d4.is_multiple_of(*u) && u.is_multiple_of(load)).unwrap_or(d4)
+    }
+
+    /// What iterations of `cached_workgroup.wgsl` have at a time: vec4s of columns, keys, and keys whose weights are found.
+    /// With `scores` and `out` vec4s of an invocation they load enough to wait for together, and no more than that as long as
+    /// the longest context leaves the trips: a driver takes seconds to compile hundreds.
+    fn iterations(&self, blocks: u32, keys: u32, [scores, out]: [u32; 2], trips: u64) -> [u32; 3] {
+        let sizes = |loads: u32| {
+            let values = (loads / out).next_power_of_two().clamp(4, keys);
+            [self.columns((loads / scores).max(1)), values, (loads / 4).min(values)]
+        };
+        let fits = |[columns, values, weights]: &[u32; 3]| {
+            let inner = self.key_vectors() / columns + keys / values + 2 * (keys / weights);
+            // The step's own keys follow, each by itself, and before them what is done once.
+            let own = if self.fresh.is_some() { keys } else { 0 };
+            u64::from(blocks) * u64::from(1 + inner + own) + ONCE <= trips
+        };
+        let all = [LOADS, 4 * LOADS, 16 * LOADS].map(sizes);
+        all.iter().copied().find(fits).unwrap_or(all[2])
     }
 }
 
@@ -267,7 +289,8 @@ pub(crate) fn broadcast(operation: &Operation, tile: CachedTile, target: &Target
     let CachedTile { rows, heads, keys4 } = tile;
     let (d4, dv4) = (cached.key_vectors(), cached.core.value_dim().div_ceil(4));
     cached.check_tile(rows)?;
-    let columns = cached.columns();
+    // Few enough iterations for the longest contexts.
+    let columns = cached.columns(d4.div_ceil(8).max(4));
     let (hk, hv) = (widest(cached.caches[0]), shared(cached.caches[1], dv4, lanes));
     let stored = cached.stored([hk, hv])?;
     let scaled = cached.caches[0].format.is_scaled();
@@ -345,6 +368,9 @@ pub(crate) fn workgroup(
     let vectors = (rows * heads).next_power_of_two();
     let keys = 32.max(INVOCATIONS / vectors);
     cached.check_tile(rows)?;
+    let (blocks, scores) = (cached.span(rows).div_ceil(keys), vectors * keys / INVOCATIONS);
+    let out = (rows * heads * dv4).div_ceil(INVOCATIONS);
+    let [columns, values, weights] = cached.iterations(blocks, keys, [scores, out], target.limits.loop_trips);
     let mut slots = cached.fresh.map_or_else(Vec::new, |fresh| fresh.workgroup(scaled, hk));
     if scaled {
         slots.extend(WORKGROUP_SCALES.map(|(slot, text)| (slot, text.to_owned())));
@@ -363,14 +389,15 @@ if (item % DV4 == 0u) {
         ("HEADS", heads, "heads of a tile"),
         ("R", vectors, "of both"),
         ("B", keys, "keys of a block"),
-        ("A", (rows * heads * dv4).div_ceil(INVOCATIONS), "vec4s of out of an invocation"),
-        ("U", cached.columns(), "vec4s of columns of q and k in one iteration"),
-        ("V", 16, "keys in one iteration"),
+        ("A", out, "vec4s of out of an invocation"),
+        ("U", columns, "vec4s of columns of q and k in one iteration"),
+        ("V", values, "keys in one iteration"),
+        ("W", weights, "of them, whose weights are found together"),
         ("D4", d4, "vec4s of columns of a head of q and k, whole loads"),
         ("DV4", dv4, "vec4s of columns of a head of v"),
         ("HK", hk, "vec4s of a load of k"),
         ("G", cached.group(), "heads of q for one of k and v"),
-        ("BLOCKS", cached.span(rows).div_ceil(keys), "the most blocks of keys"),
+        ("BLOCKS", blocks, "the most blocks of keys"),
         ("CHUNK", cached.split.map_or(cached.core.max_context, |s| s.keys), "keys of a chunk of the context"),
     ];
     if cached.fresh.is_some() {

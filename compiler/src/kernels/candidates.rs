@@ -50,6 +50,7 @@ pub(crate) fn chunk_of_candidates(x: View, n: u32, rows: Rows, target: &Target) 
     interface.output("array<u32>");
     interface.function(row_count(rows));
     let chunks = chunks(x.width);
+    let columns = CHUNK.min(x.width.next_multiple_of(4 * INVOCATIONS));
     Draft {
         name: format!("candidates_chunk_{n}_of_{}", x.width),
         source: include_str!("candidates/chunk.wgsl"),
@@ -57,13 +58,13 @@ pub(crate) fn chunk_of_candidates(x: View, n: u32, rows: Rows, target: &Target) 
             ("T", INVOCATIONS, "invocations, one for each digit"),
             ("N", n, "greatest values"),
             ("WIDTH", x.width, "columns"),
-            ("CHUNK", CHUNK, "columns of a chunk"),
-            ("V", CHUNK / INVOCATIONS / 4, "vec4s of columns of an invocation"),
+            ("CHUNK", columns, "columns of a chunk"),
+            ("V", columns / INVOCATIONS / 4, "vec4s of columns of an invocation"),
             ("OUT_STRIDE", chunks_view(x.width, n).stride, "of out"),
         ],
         slots: Vec::new(),
         interface,
-        launch: cost::rowwise::candidates(CHUNK / INVOCATIONS, 0.25, chunks, rows, INVOCATIONS),
+        launch: cost::rowwise::candidates(columns / INVOCATIONS, 0.25, chunks, rows, INVOCATIONS),
         flops: rows.dim() * (8 * i64::from(x.width)),
         bytes: rows.dim() * (4 * i64::from(x.width)),
     }

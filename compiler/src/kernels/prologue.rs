@@ -294,13 +294,14 @@ for (var o = 1u; o < S; o *= 2) {{
     )
 }
 
-/// Over a workgroup, through `parts`.
+/// Over a workgroup, through `parts`. The doubling is a sum, which drivers don't take for a counter: those that unroll
+/// what they can count take seconds to compile the barriers.
 fn total_of_workgroup(variable: &str) -> String {
     format!(
         "parts[index].x = {variable};
 workgroupBarrier();
-//# unroll
-for (var o = 1u; o < T; o *= 2) {{
+//# trips 8
+for (var o = 1u; o < T; o += o) {{
 if (index % (2u * o) == 0u) {{
 parts[index].x += parts[index + o].x;
 }}

@@ -15,6 +15,7 @@ const B: u32 = 32u; // keys of a block
 const A: u32 = 2u; // vec4s of out of an invocation
 const U: u32 = 1u; // vec4s of columns of q and k in one iteration
 const V: u32 = 16u; // keys in one iteration
+const W: u32 = 4u; // of them, whose weights are found together
 const D4: u32 = 8u; // vec4s of columns of a head of q and k, whole loads
 const DV4: u32 = 8u; // vec4s of columns of a head of v
 const HK: u32 = 1u; // vec4s of a load of k
@@ -121,6 +122,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     for (var key0 = begin; key0 < end; key0 += B) {
         workgroupBarrier();
         let key = key0 + column;
+        let keys = min(B, (end - key0 + V - 1u) / V * V);
         let place = cache_row(sequence, min(key, end - 1u));
         if (index < B) {
             places[index] = place;
@@ -157,18 +159,18 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         // Before a row's first own key, top is NONE and weights are 1: what they add is multiplied by 0 later.
         if (index < R) {
             var next = top[index];
-            //# trips B / V
-            for (var j0 = 0u; j0 < B; j0 += V) {
+            //# trips B / W
+            for (var j0 = 0u; j0 < keys; j0 += W) {
                 //# unroll
-                for (var j = 0u; j < V; j++) {
+                for (var j = 0u; j < W; j++) {
                     next = max(next, weights[index * B + j0 + j]);
                 }
             }
             var sum = 0.0;
-            //# trips B / V
-            for (var j0 = 0u; j0 < B; j0 += V) {
+            //# trips B / W
+            for (var j0 = 0u; j0 < keys; j0 += W) {
                 //# unroll
-                for (var j = 0u; j < V; j++) {
+                for (var j = 0u; j < W; j++) {
                     let p = exp(weights[index * B + j0 + j] - next);
                     sum += p;
                     //# slot weigh
@@ -186,7 +188,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             acc[a] *= factor[min((a * T + index) / DV4, R - 1u)];
         }
         //# trips B / V
-        for (var j0 = 0u; j0 < B; j0 += V) {
+        for (var j0 = 0u; j0 < keys; j0 += V) {
             //# unroll
             for (var j = 0u; j < V; j++) {
                 //# unroll

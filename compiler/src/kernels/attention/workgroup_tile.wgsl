@@ -78,6 +78,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     //# trips BLOCKS
     for (var key0 = begin; key0 < end; key0 += B) {
         let key = key0 + column;
+        let keys = min(B, end - key0);
         var score: array<f32, R * B / T>;
         //# trips D4
         for (var d4 = 0u; d4 < D4; d4++) {
@@ -99,12 +100,12 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         if (index < R) {
             var next = top[index];
             //# trips B
-            for (var j = 0u; j < B; j++) {
+            for (var j = 0u; j < keys; j++) {
                 next = max(next, weights[index * B + j]);
             }
             var sum = 0.0;
             //# trips B
-            for (var j = 0u; j < B; j++) {
+            for (var j = 0u; j < keys; j++) {
                 let p = exp(weights[index * B + j] - next);
                 weights[index * B + j] = p;
                 sum += p;
@@ -119,7 +120,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             acc[a] *= factor[min((a * T + index) / DV4, R - 1u)];
         }
         //# trips B
-        for (var j = 0u; j < B; j++) {
+        for (var j = 0u; j < keys; j++) {
             //# unroll
             for (var a = 0u; a < A; a++) {
                 let item = a * T + index;

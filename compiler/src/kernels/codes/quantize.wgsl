@@ -44,8 +44,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     }
     parts[index] = max(max(most4.x, most4.y), max(most4.z, most4.w));
     workgroupBarrier();
-    //# unroll
-    for (var o = 1u; o < T; o *= 2) {
+    //# trips 8
+    for (var o = 1u; o < T; o += o) {
         if (index % (2u * o) == 0u) {
             parts[index] = max(parts[index], parts[index + o]);
         }

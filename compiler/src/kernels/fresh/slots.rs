@@ -238,15 +238,15 @@ pub(super) const WORKGROUP_SCALING: &str = "    var most = 0.0;
     }
     sums[index] = most;
     workgroupBarrier();
-    var most_k = 0.0;
-    var most_v = 0.0;
     //# unroll
-    for (var i = 0u; i < T / 2u; i++) {
-        most_k = max(most_k, sums[i]);
-        most_v = max(most_v, sums[T / 2u + i]);
+    for (var o = 1u; o < T / 2u; o *= 2) {
+        if (index % (2u * o) == 0u) {
+            sums[index] = max(sums[index], sums[index + o]);
+        }
+        workgroupBarrier();
     }
-    let unit_k = scale_of(most_k);
-    let unit_v = scale_of(most_v);
+    let unit_k = scale_of(sums[0]);
+    let unit_v = scale_of(sums[T / 2u]);
     //# unroll
     for (var i = 0u; i < K4; i++) {
         if (index + i * T < NK) {

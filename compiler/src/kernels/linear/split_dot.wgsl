@@ -111,7 +111,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         return;
     }
     //# trips KS - 1
-    for (var other = 1u; other < KS; other++) {
+    for (var other = share + 1u; other < KS; other++) {
         //# unroll
         for (var i = 0u; i < P * R; i++) {
             acc[i] += parts[i * T + index + other];

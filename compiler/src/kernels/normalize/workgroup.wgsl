@@ -57,8 +57,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     }
     parts[index] = (sum.x + sum.y) + (sum.z + sum.w);
     workgroupBarrier();
-    //# unroll
-    for (var o = 1u; o < T; o *= 2) {
+    //# trips 8
+    for (var o = 1u; o < T; o += o) {
         if (index % (2u * o) == 0u) {
             parts[index] += parts[index + o];
         }
@@ -78,8 +78,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     }
     parts[index] = (squares4.x + squares4.y) + (squares4.z + squares4.w);
     workgroupBarrier();
-    //# unroll
-    for (var o = 1u; o < T; o *= 2) {
+    //# trips 8
+    for (var o = 1u; o < T; o += o) {
         if (index % (2u * o) == 0u) {
             parts[index] += parts[index + o];
         }
