@@ -2,14 +2,14 @@
 
 use warpweft_compiler::kernels::cached::split;
 use warpweft_compiler::kernels::spec::{Attention, Binary, Operation, Split, Term, View};
-use warpweft_compiler::kernels::{RowRange, Slot, candidates, compose};
+use warpweft_compiler::kernels::{RowRange, Slot};
 use warpweft_compiler::target::Target;
 use warpweft_plan::{CacheFormat, CacheRows};
 use warpweft_runtime::Device;
 use warpweft_tests::gpu;
 
 use crate::data::{Batch, Data, UNTOUCHED, bytes};
-use crate::{all_kernels, check, everywhere, kernels};
+use crate::{all_kernels, check, everywhere, kernels, kernels_for};
 
 pub(crate) struct Case {
     pub(crate) dim: u32,
@@ -120,10 +120,8 @@ impl Case {
     /// The chunks, then all of them together.
     fn in_chunks(&self, device: &Device, target: &Target, split: Split, data: &Data, expected: &[(f64, f64)]) {
         let rows = RowRange { min: 1, max: Some(1) };
-        let operation = self.operation(Some(split));
         let room = self.room(split, data);
-        for choice in candidates(&operation, target, rows).unwrap() {
-            let kernel = compose(&operation, choice, target).unwrap();
+        for kernel in kernels_for(&self.operation(Some(split)), target, rows) {
             let parts = gpu::run(device, &kernel, data.sizes(), |slot| match slot {
                 Slot::Out => bytes(&vec![UNTOUCHED; room], f32::to_le_bytes),
                 slot => data.bytes(slot),

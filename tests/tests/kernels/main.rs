@@ -42,10 +42,15 @@ fn everywhere(check: impl Fn(&Device, &'static Target)) {
 
 /// A kernel of each algorithm for the operation; which tile depends on the operation, so that a suite sees them all.
 fn kernels(operation: &Operation, target: &Target) -> Vec<Composed> {
+    kernels_for(operation, target, RowRange { min: 1, max: Some(64) })
+}
+
+/// The same of those for so many rows.
+fn kernels_for(operation: &Operation, target: &Target, rows: RowRange) -> Vec<Composed> {
     let mut hasher = std::hash::DefaultHasher::new();
     format!("{operation:?}").hash(&mut hasher);
     let pick = hasher.finish() as usize;
-    let choices = choices(operation, target, RowRange { min: 1, max: Some(64) }).unwrap();
+    let choices = choices(operation, target, rows).unwrap();
     let kind = |choice: &Choice| std::mem::discriminant(&choice.algorithm);
     let mut kinds: Vec<_> = Vec::new();
     for choice in &choices {
