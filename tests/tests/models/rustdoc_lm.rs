@@ -63,8 +63,8 @@ fn perplexity_is_that_of_the_reference() {
 }
 
 /// Perplexity with weights rounded to nearest, as a factor of that of the stored weights: the least and the most that it may
-/// be. Those of mxfp4 are around what its rounding costs in a reference; a kernel that loses more has a bug.
-/// And how many chunks are scored.
+/// be, and how many chunks are scored. Those of mxfp4 are around the 1.0264 that it is over the first seven; over all of them
+/// its rounding costs a reference 1.0305. A kernel that loses more has a bug.
 const ROUNDED: [(&str, [f64; 2], usize); 4] = [
     ("int4", [1.0, 1.013], usize::MAX),
     ("int8", [0.999, 1.001], 7),
