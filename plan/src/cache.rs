@@ -75,8 +75,7 @@ impl FromStr for CacheFormat {
 /// The rows of a cache: heads side by side, each of whole sixteens of bytes, so that a kernel loads vec4s.
 ///
 /// A head is its columns with zeros up to a multiple of eight (f32, f16) or sixteen; then, if the format has a scale, the
-/// scale as an f32 and twelve bytes of nothing, or 28 where that makes 32s of a head of 512 bytes and more, as of a row of a
-/// weight. It stands with its head and apart from those of others because a vec4 must
+/// scale as an f32 and twelve bytes of nothing. It stands with its head and apart from those of others because a vec4 must
 /// be written by one workgroup alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -98,12 +97,7 @@ impl CacheRows {
 
     /// 32-bit words of a head, a multiple of four.
     pub fn head_words(&self) -> u32 {
-        let codes = self.code_words();
-        match (self.format.is_scaled(), codes) {
-            (false, _) => codes,
-            (true, ..128) => codes + 4,
-            (true, _) => codes.saturating_add(4).checked_next_multiple_of(8).unwrap_or(u32::MAX),
-        }
+        self.code_words().saturating_add(if self.format.is_scaled() { 4 } else { 0 })
     }
 
     /// Bytes of a row.
@@ -133,7 +127,7 @@ mod tests {
         assert_eq!(CacheFormat::ALL.map(|format| bytes(format, 1, 128)), [512, 256, 144, 144]);
         assert_eq!(CacheFormat::ALL.map(|format| bytes(format, 3, 20)), [288, 144, 144, 144]);
         assert_eq!(CacheFormat::ALL.map(|format| bytes(format, 2, 1)), [64, 32, 64, 64]);
-        assert_eq!(CacheFormat::ALL.map(|format| bytes(format, 1, 512)), [2048, 1024, 544, 544]);
+        assert_eq!(CacheFormat::ALL.map(|format| bytes(format, 1, 512)), [2048, 1024, 528, 528]);
         // What a hostile file may say.
         assert_eq!(bytes(CacheFormat::F32, u32::MAX, u32::MAX), u64::from(u32::MAX).pow(2).saturating_mul(4));
     }

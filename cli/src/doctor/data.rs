@@ -12,9 +12,6 @@ use super::storage::{Storage, floats, padded};
 /// What a result holds before the kernel runs.
 const UNTOUCHED: f32 = 12_345.0;
 
-/// Rows of packed matrices are padded to a multiple of this.
-const ROW_PAD: usize = 4;
-
 /// All that a kernel is run on.
 pub(crate) struct Data {
     pub(crate) batch: Batch,
@@ -160,8 +157,7 @@ fn weight(decl: &WeightDecl, random: &mut Random) -> (Vec<u8>, Tensor) {
     let mut bytes = format.pack(&values, width).unwrap_or_default();
     let stored = format.unpack(&bytes, width);
     if shape.len() == 2 {
-        let row_bytes = bytes.len() / rows.max(1);
-        bytes.resize(row_bytes * rows.next_multiple_of(ROW_PAD), 0);
+        bytes = format.arrange(&bytes, width);
     }
     // A window of a table stands behind the rows before it.
     match start(&decl.name) {

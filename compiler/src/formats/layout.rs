@@ -1,28 +1,36 @@
-//! Where things stand in a stored row.
+//! Where things stand in a stored row, and in a plan.
 //!
-//! A row of a quantized weight is self-contained, so that rows can be joined, cut and bound in windows as those of floats:
+//! A *stored row* is self-contained. It is how checkpoints' weights are kept until they are packed, and how activations that were
+//! rounded and heads of caches are stored. Of a quantized format:
 //!
 //! ```text
 //! codes, padded to 16 bytes | one 32-bit word for each group (mxfp4: one byte), padded to 16 bytes
 //! ```
 //!
-//! Where the codes are 512 bytes or more the row is padded to 32, so that a shader can load as many at once.
-//!
 //! What stands behind the row's last column is zero: its code, or where a group begins there, its scale.
 //!
 //! Codes of eight bits stand in order. Codes of four bits stand by octets of columns, one 32-bit word each: byte i of a
 //! word holds column i in its low half and column i + 4 in its high half, so that a mask gives four columns as bytes.
+//!
+//! In a *plan* ([`Format::arrange`]) four rows make a quad, because a lane contracts four columns at once, and what it reads for
+//! them in one iteration is to be in one place: caches and prefetchers ask for that.
+//!
+//! ```text
+//! 32 bytes of row 0, 32 of row 1, of row 2, of row 3, the next 32 of row 0 … | groups' words: rows 0 to 3 of group 0, of group 1 …
+//! ```
+//!
+//! Pieces have 16 bytes where codes (or floats) are no multiple of 32. A quad has as many bytes as its rows.
 
 use super::{Format, FormatError, Group};
 
 /// Bytes that any shader loads at once.
 pub(crate) const LOAD: usize = 16;
 
-/// Bytes that one with 64-bit integers loads at once, and those of codes from which on rows are padded to that.
-const LONG_LOAD: (usize, usize) = (32, 512);
-
 /// Columns that share the scale of an [`Format::Mxfp4`].
 const MX_BLOCK: u32 = 32;
+
+/// Rows whose values stand beside each other in a plan; matrices are padded to a multiple of it.
+pub const QUAD: usize = 4;
 
 impl Format {
     /// What shares a scale; floats have none.
@@ -58,12 +66,14 @@ impl Format {
         }
     }
 
-    /// Bytes from one row of `width` values to the next.
+    /// Bytes of a stored row of `width` values; a quad has four times as many.
     pub fn row_bytes(self, width: usize) -> usize {
-        let codes = self.code_bytes(width);
-        let bytes = codes + (self.groups(width) * self.parameter_bytes()).next_multiple_of(LOAD);
-        let (load, from) = LONG_LOAD;
-        if self.is_quantized() && codes >= from { bytes.next_multiple_of(load) } else { bytes }
+        self.code_bytes(width) + (self.groups(width) * self.parameter_bytes()).next_multiple_of(LOAD)
+    }
+
+    /// Bytes of a row that stand together in a plan.
+    pub(crate) fn piece_bytes(self, width: usize) -> usize {
+        if self.code_bytes(width).is_multiple_of(2 * LOAD) { 2 * LOAD } else { LOAD }
     }
 
     /// Bytes of a group's parameters.
@@ -73,6 +83,27 @@ impl Format {
             Format::Int8(_) | Format::Int4 { .. } | Format::Fp8(_) | Format::Nf4(_) => 4,
             Format::Mxfp4 => 1,
         }
+    }
+
+    /// Stored rows of `width` values as a plan has them, with rows of zeros up to a multiple of four.
+    pub fn arrange(self, rows: &[u8], width: usize) -> Vec<u8> {
+        let (row_bytes, codes, piece) = (self.row_bytes(width).max(1), self.code_bytes(width), self.piece_bytes(width));
+        let (each, groups) = (self.parameter_bytes().max(1), self.groups(width));
+        let mut arranged = vec![0; rows.len().next_multiple_of(QUAD * row_bytes)];
+        for (quad, rows) in arranged.chunks_exact_mut(QUAD * row_bytes).zip(rows.chunks(QUAD * row_bytes)) {
+            let (quad_codes, quad_parameters) = quad.split_at_mut(QUAD * codes);
+            for (j, row) in rows.chunks_exact(row_bytes).enumerate() {
+                let (codes, parameters) = row.split_at(codes);
+                for (place, from) in quad_codes.chunks_exact_mut(QUAD * piece).zip(codes.chunks_exact(piece)) {
+                    place[j * piece..(j + 1) * piece].copy_from_slice(from);
+                }
+                let places = quad_parameters.chunks_exact_mut(QUAD * each);
+                for (place, from) in places.zip(parameters.chunks_exact(each)).take(groups) {
+                    place[j * each..(j + 1) * each].copy_from_slice(from);
+                }
+            }
+        }
+        arranged
     }
 
     /// # Errors

@@ -27,6 +27,7 @@ use warpweft_plan::{DType, PAD};
 
 pub use codes::{Codes, StoredCodes};
 pub use error::FormatError;
+pub use layout::QUAD;
 pub use name::UnknownFormat;
 pub use quantize::GroupFit;
 

@@ -10,7 +10,7 @@ use super::interface::{Interface, check_view, count};
 use super::prologue::Normed;
 use super::spec::{Operand, Operation, Rows, Term, View};
 use super::term::reads;
-use super::weights::{Scaling, Weights};
+use super::weights::{Scales, Scaling, Weights};
 use crate::formats::Format;
 use crate::target::Target;
 
@@ -111,14 +111,14 @@ impl<'a> Linear<'a> {
         Weights { format: self.format, width: self.x.width, fours, wide: self.target.int64 }
     }
 
-    /// Bindings and functions, in binding order: x, w, w2, operands, tables, out, step. Scales are read for `steps` loads of
-    /// `stored`; `raised` tells whether x is [`Weights::lowered`].
-    fn interface(&self, stored: Weights, steps: u32, raised: bool) -> Result<Interface, KernelError> {
+    /// Bindings and functions, in binding order: x, w, w2, operands, tables, out, step; `raised` tells whether x is
+    /// [`Weights::lowered`].
+    fn interface(&self, stored: Weights, scales: Scales, raised: bool) -> Result<Interface, KernelError> {
         let mut interface = Interface::of(self.target);
         interface.view_up_to(Slot::X, "x", self.x, stored.reach())?;
         interface.function(format!("fn last_row() -> u32 {{\n    return {} - 1u;\n}}\n", count(self.rows)));
         let bindings = [(Slot::W, "w"), (Slot::W2, "w2")];
-        stored.functions(&mut interface, &bindings[..self.weights() as usize], steps, raised);
+        stored.functions(&mut interface, &bindings[..self.weights() as usize], scales, raised);
         if let Some(norm) = self.norm {
             norm.functions(&mut interface, stored.reach())?;
         }
@@ -137,7 +137,7 @@ impl<'a> Linear<'a> {
         let bindings = [(Slot::W, "w"), (Slot::W2, "w2")];
         // A word has four codes, so that is what is loaded.
         let stored = Weights { wide: false, ..self.stored(Codes::FOURS) };
-        stored.functions(&mut interface, &bindings[..self.weights() as usize], 1, false);
+        stored.functions(&mut interface, &bindings[..self.weights() as usize], Scales::Vector, false);
         self.results(&mut interface)?;
         Ok(interface)
     }
@@ -192,17 +192,13 @@ impl<'a> Linear<'a> {
             Scaling::None => Vec::new(),
             Scaling::Unpacked => {
                 let groups = stored.groups_in(loads);
-                let read =
-                    stored.load_scales(loads, [weight, "n_scale + j", load], &format!("(c * 4u + j) * {groups}u"));
+                let read = stored.load_scales(loads, [weight, "n_scale", load], "c * 4u");
                 let scales = format!(
                     "var ss: array<Scale, {columns} * 4u * {groups}u>;
 //# unroll
 for (var c = 0u; c < {columns}; c++) {{
 let n_scale = {row};
-//# unroll
-for (var j = 0u; j < 4u; j++) {{
 {read}}}
-}}
 "
                 );
                 let fours = stored.fours * loads;
@@ -215,20 +211,17 @@ for (var j = 0u; j < 4u; j++) {{
                 vec![("scales", scales), ("weights", weights)]
             }
             Scaling::Afterwards => {
-                let of_row = |j: u32| format!("scale_of(load_parameter({weight}, n_scale + {j}u, 0u), 0u)");
-                let of_rows: Vec<String> = (0..4).map(of_row).collect();
                 let afterwards = format!(
                     "//# unroll
 for (var c = 0u; c < {columns}; c++) {{
 let n_scale = {row};
-let scales = vec4<f32>({});
+let scales = load_scales({weight}, n_scale, 0u);
 //# unroll
 for (var r = 0u; r < R; r++) {{
 {sum} *= scales;
 }}
 }}
-",
-                    of_rows.join(", ")
+"
                 );
                 vec![("row_scales", afterwards)]
             }
@@ -375,7 +368,7 @@ pub(crate) fn workgroup_tile(
         Scaling::Afterwards => linear.scales(stored, &ScaledTile { columns: "P * C4", weight: "c / C4", row, ..SUMS }),
         // An octet has one group.
         Scaling::Unpacked => {
-            let read = stored.load_scales(1, ["p", "n", "k8 + item % KO"], "0u");
+            let read = stored.load_scale(["p", "n", "k8 + item % KO"]);
             let unpacked = format!(
                 "var ss: array<Scale, 1u>;
 {read}ws[item * 2u] = scaled(unpack(packed, 0u), ss[0u]);
@@ -399,7 +392,7 @@ ws[item * 2u + 1u] = scaled(unpack(packed, 1u), ss[0u]);"
             ("WIDTH", linear.x.width, "columns of x"),
         ],
         slots,
-        interface: linear.interface(stored, 1, false)?,
+        interface: linear.interface(stored, Scales::OfOne, false)?,
         launch: tile.launch(&linear.shape()),
         flops: linear.flops(),
         bytes: linear.shape().bytes(),
@@ -437,7 +430,7 @@ pub(crate) fn split_dot(operation: &Operation, split: SplitDot, target: &Target)
             ("WIDTH", linear.x.width, "columns of x"),
         ],
         slots,
-        interface: linear.interface(linear.stored(fours), 1, false)?,
+        interface: linear.interface(linear.stored(fours), Scales::OfFour(1), false)?,
         launch: split.launch(&linear.shape()),
         flops: linear.flops(),
         bytes: linear.shape().bytes(),
@@ -504,7 +497,7 @@ pub(crate) fn broadcast_tile(
             ("WIDTH", linear.x.width, "columns of x"),
         ],
         slots,
-        interface: linear.interface(stored, steps, lowered.is_some())?,
+        interface: linear.interface(stored, Scales::OfFour(steps), lowered.is_some())?,
         launch: tile.launch(&linear.shape(), lanes, target.rates.registers),
         flops: linear.flops(),
         bytes: linear.shape().bytes(),

@@ -1,6 +1,6 @@
 //! A contraction of each head with its own rows of a weight: `out[m, h·n + i] = Σ_k x[m, h·K + k] · w[h·n + i, k]`.
 
-use warpweft_plan::{Access, PAD};
+use warpweft_plan::Access;
 
 use super::KernelError;
 use super::compose::{Composed, Draft, Slot};
@@ -8,7 +8,7 @@ use super::cost::linear::PerHeadShape;
 use super::interface::Interface;
 use super::linear::INVOCATIONS;
 use super::spec::{Rows, View};
-use super::weights::Weights;
+use super::weights::{Weights, place};
 use crate::formats::Format;
 use crate::target::Target;
 
@@ -39,9 +39,9 @@ pub(crate) fn dot(linear: PerHead, target: &Target) -> Result<Composed, KernelEr
         interface.format(format);
         let (kind, suffix) = (format.half(), format.suffix());
         interface.bind(Slot::W, "w", Access::Read, &format!("array<{kind}>"));
-        let row = k.next_multiple_of(PAD as u32) / 4;
+        let place = place(format, k, format.bits() / 2, "n", "k4");
         interface.function(format!(
-            "fn load_w(n: u32, k4: u32) -> vec4<f32> {{\n    return half_{suffix}(w[n * {row}u + k4]);\n}}\n"
+            "fn load_w(n: u32, k4: u32) -> vec4<f32> {{\n    return half_{suffix}(w[{place}]);\n}}\n"
         ));
     }
     interface.result(View::whole(width), rows)?;

@@ -35,12 +35,23 @@ pub(crate) enum Scaling {
     Afterwards,
 }
 
+/// How a kernel reads the scales of its weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Scales {
+    /// Those that four rows' so many loads need, as [`Weights::load_scales`] does.
+    OfFour(u32),
+    /// One, with `load_parameter(p, n, group) -> u32`, its word.
+    OfOne,
+    /// Four rows' of a group, with `load_scales(p, n, group) -> vec4<f32>`; there are no zero points.
+    Vector,
+}
+
 impl Weights {
     /// How many vec4s of x a load can meet, the most first. Four bytes are the least that a shader can load, and a load of 32
     /// needs rows of whole ones.
     pub(crate) fn loads_of(format: Format, width: u32, wide: bool) -> &'static [u32] {
         let width = width as usize;
-        let wide = wide && [format.code_bytes(width), format.row_bytes(width)].iter().all(|n| n.is_multiple_of(32));
+        let wide = wide && format.code_bytes(width).is_multiple_of(32);
         match (format.bits(), wide) {
             (4, true) => &[16, 8, 4, 2],
             (4, false) => &[8, 4, 2],
@@ -116,58 +127,72 @@ impl Weights {
         }
     }
 
-    /// Loads that read the scales of so many loads, and the components of each.
-    pub(crate) fn parameter_loads(self, loads: u32) -> (u32, u32) {
+    /// The groups that so many loads need stand behind each other.
+    fn is_run(self, loads: u32) -> bool {
+        let columns = 4 * self.fours * loads;
+        self.groups_in(loads) == 1 || matches!(self.format.group(), Some(Group::Of(n)) if columns.is_multiple_of(n))
+    }
+
+    /// Words of the parameters of four rows' group.
+    fn words_of_four(self) -> u32 {
+        self.format.parameter_bytes() as u32
+    }
+
+    /// The words of the pieces in which the parameters that four rows' so many loads need are read, and how many such there are.
+    fn pieces(self, loads: u32) -> (u32, u32) {
         let groups = self.groups_in(loads);
-        match (self.scaling(), self.at_once(loads)) {
-            (Scaling::None | Scaling::Afterwards, _) => (0, 1),
-            (Scaling::Unpacked, None) if self.of_bytes() && 4 % groups == 0 => (1, 1),
-            (Scaling::Unpacked, None) => (groups, 1),
-            (Scaling::Unpacked, Some(n)) if 4 * n == self.load_bytes() => (1, self.components(4 * n)),
-            // Parts of a load's components.
-            (Scaling::Unpacked, Some(n)) => (self.components(4 * n), 1),
+        let run = self.words_of_four() * if self.is_run(loads) { groups } else { 1 };
+        let piece = (self.load_bytes() / 4).min(1 << run.trailing_zeros());
+        (piece, groups * self.words_of_four() / piece)
+    }
+
+    /// Loads that read the scales of four rows' so many loads, and the components of each.
+    pub(crate) fn parameter_loads(self, loads: u32) -> (u32, u32) {
+        match self.scaling() {
+            Scaling::None | Scaling::Afterwards => (0, 1),
+            Scaling::Unpacked => {
+                let (words, pieces) = self.pieces(loads);
+                let components = self.components(4 * words);
+                // A part of a load is read by its components.
+                if 4 * words == self.load_bytes() { (pieces, components) } else { (pieces * components, 1) }
+            }
         }
     }
 
-    /// How many groups' parameters are read together, where all that so many loads need can be.
-    fn at_once(self, loads: u32) -> Option<u32> {
-        let (columns, groups) = (4 * self.fours * loads, self.groups_in(loads));
-        let whole = matches!(self.format.group(), Some(Group::Of(n)) if columns.is_multiple_of(n));
-        let fits = if self.of_longs() { [2, 4, 8].contains(&groups) } else { groups == 4 };
-        let fits = fits && (4 * groups == self.load_bytes() || self.of_longs() && 4 * groups < self.load_bytes());
-        (whole && fits && !self.of_bytes()).then_some(groups)
-    }
-
-    /// A group's parameters are a byte.
-    fn of_bytes(self) -> bool {
-        self.format.parameter_bytes() == 1
-    }
-
-    /// Statements that put the scales of the loads from `k` on into `ss[first + g]`: of row `n` of weight `p`.
+    /// Statements that put the scales of the loads from `k` on into `ss[(first + j) * groups + g]`: of the rows `n + j` of weight
+    /// `p`, j up to three.
     pub(crate) fn load_scales(self, loads: u32, [p, n, k]: [&str; 3], first: &str) -> String {
         let groups = self.groups_in(loads);
-        let each = |body: &str| format!("//# unroll\nfor (var g = 0u; g < {groups}u; g++) {{\n{body}\n}}\n");
-        if let Some(n_groups) = self.at_once(loads) {
-            let at = format!("({k}) / {loads}u");
-            let parameter = match n_groups {
-                8 => "select(parameters.low[g % 4u], parameters.high[g % 4u], g >= 4u)",
-                _ => "parameters[g]",
+        let mut text = String::new();
+        let (words, pieces) = self.pieces(loads);
+        let each = pieces / groups.min(pieces);
+        for i in 0..pieces {
+            let at = match groups > 1 && self.is_run(loads) {
+                true => format!("({k}) / {loads}u * {pieces}u + {i}u"),
+                false => format!("({}) * {each}u + {}u", self.group(loads, k, &format!("{}u", i / each)), i % each),
             };
-            return format!("let parameters = load_parameters({p}, {n}, {at});\n")
-                + &each(&format!("ss[{first} + g] = scale_of({parameter}, 0u);"));
+            let _ = writeln!(text, "let parameters{i} = load_parameters({p}, {n}, {at});");
         }
-        let group = self.group(loads, k, "g");
-        if self.of_bytes() && 4 % groups == 0 {
-            let group = self.group(loads, k, "0u");
-            return format!("let group = {group};\nlet word = load_parameter({p}, {n}, group / 4u);\n")
-                + &each(&format!("ss[{first} + g] = scale_of(word, group % 4u + g);"));
+        for (g, j) in (0..groups).flat_map(|g| (0..4).map(move |j| (g, j))) {
+            let (word, byte) = if self.words_of_four() == 4 { (4 * g + j, 0) } else { (g, j) };
+            let (piece, part) = (word / words, word % words);
+            let part = match words {
+                1 => "",
+                8 => {
+                    [".low.x", ".low.y", ".low.z", ".low.w", ".high.x", ".high.y", ".high.z", ".high.w"][part as usize]
+                }
+                _ => [".x", ".y", ".z", ".w"][part as usize],
+            };
+            let _ =
+                writeln!(text, "ss[({first} + {j}u) * {groups}u + {g}u] = scale_of(parameters{piece}{part}, {byte}u);");
         }
-        if self.of_bytes() {
-            return each(&format!(
-                "let group = {group};\nss[{first} + g] = scale_of(load_parameter({p}, {n}, group / 4u), group % 4u);"
-            ));
-        }
-        each(&format!("ss[{first} + g] = scale_of(load_parameter({p}, {n}, {group}), 0u);"))
+        text
+    }
+
+    /// A statement that puts the scale of load `k` of row `n` of weight `p` into `ss[0]`, where a load has one group.
+    pub(crate) fn load_scale(self, [p, n, k]: [&str; 3]) -> String {
+        let byte = if self.words_of_four() == 1 { format!("{n} % 4u") } else { "0u".to_owned() };
+        format!("ss[0u] = scale_of(load_parameter({p}, {n}, {}), {byte});\n", self.group(1, k, "0u"))
     }
 
     /// What is read for a group is its scale and what its zero point takes off.
@@ -224,14 +249,13 @@ impl Weights {
     }
 
     /// Binds the weights and defines `load_w(p, n, k) -> Packed`, load k of row n of weight p; `unpack(packed, h)`, the vec4
-    /// of it that the h-th vec4 of x meets; and for scales `load_parameter(p, n, at) -> u32`, a word behind the codes of row n,
-    /// `load_parameters(p, n, at)`, those of `steps` loads where they are read together, `scale_of(word, byte) -> Scale` and
-    /// `scaled(value, scale)`. Where `raised`, what is unpacked is as many times greater as x is [`Weights::lowered`].
+    /// of it that the h-th vec4 of x meets; and what [`Scales`] names for scales. Where `raised`, what is unpacked is as many times
+    /// greater as x is [`Weights::lowered`].
     pub(crate) fn functions(
         self,
         interface: &mut Interface,
         bindings: &[(Slot, &'static str)],
-        steps: u32,
+        scales: Scales,
         raised: bool,
     ) {
         interface.format(self.format);
@@ -240,8 +264,8 @@ impl Weights {
             interface.bind(*slot, name, Access::Read, &format!("array<{kind}>"));
         }
         let paired = bindings.len() > 1;
-        let row = self.row();
-        let load = |name: &str| self.words(&format!("{name}[n * {row} + k]"));
+        let place = place(self.format, self.width, self.load_bytes(), "n", "k");
+        let load = |name: &str| self.words(&format!("{name}[{place}]"));
         let second = if paired {
             format!("    if (p == 1u) {{\n        return {};\n    }}\n", load("w2"))
         } else {
@@ -271,17 +295,7 @@ fn unpack(packed: Packed, h: u32) -> vec4<f32> {{
             },
         ));
         if self.scaling() != Scaling::None {
-            interface.function(self.scale(&row, paired, steps));
-        }
-    }
-
-    /// Loads from one row to the next, as an expression.
-    fn row(self) -> String {
-        match (self.format.is_quantized(), self.fours) {
-            (true, _) => format!("{}u", self.format.row_bytes(self.width as usize) as u32 / self.load_bytes()),
-            (false, 4) => "(K8 / 2u)".to_owned(),
-            (false, 2) => "K8".to_owned(),
-            (false, _) => "(K8 * 2u)".to_owned(),
+            interface.function(self.scale(paired, scales));
         }
     }
 
@@ -290,20 +304,24 @@ fn unpack(packed: Packed, h: u32) -> vec4<f32> {{
         if self.of_longs() { format!("words({load})") } else { load.to_owned() }
     }
 
-    /// Defines `words`, the words of a load of longs.
+    /// Defines `split`, the words of a long, and `words`, those of a load of longs.
     fn split(self) -> String {
         let [kind, packed] = self.kinds();
-        let longs = self.load_bytes() / 8;
-        let long = |i: u32| {
-            if longs == 1 { "longs".to_owned() } else { format!("longs.{}", ["x", "y", "z", "w"][i as usize]) }
+        let value = match self.load_bytes() {
+            32 => "PackedWords(vec4<u32>(split(longs.x), split(longs.y)), vec4<u32>(split(longs.z), split(longs.w)))",
+            16 => "vec4<u32>(split(longs.x), split(longs.y))",
+            _ => "split(longs)",
         };
-        let both = |i: u32| format!("u32({0} & 0xfffffffflu), u32({0} >> 32u)", long(i));
-        let value = match longs {
-            4 => format!("PackedWords(vec4<u32>({}, {}), vec4<u32>({}, {}))", both(0), both(1), both(2), both(3)),
-            2 => format!("vec4<u32>({}, {})", both(0), both(1)),
-            _ => format!("vec2<u32>({})", both(0)),
-        };
-        format!("fn words(longs: {kind}) -> {packed} {{\n    return {value};\n}}\n")
+        format!(
+            "fn split(long: u64) -> vec2<u32> {{
+    return vec2<u32>(u32(long & 0xfffffffflu), u32(long >> 32u));
+}}
+
+fn words(longs: {kind}) -> {packed} {{
+    return {value};
+}}
+"
+        )
     }
 
     /// The body of `unpack` for floats.
@@ -358,53 +376,47 @@ fn unpack(packed: Packed, h: u32) -> vec4<f32> {{
         format!("{levels}_{}({codes}){less}", self.format.suffix())
     }
 
-    /// What reads scales and multiplies with them, for rows of so many loads each.
-    fn scale(self, row: &str, paired: bool, steps: u32) -> String {
-        let suffix = self.format.suffix();
-        let words = self.load_bytes() / 4;
-        let codes = self.format.code_bytes(self.width as usize) as u32 / self.load_bytes();
-        let word = |name: &str| match (words, self.of_longs()) {
-            (1, _) => format!("{name}[n * {row} + {codes}u + at]"),
-            (_, false) => format!("{name}[n * {row} + {codes}u + at / {words}u][at % {words}u]"),
-            (2, true) => format!("u32(({name}[n * {row} + {codes}u + at / 2u] >> (at % 2u * 32u)) & 0xfffffffflu)"),
-            (_, true) => format!(
-                "u32(({name}[n * {row} + {codes}u + at / {words}u][at % {words}u / 2u] >> (at % 2u * 32u)) & 0xfffffffflu)"
-            ),
-        };
-        let function = |name: &str, kind: &str, of: &dyn Fn(&str) -> String| {
+    /// What reads scales and multiplies with them.
+    fn scale(self, paired: bool, scales: Scales) -> String {
+        let function = |name: &str, at: &str, kind: &str, of: &dyn Fn(&str) -> String| {
             let second = if paired {
                 format!("    if (p == 1u) {{\n        return {};\n    }}\n", of("w2"))
             } else {
                 String::new()
             };
-            format!("fn {name}(p: u32, n: u32, at: u32) -> {kind} {{\n{second}    return {};\n}}\n\n", of("w"))
+            format!("fn {name}(p: u32, n: u32, {at}: u32) -> {kind} {{\n{second}    return {};\n}}\n\n", of("w"))
         };
-        let mut text = function("load_parameter", "u32", &word);
-        if let Some(groups) = self.at_once(steps) {
-            let kind = match groups {
-                8 => "PackedWords",
-                4 => "vec4<u32>",
-                _ => "vec2<u32>",
-            };
-            text += &function("load_parameters", kind, &|name| {
-                self.parameters(&format!("{name}[n * {row} + {codes}u"), groups)
-            });
+        let mut text = match (scales, self.scaling()) {
+            (Scales::OfOne, Scaling::Unpacked) => {
+                function("load_parameter", "group", "u32", &|name| self.parameter(name))
+            }
+            (Scales::OfFour(loads), Scaling::Unpacked) => {
+                let (words, _) = self.pieces(loads);
+                let kind = ["u32", "vec2<u32>", "vec4<u32>", "PackedWords"][words.ilog2() as usize];
+                function("load_parameters", "at", kind, &|name| self.parameters(name, words))
+            }
+            (Scales::Vector, _) | (_, Scaling::None | Scaling::Afterwards) => {
+                function("load_scales", "at", "vec4<f32>", &|name| {
+                    format!("bitcast<vec4<f32>>({})", self.parameters(name, 4))
+                })
+            }
+        };
+        if self.scaling() == Scaling::Afterwards || scales == Scales::Vector {
+            return text;
         }
         let kind = if self.is_biased() { "vec2<f32>" } else { "f32" };
         let (value, scaled) = match self.format {
-            Format::Int4 { zeros: false, .. } if self.is_biased() => (
-                "    let scale = bitcast<f32>(word);\n    return vec2<f32>(scale, -8.0 * scale);".to_owned(),
+            Format::Int4 { zeros: false, .. } => (
+                "    let scale = bitcast<f32>(word);\n    return vec2<f32>(scale, -8.0 * scale);",
                 "fma(value, vec4<f32>(scale.x), vec4<f32>(scale.y))",
             ),
             Format::Int4 { zeros: true, .. } => (
-                "    let scale = scale_int4(word);\n    return vec2<f32>(scale, -zero_int4(word) * scale);".to_owned(),
+                "    let scale = scale_int4(word);\n    return vec2<f32>(scale, -zero_int4(word) * scale);",
                 "fma(value, vec4<f32>(scale.x), vec4<f32>(scale.y))",
             ),
-            Format::Mxfp4 => (format!("    return scale_{suffix}(word, byte);"), "value * scale"),
-            Format::F32 | Format::F16 | Format::Bf16 => (String::new(), "value"),
-            Format::Int8(_) | Format::Int4 { zeros: false, .. } | Format::Fp8(_) | Format::Nf4(_) => {
-                ("    return bitcast<f32>(word);".to_owned(), "value * scale")
-            }
+            Format::Mxfp4 => ("    return scale_mxfp4(word, byte);", "value * scale"),
+            Format::F32 | Format::F16 | Format::Bf16 => ("", "value"),
+            Format::Int8(_) | Format::Fp8(_) | Format::Nf4(_) => ("    return bitcast<f32>(word);", "value * scale"),
         };
         let _ = write!(
             text,
@@ -422,17 +434,50 @@ fn scaled(value: vec4<f32>, scale: Scale) -> vec4<f32> {{
         text
     }
 
-    /// So many groups' parameters, the `at`-th of such; `first` is the first load of them, without its bracket.
-    fn parameters(self, first: &str, groups: u32) -> String {
-        let words = self.load_bytes() / 4;
-        if groups == words {
-            return self.words(&format!("{first} + at]"));
+    /// The word of the parameter of `group` of row `n`: an expression.
+    fn parameter(self, name: &str) -> String {
+        let at = if self.words_of_four() == 4 { "(group * 4u + n % 4u)" } else { "group" };
+        self.parameter_words(name, at, 1)
+    }
+
+    /// The `at`-th so many words of the parameters of the four rows from `n` on: an expression.
+    fn parameters(self, name: &str, words: u32) -> String {
+        self.parameter_words(name, "at", words)
+    }
+
+    fn parameter_words(self, name: &str, at: &str, words: u32) -> String {
+        let [quad, codes] = [self.format.row_bytes(self.width as usize), self.format.code_bytes(self.width as usize)]
+            .map(|bytes| 4 * bytes as u32 / self.load_bytes());
+        let of_load = self.load_bytes() / 4;
+        let first = format!("{name}[n / 4u * {quad}u + {codes}u + {at}");
+        let vector =
+            |all: Vec<String>| if words == 1 { all.concat() } else { format!("vec{words}<u32>({})", all.join(", ")) };
+        if words == of_load {
+            return self.words(&format!("{first}]"));
         }
-        let (of_load, longs) = (words / groups, groups / 2);
-        let long = |i: u32| format!("{first} + at / {of_load}u][at % {of_load}u * {longs}u + {i}u]");
-        let both = |i: u32| format!("u32({0} & 0xfffffffflu), u32({0} >> 32u)", long(i));
-        let all: Vec<String> = (0..longs).map(both).collect();
-        format!("vec{groups}<u32>({})", all.join(", "))
+        if words > of_load {
+            let loads = words / of_load;
+            return vector((0..loads).map(|i| self.words(&format!("{first} * {loads}u + {i}u]"))).collect());
+        }
+        // A part of a load.
+        let parts = of_load / words;
+        let load = format!("{first} / {parts}u]");
+        let component = |each: u32, i: u32| match each {
+            1 => format!("{load}[{at} % {parts}u]"),
+            _ => format!("{load}[{at} % {parts}u * {each}u + {i}u]"),
+        };
+        if !self.of_longs() {
+            return vector((0..words).map(|i| component(words, i)).collect());
+        }
+        let word = match of_load {
+            2 => load.clone(),
+            _ => format!("{load}[{at} % {parts}u / 2u]"),
+        };
+        match words {
+            1 => format!("u32(({word} >> ({at} % 2u * 32u)) & 0xfffffffflu)"),
+            2 => format!("split({})", component(1, 0)),
+            _ => format!("vec4<u32>(split({}), split({}))", component(2, 0), component(2, 1)),
+        }
     }
 
     /// Defines `load_name(…)` of one row of a table: four values decoded, exactly as they are unpacked when they are packed. `row`
@@ -448,47 +493,44 @@ fn scaled(value: vec4<f32>, scale: Scale) -> vec4<f32> {{
         interface.format(format);
         let suffix = format.suffix();
         if !format.is_quantized() {
-            let k8 = width.div_ceil(PAD as u32);
+            let place = place(format, width, format.bits(), "row", "k8");
             interface.function(format!(
                 "fn load_{name}({parameters}) -> vec4<f32> {{
-    let packed = {name}[{row} * {k8}u + n4 / 2u];
+    let row = {row};
+    let k8 = n4 / 2u;
+    let packed = {name}[{place}];
     return select(low_{suffix}(packed), high_{suffix}(packed), n4 % 2u == 1u);
 }}
 "
             ));
             return;
         }
-        let words = format.row_bytes(width as usize) / 4;
-        let codes = format.code_bytes(width as usize) / 4;
+        let [quad, first] = [format.row_bytes(width as usize), format.code_bytes(width as usize)];
+        let word = place(format, width, 4, "row", "k");
+        let (k, levels) = match format.bits() {
+            4 => ("n4 / 2u", format!("levels_{suffix}(({name}[{word}] >> (4u * (n4 % 2u))) & 0x0f0f0f0fu)")),
+            _ => ("n4", format!("levels_{suffix}({name}[{word}])")),
+        };
         let group = match format.group() {
-            Some(Group::Of(n)) => format!("4u * n4 / {n}u"),
+            Some(Group::Of(group)) => format!("4u * n4 / {group}u"),
             Some(Group::Row) | None => "0u".to_owned(),
         };
-        let levels = match format.bits() {
-            4 => format!("levels_{suffix}(({name}[row + n4 / 2u] >> (4u * (n4 % 2u))) & 0x0f0f0f0fu)"),
-            _ => format!("levels_{suffix}({name}[row + n4])"),
-        };
+        let of_group = if format.parameter_bytes() == 4 { "group * 4u + row % 4u" } else { "group" };
         let value = match format {
-            Format::Int4 { zeros: true, .. } => {
-                format!(
-                    "let word = {name}[row + {codes}u + group];\n    return ({levels} - zero_int4(word)) * scale_int4(word);"
-                )
-            }
-            Format::Int4 { zeros: false, .. } => {
-                format!("return ({levels} - 8.0) * bitcast<f32>({name}[row + {codes}u + group]);")
-            }
-            Format::Mxfp4 => {
-                format!("return {levels} * scale_mxfp4({name}[row + {codes}u + group / 4u], group % 4u);")
-            }
+            Format::Int4 { zeros: true, .. } => format!("({levels} - zero_int4(word)) * scale_int4(word)"),
+            Format::Int4 { zeros: false, .. } => format!("({levels} - 8.0) * bitcast<f32>(word)"),
+            Format::Mxfp4 => format!("{levels} * scale_mxfp4(word, row % 4u)"),
             Format::F32 | Format::F16 | Format::Bf16 | Format::Int8(_) | Format::Fp8(_) | Format::Nf4(_) => {
-                format!("return {levels} * bitcast<f32>({name}[row + {codes}u + group]);")
+                format!("{levels} * bitcast<f32>(word)")
             }
         };
         interface.function(format!(
             "fn load_{name}({parameters}) -> vec4<f32> {{
-    let row = {row} * {words}u;
+    let row = {row};
+    let k = {k};
     let group = {group};
-    {value}
+    let word = {name}[row / 4u * {quad}u + {first}u + {of_group}];
+    return {value};
 }}
 "
         ));
@@ -497,5 +539,17 @@ fn scaled(value: vec4<f32>, scale: Scale) -> vec4<f32> {{
     /// The shader's type of the elements of a table.
     pub(crate) fn table_kind(format: Format) -> &'static str {
         if format.is_quantized() { "u32" } else { format.packed() }
+    }
+}
+
+/// Where load `k` of row `n` of a weight stands, for loads of so many bytes: an expression of those two names.
+pub(crate) fn place(format: Format, width: u32, load_bytes: u32, n: &str, k: &str) -> String {
+    let quad = 4 * format.row_bytes(width as usize) as u32 / load_bytes;
+    match format.piece_bytes(width as usize) as u32 / load_bytes {
+        1 => format!("{n} / 4u * {quad}u + {k} * 4u + {n} % 4u"),
+        of_piece => format!(
+            "{n} / 4u * {quad}u + {k} / {of_piece}u * {}u + {n} % 4u * {of_piece}u + {k} % {of_piece}u",
+            4 * of_piece
+        ),
     }
 }

@@ -3,6 +3,7 @@
 //! Each packed tensor has a recipe, an expression over the checkpoint's weights (mostly just one, or several joined).
 //! Recipes are carried out in pieces of rows, so that no weight is ever in memory twice.
 
+mod arranged;
 mod choice;
 mod measure;
 mod rows;
@@ -11,18 +12,19 @@ mod threads;
 use rustc_hash::FxHashMap;
 use warpweft_plan::{PAD, Tensor};
 
-use crate::formats::{Format, FormatError};
+use crate::formats::{Format, FormatError, QUAD};
 use crate::graph::eval::EvalError;
 use crate::graph::{Element, Graph};
 use crate::lower::Layout;
 use crate::weights::{WeightError, WeightSource};
 
+use arranged::Arranged;
 pub use choice::{WeightChoice, choose_formats};
 pub use measure::rounding_error;
 use rows::{Piece, RowReader};
 
 /// Rows of a packed matrix are padded to a multiple of this.
-pub(crate) const ROW_PAD: u64 = 4;
+pub(crate) const ROW_PAD: u64 = QUAD as u64;
 /// Bytes of one piece, about.
 const PIECE: u64 = 4 << 20;
 
@@ -143,6 +145,22 @@ impl Recipe {
         source: &dyn WeightSource,
         sink: &mut dyn FnMut(&[u8]) -> Result<(), E>,
     ) -> Result<(), PackError<E>> {
+        match self.layout {
+            Layout::Matrix => {
+                let mut arranged = Arranged::new(self.format, self.shape[1] as usize, sink);
+                self.write_rows(source, &mut |rows| arranged.put(rows))?;
+                arranged.finish().map_err(PackError::Sink)
+            }
+            Layout::Vector => self.write_rows(source, sink),
+        }
+    }
+
+    /// Gives the sink stored rows.
+    fn write_rows<E>(
+        &self,
+        source: &dyn WeightSource,
+        sink: &mut dyn FnMut(&[u8]) -> Result<(), E>,
+    ) -> Result<(), PackError<E>> {
         let name = || self.tensor.name.clone();
         let mut values = FxHashMap::default();
         for decl in &self.expression.declarations().weights {
@@ -151,7 +169,7 @@ impl Recipe {
         let reader = RowReader::new(&self.expression, &values)
             .map_err(|problem| PackError::Recipe { tensor: name(), problem })?;
         let [rows, columns] = self.shape;
-        let step = (PIECE / self.row_bytes().max(1)).max(1);
+        let step = (PIECE / self.row_bytes().max(1)).max(1).next_multiple_of(ROW_PAD);
         let mut first = 0;
         let element = Element::from(self.format);
         while first < rows {
@@ -174,10 +192,6 @@ impl Recipe {
                 }
             }
             first += count;
-        }
-        let padding = self.tensor.shape[0].saturating_sub(rows);
-        if self.layout == Layout::Matrix && padding > 0 {
-            sink(&vec![0; (padding * self.row_bytes()) as usize]).map_err(PackError::Sink)?;
         }
         drop(reader);
         drop(values);

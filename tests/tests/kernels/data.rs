@@ -188,16 +188,13 @@ impl Data {
     /// A weight of `n` rows, padded as the contract says.
     pub(crate) fn weight(&mut self, slot: Slot, n: usize, k: usize, format: Format, scale: f32) {
         let values = self.random.numbers(n * k, scale);
-        let mut packed = format.pack(&values, k).unwrap();
-        self.matrices.insert(slot, format.unpack(&packed, k));
-        packed.resize(packed.len() / n * n.next_multiple_of(4), 0);
-        self.bytes.insert(slot, packed);
+        self.stored(slot, &format.pack(&values, k).unwrap(), k, format);
     }
 
     /// A weight of stored rows.
-    pub(crate) fn stored(&mut self, slot: Slot, packed: Vec<u8>, k: usize, format: Format) {
-        self.matrices.insert(slot, format.unpack(&packed, k));
-        self.bytes.insert(slot, packed);
+    pub(crate) fn stored(&mut self, slot: Slot, packed: &[u8], k: usize, format: Format) {
+        self.matrices.insert(slot, format.unpack(packed, k));
+        self.bytes.insert(slot, format.arrange(packed, k));
     }
 
     /// The tensors of a term.

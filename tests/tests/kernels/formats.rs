@@ -12,7 +12,7 @@ use crate::{everywhere, kernels};
 fn gathered(format: Format, packed: Vec<u8>, width: u32) {
     let mut data = Data::new(Batch::new(&[50]), 3);
     let rows = packed.len() / format.row_bytes(width as usize);
-    data.stored(Slot::Operand(0), packed, width as usize, format);
+    data.stored(Slot::Operand(0), &packed, width as usize, format);
     let table = Operand::Gather { format, first: 0, rows: rows as u32, index: Index::Ids };
     let operation = Operation::Map { width, term: Term::Operand(0), operands: vec![table], rows: Rows::Tokens };
     everywhere(|device, target| {

@@ -186,7 +186,7 @@ fn the_greatest_sum_fits() {
     let mut row = vec![0x80; k];
     row.extend(1f32.to_le_bytes());
     row.resize(CODES.row_bytes(k), 0);
-    data.stored(Slot::W, row.repeat(n), k, CODES);
+    data.stored(Slot::W, &row.repeat(n), k, CODES);
     let case = Case::new(k as u32, n as u32, 1, CODES);
     let exact = -128.0 * k as f64;
     everywhere(|device, target| {

@@ -275,7 +275,8 @@ fn contents(slot: Slot, operation: &Operation, sizes: Sizes) -> Result<Vec<u8>, 
             Operation::Linear { x, n, format, .. } => {
                 let width = x.width as usize;
                 let values: Vec<f32> = numbers(width * n.next_multiple_of(4) as usize).collect();
-                return format.pack(&values, width).map_err(|e| CliError::Failed(e.to_string()));
+                let packed = format.pack(&values, width).map_err(|e| CliError::Failed(e.to_string()))?;
+                return Ok(format.arrange(&packed, width));
             }
             _ => Vec::new(),
         },

@@ -18,6 +18,14 @@ const LARGE_BODY: u32 = 1024;
 /// How much slower the multiply-adds of longer bodies are on one.
 const LONG_BODY: f64 = 1.5;
 
+/// Quads of rows that the lanes of a CPU walk along at once before prefetchers, which keep track of each, lose it, and what loads of
+/// weights take then; and what they take where a lane has two quads of one weight. Measured with one row and more weights than
+/// caches hold: 32 quads take 1.5 to 1.9 times as long as 16, two of a weight 1.04 to 1.11 times as long as one. With many rows
+/// arithmetic hides it.
+const TRACKED: u32 = 16;
+const LOST: f64 = 1.7;
+const TWO_QUADS: f64 = 1.04;
+
 /// What a loop around iterations takes each time for a sum in registers, in multiply-adds: all go to the stack and back.
 const NESTED: f64 = 6.0;
 
@@ -124,18 +132,16 @@ impl LinearShape {
         Weights { format: self.format, width: self.k, fours, wide: self.wide }
     }
 
-    /// Loads of four components that `steps` loads of w along k, and those of the scales that `span` times as many share, count
-    /// as: smaller ones save little.
-    fn load(&self, fours: u32, steps: u32, span: u32) -> f64 {
+    /// Loads of four components that a load of w along k counts as.
+    fn load(&self, fours: u32) -> f64 {
         let stored = self.stored(fours);
-        let (parameters, components) = stored.parameter_loads(steps);
-        let counted = |components: u32| match components {
-            1 => WORD,
-            2 => PAIR,
-            n => f64::from(n) / 4.0,
-        };
-        let load = counted(stored.components(stored.load_bytes()));
-        f64::from(steps) * load + f64::from(parameters) * counted(components) / f64::from(span)
+        counted(stored.components(stored.load_bytes()))
+    }
+
+    /// The same of the scales of a column's so many loads, which four columns read together.
+    fn load_of_scales(&self, fours: u32, steps: u32) -> f64 {
+        let (loads, components) = self.stored(fours).parameter_loads(steps);
+        f64::from(loads) * counted(components) / 4.0
     }
 
     /// Loads of w along k in one iteration: so many that each lane has x to read, and as many as can share what is read of
@@ -195,6 +201,15 @@ impl LinearShape {
     }
 }
 
+/// Loads of four components that one of so many counts as: smaller ones save little.
+fn counted(components: u32) -> f64 {
+    match components {
+        1 => WORD,
+        2 => PAIR,
+        n => f64::from(n) / 4.0,
+    }
+}
+
 /// The fewest of `along` loads of w, each of which meets `each` vec4s of x, for which every lane has one of those to read.
 fn steps_per_iteration(along: u32, each: u32, lanes: u32) -> u32 {
     let wanted = (lanes / each).clamp(1, 4);
@@ -210,7 +225,7 @@ impl BroadcastTile {
     /// Iterations that read their scales together, where each load of scales is a loop and a loop around iterations takes less.
     pub(crate) fn span(self, linear: &LinearShape) -> u32 {
         let span = linear.stored(self.fours).span(self.steps);
-        let saved = WORD * SCATTERED * f64::from(span - 1);
+        let saved = linear.load_of_scales(self.fours, self.steps) * SCATTERED * f64::from(span - 1);
         let gains = self.rows >= LEAST_NESTED && saved > NESTED * f64::from(self.rows);
         if linear.wide && gains { span } else { 1 }
     }
@@ -220,16 +235,22 @@ impl BroadcastTile {
         let rows = f64::from(self.rows);
         let fours = f64::from(self.fours * self.steps);
         let span = self.span(linear);
-        let loads_of_w = linear.load(self.fours, self.steps, span);
+        let scales = linear.load_of_scales(self.fours, self.steps) / f64::from(span);
+        let loads_of_w = f64::from(self.steps) * linear.load(self.fours) + scales;
         let of_x = f64::from(self.loads(lanes));
         let spill = (rows * columns / f64::from(registers)).max(1.0).powf(1.5);
         // Those whose lanes are a loop are CPUs.
         let leaves = linear.wide && 4.0 * fours * rows * columns > f64::from(LARGE_BODY);
         let long = if leaves { LONG_BODY } else { 1.0 };
+        let walked = match linear.wide && self.rows <= MOST_SUMMED {
+            true if linear.weights * self.columns4 * lanes > TRACKED => LOST,
+            true if self.columns4 > 1 => TWO_QUADS,
+            true | false => 1.0,
+        };
         let iteration = Work {
             fmas: 4.0 * fours * rows * columns * spill * long,
             loads: of_x,
-            scattered: loads_of_w * columns,
+            scattered: loads_of_w * columns * walked,
             shared: 0.0,
             broadcasts: 4.0 * fours * rows,
         };
@@ -252,7 +273,9 @@ impl WorkgroupTile {
         let columns = f64::from(4 * linear.weights);
         let rows = f64::from(self.rows);
         let of_w = match linear.format.is_quantized() {
-            true => linear.load(2, 1, 1),
+            // Each row's scale is read for each octet.
+            true if linear.stored(2).scaling() == Scaling::Unpacked => linear.load(2) + WORD,
+            true => linear.load(2),
             false => f64::from(linear.format.bytes()) / 4.0,
         };
         let octet = Work {
@@ -280,8 +303,10 @@ impl SplitDot {
     pub(crate) fn launch(self, linear: &LinearShape) -> Launch {
         let columns = f64::from(4 * linear.weights);
         let rows = f64::from(self.rows);
-        let of_w = linear.load(self.fours, 1, 1) * 2.0 / f64::from(self.fours);
-        let octet = Work { fmas: 8.0 * rows * columns, loads: columns * of_w + 2.0 * rows, ..Work::default() };
+        let of_w = (linear.load(self.fours) + linear.load_of_scales(self.fours, 1)) * 2.0 / f64::from(self.fours);
+        // Lanes that are a loop gain nothing by standing beside each other.
+        let (loads, scattered) = if linear.wide { (0.0, columns * of_w) } else { (columns * of_w, 0.0) };
+        let octet = Work { fmas: 8.0 * rows * columns, loads: loads + 2.0 * rows, scattered, ..Work::default() };
         // The last of the work is adding up through workgroup memory.
         let shared = columns / 4.0 * rows * f64::from(self.shares);
         let sums = Work { shared, fmas: 4.0 * shared, ..Work::default() };

@@ -41,15 +41,11 @@ fn scale_x(m: u32) -> f32 {
 }
 
 fn load_w(p: u32, n: u32, k: u32) -> Packed {
-    return w[n * (K + 1u) + k];
+    return w[n / 4u * (4u * K + 4u) + k / 2u * 8u + n % 4u * 2u + k % 2u];
 }
 
-fn load_parameter(p: u32, n: u32, at: u32) -> u32 {
-    return w[n * (K + 1u) + K][at];
-}
-
-fn scale_of(word: u32, byte: u32) -> f32 {
-    return bitcast<f32>(word);
+fn load_scales(p: u32, n: u32, at: u32) -> vec4<f32> {
+    return bitcast<vec4<f32>>(w[n / 4u * (4u * K + 4u) + 4u * K + at]);
 }
 
 fn epilogue(m: u32, n4: u32, acc: vec4<f32>) -> vec4<f32> {
@@ -133,9 +129,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         let n = 4u * min(column4, N4 - 1u);
         //# unroll
         for (var c = 0u; c < P; c++) {
-            let low = vec2<f32>(scale_of(load_parameter(c, n, g), 0u), scale_of(load_parameter(c, n + 1u, g), 0u));
-            let high = vec2<f32>(scale_of(load_parameter(c, n + 2u, g), 0u), scale_of(load_parameter(c, n + 3u, g), 0u));
-            let scales = vec4<f32>(low, high);
+            let scales = load_scales(c, n, g);
             //# unroll
             for (var r = 0u; r < R; r++) {
                 total[c * R + r] = fma(vec4<f32>(acc[c * R + r]), scales, total[c * R + r]);

@@ -43,7 +43,7 @@ fn load_x(m: u32, k4: u32) -> vec4<f32> {
 }
 
 fn load_w(p: u32, n: u32, k: u32) -> Packed {
-    return w[n * K8 + k];
+    return w[n / 4u * (4u * K8) + k * 4u + n % 4u];
 }
 
 fn unpack(packed: PackedF32, h: u32) -> vec4<f32> {

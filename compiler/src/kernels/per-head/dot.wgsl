@@ -24,7 +24,7 @@ fn load_x(m: u32, n4: u32) -> vec4<f32> {
 }
 
 fn load_w(n: u32, k4: u32) -> vec4<f32> {
-    return w[n * 8u + k4];
+    return w[n / 4u * 32u + k4 / 2u * 8u + n % 4u * 2u + k4 % 2u];
 }
 
 fn kept(m: u32) -> bool {

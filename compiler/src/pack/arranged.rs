@@ -1,0 +1,48 @@
+//! Stored rows on their way into a plan.
+
+use std::mem;
+
+use crate::formats::{Format, QUAD};
+
+/// Gives on a matrix's rows as a plan has them, a multiple of four at a time.
+pub(super) struct Arranged<'s, E> {
+    format: Format,
+    width: usize,
+    /// Fewer than four rows.
+    rest: Vec<u8>,
+    sink: &'s mut dyn FnMut(&[u8]) -> Result<(), E>,
+}
+
+impl<'s, E> Arranged<'s, E> {
+    pub(super) fn new(format: Format, width: usize, sink: &'s mut dyn FnMut(&[u8]) -> Result<(), E>) -> Self {
+        Arranged { format, width, rest: Vec::new(), sink }
+    }
+
+    /// The next rows.
+    pub(super) fn put(&mut self, mut rows: &[u8]) -> Result<(), E> {
+        let quad = QUAD * self.format.row_bytes(self.width);
+        if !self.rest.is_empty() {
+            let (first, others) = rows.split_at((quad - self.rest.len()).min(rows.len()));
+            self.rest.extend_from_slice(first);
+            rows = others;
+            if self.rest.len() < quad {
+                return Ok(());
+            }
+            let first = mem::take(&mut self.rest);
+            self.give(&first)?;
+        }
+        let (whole, rest) = rows.split_at(rows.len() / quad.max(1) * quad);
+        self.rest.extend_from_slice(rest);
+        self.give(whole)
+    }
+
+    /// Gives the last rows, with zeros behind them where fewer than four are left.
+    pub(super) fn finish(mut self) -> Result<(), E> {
+        let rest = mem::take(&mut self.rest);
+        self.give(&rest)
+    }
+
+    fn give(&mut self, rows: &[u8]) -> Result<(), E> {
+        if rows.is_empty() { Ok(()) } else { (self.sink)(&self.format.arrange(rows, self.width)) }
+    }
+}
