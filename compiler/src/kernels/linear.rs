@@ -456,7 +456,7 @@ pub(crate) fn broadcast_tile(
         slots.extend(norm.broadcast_slots(afterwards)?);
     }
     let stored = linear.stored(fours);
-    let summed = rows <= MOST_SUMMED && stored.scaling() == Scaling::Unpacked && stored.has_whole_groups();
+    let summed = rows <= MOST_SUMMED && stored.scaling() == Scaling::Unpacked && stored.has_whole_groups(1);
     let span = tile.span(&linear.shape());
     let scaled = ScaledTile {
         columns: "P * C4",

@@ -110,12 +110,6 @@ impl Weights {
         }
     }
 
-    /// A load is part of one group, or has some whole ones.
-    pub(crate) fn has_whole_groups(self) -> bool {
-        let columns = 4 * self.fours;
-        self.groups_in(1) == 1 || matches!(self.format.group(), Some(Group::Of(n)) if columns.is_multiple_of(n))
-    }
-
     /// The group of the g-th scale of the loads from `k` on.
     fn group(self, loads: u32, k: &str, g: &str) -> String {
         let columns = 4 * self.fours * loads;
@@ -127,8 +121,8 @@ impl Weights {
         }
     }
 
-    /// The groups that so many loads need stand behind each other.
-    fn is_run(self, loads: u32) -> bool {
+    /// So many loads are part of one group, or have some whole ones.
+    pub(crate) fn has_whole_groups(self, loads: u32) -> bool {
         let columns = 4 * self.fours * loads;
         self.groups_in(loads) == 1 || matches!(self.format.group(), Some(Group::Of(n)) if columns.is_multiple_of(n))
     }
@@ -141,7 +135,7 @@ impl Weights {
     /// The words of the pieces in which the parameters that four rows' so many loads need are read, and how many such there are.
     fn pieces(self, loads: u32) -> (u32, u32) {
         let groups = self.groups_in(loads);
-        let run = self.words_of_four() * if self.is_run(loads) { groups } else { 1 };
+        let run = self.words_of_four() * if self.has_whole_groups(loads) { groups } else { 1 };
         let piece = (self.load_bytes() / 4).min(1 << run.trailing_zeros());
         (piece, groups * self.words_of_four() / piece)
     }
@@ -167,7 +161,7 @@ impl Weights {
         let (words, pieces) = self.pieces(loads);
         let each = pieces / groups.min(pieces);
         for i in 0..pieces {
-            let at = match groups > 1 && self.is_run(loads) {
+            let at = match groups > 1 && self.has_whole_groups(loads) {
                 true => format!("({k}) / {loads}u * {pieces}u + {i}u"),
                 false => format!("({}) * {each}u + {}u", self.group(loads, k, &format!("{}u", i / each)), i % each),
             };

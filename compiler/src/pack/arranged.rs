@@ -46,3 +46,30 @@ impl<'s, E> Arranged<'s, E> {
         if rows.is_empty() { Ok(()) } else { (self.sink)(&self.format.arrange(rows, self.width)) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use super::*;
+
+    #[test]
+    fn pieces_of_any_size_are_the_whole() {
+        let (format, width) = (Format::F16, 24);
+        let row = format.row_bytes(width);
+        for count in [0, 1, 4, 9, 10] {
+            let rows: Vec<u8> = (0..count * row).map(|i| (i % 251) as u8).collect();
+            for piece in [1, 3, 4, 7] {
+                let mut found = Vec::new();
+                let mut sink = |bytes: &[u8]| -> Result<(), Infallible> {
+                    found.extend_from_slice(bytes);
+                    Ok(())
+                };
+                let mut arranged = Arranged::new(format, width, &mut sink);
+                let Ok(()) = rows.chunks(piece * row).try_for_each(|rows| arranged.put(rows));
+                let Ok(()) = arranged.finish();
+                assert!(found == format.arrange(&rows, width), "{count} rows by {piece}");
+            }
+        }
+    }
+}
