@@ -87,9 +87,17 @@ impl Format {
 
     /// Stored rows of `width` values as a plan has them, with rows of zeros up to a multiple of four.
     pub fn arrange(self, rows: &[u8], width: usize) -> Vec<u8> {
+        let mut arranged = Vec::new();
+        self.arrange_into(rows, width, &mut arranged);
+        arranged
+    }
+
+    /// The same in place of what a buffer holds.
+    pub(crate) fn arrange_into(self, rows: &[u8], width: usize, arranged: &mut Vec<u8>) {
         let (row_bytes, codes, piece) = (self.row_bytes(width).max(1), self.code_bytes(width), self.piece_bytes(width));
         let (each, groups) = (self.parameter_bytes().max(1), self.groups(width));
-        let mut arranged = vec![0; rows.len().next_multiple_of(QUAD * row_bytes)];
+        arranged.clear();
+        arranged.resize(rows.len().next_multiple_of(QUAD * row_bytes), 0);
         for (quad, rows) in arranged.chunks_exact_mut(QUAD * row_bytes).zip(rows.chunks(QUAD * row_bytes)) {
             let (quad_codes, quad_parameters) = quad.split_at_mut(QUAD * codes);
             for (j, row) in rows.chunks_exact(row_bytes).enumerate() {
@@ -103,7 +111,6 @@ impl Format {
                 }
             }
         }
-        arranged
     }
 
     /// # Errors

@@ -4,18 +4,22 @@ use std::mem;
 
 use crate::formats::{Format, QUAD};
 
+/// Bytes that are arranged at a time, about: few enough for a processor's own cache.
+const BLOCK: usize = 256 << 10;
+
 /// Gives on a matrix's rows as a plan has them, a multiple of four at a time.
 pub(super) struct Arranged<'s, E> {
     format: Format,
     width: usize,
     /// Fewer than four rows.
     rest: Vec<u8>,
+    arranged: Vec<u8>,
     sink: &'s mut dyn FnMut(&[u8]) -> Result<(), E>,
 }
 
 impl<'s, E> Arranged<'s, E> {
     pub(super) fn new(format: Format, width: usize, sink: &'s mut dyn FnMut(&[u8]) -> Result<(), E>) -> Self {
-        Arranged { format, width, rest: Vec::new(), sink }
+        Arranged { format, width, rest: Vec::new(), arranged: Vec::new(), sink }
     }
 
     /// The next rows.
@@ -43,7 +47,12 @@ impl<'s, E> Arranged<'s, E> {
     }
 
     fn give(&mut self, rows: &[u8]) -> Result<(), E> {
-        if rows.is_empty() { Ok(()) } else { (self.sink)(&self.format.arrange(rows, self.width)) }
+        let quad = (QUAD * self.format.row_bytes(self.width)).max(1);
+        for block in rows.chunks(BLOCK.next_multiple_of(quad)) {
+            self.format.arrange_into(block, self.width, &mut self.arranged);
+            (self.sink)(&self.arranged)?;
+        }
+        Ok(())
     }
 }
 
