@@ -47,11 +47,16 @@ impl Recipe {
         let [rows, columns] = shape;
         let padded = columns.next_multiple_of(PAD);
         let rows = rows.next_multiple_of(ROW_PAD);
+        let quads = rows / ROW_PAD;
         let (format, physical) = match layout {
             Layout::Matrix if format.is_quantized() => {
-                (format, vec![rows, format.row_bytes(columns as usize) as u64 / format.dtype().bytes()])
+                let words = format.row_bytes(columns as usize) as u64 / format.dtype().bytes();
+                (format, vec![quads, ROW_PAD * words])
             }
-            Layout::Matrix => (format, vec![rows, padded]),
+            Layout::Matrix => {
+                let piece = format.piece_bytes(columns as usize) as u64 / format.dtype().bytes();
+                (format, vec![quads, padded / piece, ROW_PAD, piece])
+            }
             Layout::Vector => (Format::F32, vec![padded]),
         };
         let named = format.is_quantized().then(|| format.name());
