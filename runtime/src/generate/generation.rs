@@ -96,9 +96,11 @@ impl Generation<'_> {
         self.engine.prepare(OutputKind::Candidates, &mut |_| ()).await?;
         let rows = self.engine.piece(OutputKind::Candidates, self.session, self.pending.len());
         let part = Part { session: self.session, ids: &self.pending[..rows] };
-        let mut found = self.engine.advance_candidates(&mut [part]).await?;
+        match rows < self.pending.len() {
+            true => self.engine.append(&mut [part]).await?,
+            false => self.candidates = self.engine.advance_candidates(&mut [part]).await?.pop(),
+        }
         self.pending.drain(..rows);
-        self.candidates = found.pop();
         Ok(Some((self.total - self.pending.len(), self.total)))
     }
 

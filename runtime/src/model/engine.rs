@@ -166,19 +166,19 @@ impl Engine {
         while !rest.is_empty() {
             let rows = self.prepared.get(&output).map_or(1, |p| p.pace.rows());
             let (step, tail) = rest.split_at(cut(rest.iter().map(|s| s.as_ref().len()), rows));
-            self.submit(output, &Tables::new(step), &mut matrix.values).await?;
+            self.submit(output, &Tables::new(step), Some(&mut matrix.values)).await?;
             rest = tail;
         }
         matrix.rows = matrix.values.len() / matrix.width.max(1);
         Ok(matrix)
     }
 
-    /// Runs one step and appends its result to `values`.
+    /// Runs one step and appends its result to `values`; without them, no more of it than adds rows to the caches.
     pub(crate) async fn submit(
         &mut self,
         output: OutputKind,
         tables: &Tables,
-        values: &mut Vec<f32>,
+        values: Option<&mut Vec<f32>>,
     ) -> Result<(), RuntimeError> {
         let Some(Prepared { job, capacity, pace, cached }) = self.prepared.get_mut(&output) else { return Ok(()) };
         let (plan, device) = (self.file.plan(), &self.device);

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use warpweft_plan::{Plan, Program, Sizes, Step};
+use warpweft_plan::{Access, Output, Plan, Program, Role, Sizes, Step};
 
 use super::arena::Arena;
 use super::batch::Tables;
@@ -56,12 +56,13 @@ pub(crate) struct Ready<'a> {
 }
 
 impl Ready<'_> {
-    /// Runs one step for the sequences of `tables` and appends its result to `values`, without padding.
+    /// Runs one step for the sequences of `tables` and appends its result to `values`, without padding. Where nobody
+    /// wants that, the step ends once the caches have its rows.
     pub(crate) async fn submit(
         &self,
         tables: &Tables,
         step_clock: Option<StepClock>,
-        values: &mut Vec<f32>,
+        values: Option<&mut Vec<f32>>,
     ) -> Result<Submission, RuntimeError> {
         let clock = Clock::start();
         let (rows, sequences) = (tables.ids.len() as u64, tables.sequences.len() as u64);
@@ -69,6 +70,11 @@ impl Ready<'_> {
         let position = self.job.position(self.plan, rows);
         let index = self.job.programs[position];
         let program = &self.plan.programs[index];
+        let (run, output) = match values {
+            Some(_) => (program.steps.len(), Some(&program.output)),
+            None => (appending(self.plan, program), None),
+        };
+        let run = &program.steps[..run];
         let write = || {
             for (input, buffer) in self.arena.inputs(self.plan) {
                 self.device.queue.write_buffer(buffer, 0, &tables.bytes(input));
@@ -77,27 +83,33 @@ impl Ready<'_> {
         self.device.guard(DOING, write).await?;
         let mut steps = Vec::new();
         let mut timer = None;
-        let bytes = match step_clock {
+        let encoded = match step_clock {
             Some(StepClock::Waits) => {
-                steps = self.wait_for_each(program, position, sizes).await?;
-                self.device.guard(DOING, || self.encode(program, position, sizes, program.steps.len(), None)).await?
+                steps = self.wait_for_each(run, position, sizes).await?;
+                &[]
             }
             Some(StepClock::Timestamps) => {
-                timer = Some(self.device.guard(DOING, || Timer::new(self.device, program.steps.len())).await?);
-                self.device.guard(DOING, || self.encode(program, position, sizes, 0, timer.as_ref())).await?
+                timer = Some(self.device.guard(DOING, || Timer::new(self.device, run.len())).await?);
+                run
             }
-            None => self.device.guard(DOING, || self.encode(program, position, sizes, 0, None)).await?,
+            None => run,
         };
+        let encode = || self.encode(encoded, output, position, sizes, timer.as_ref());
+        let bytes = self.device.guard(DOING, encode).await?;
         let submitting = clock.seconds();
         let (width, stride) = (program.output.width as usize, program.output.stride as usize);
-        self.device
-            .read(&self.arena.copy, bytes, |result| {
-                for row in result.chunks_exact(stride * 4) {
-                    let (words, _) = row[..width * 4].as_chunks();
-                    values.extend(words.iter().map(|word| f32::from_le_bytes(*word)));
-                }
-            })
-            .await?;
+        match values {
+            Some(values) => {
+                let read = |result: &[u8]| {
+                    for row in result.chunks_exact(stride * 4) {
+                        let (words, _) = row[..width * 4].as_chunks();
+                        values.extend(words.iter().map(|word| f32::from_le_bytes(*word)));
+                    }
+                };
+                self.device.read(&self.arena.copy, bytes, read).await?;
+            }
+            None => self.device.idle(DOING).await?,
+        }
         if let Some(timer) = timer {
             steps = timer.read(self.device, clock.seconds()).await?;
         }
@@ -110,7 +122,7 @@ impl Ready<'_> {
     /// Runs the steps one by one and waits for each.
     async fn wait_for_each(
         &self,
-        program: &Program,
+        steps: &[Step],
         position: usize,
         sizes: Sizes,
     ) -> Result<Vec<StepTime>, RuntimeError> {
@@ -119,8 +131,8 @@ impl Ready<'_> {
         self.device.guard(DOING, || self.device.queue.submit([])).await?;
         self.device.idle(DOING).await?;
         let clock = Clock::start();
-        let mut times = Vec::with_capacity(program.steps.len());
-        for (step, group) in program.steps.iter().zip(groups) {
+        let mut times = Vec::with_capacity(steps.len());
+        for (step, group) in steps.iter().zip(groups) {
             let start = clock.seconds();
             let run = || {
                 let mut encoder = self.device.gpu.create_command_encoder(&Default::default());
@@ -136,12 +148,20 @@ impl Ready<'_> {
         Ok(times)
     }
 
-    /// Submits the commands of the steps from `next` on; returns the bytes of the result.
-    fn encode(&self, program: &Program, position: usize, sizes: Sizes, mut next: usize, timer: Option<&Timer>) -> u64 {
+    /// Submits the commands of the steps; returns the bytes of the output that they leave to be read.
+    fn encode(
+        &self,
+        steps: &[Step],
+        output: Option<&Output>,
+        position: usize,
+        sizes: Sizes,
+        timer: Option<&Timer>,
+    ) -> u64 {
         let groups = self.arena.groups(position);
         let mut encoder = self.device.gpu.create_command_encoder(&Default::default());
-        while next < program.steps.len() {
-            let end = cut(&program.steps, next, sizes);
+        let mut next = 0;
+        while next < steps.len() {
+            let end = cut(steps, next, sizes);
             // Steps share a pass unless each has to be one to be measured.
             let length = if timer.is_some_and(|timer| !timer.inside()) { 1 } else { end - next };
             for first in (next..end).step_by(length) {
@@ -149,8 +169,7 @@ impl Ready<'_> {
                     Some(timer) => timer.pass(&mut encoder, first),
                     None => encoder.begin_compute_pass(&Default::default()),
                 };
-                let steps = program.steps.iter().zip(groups).enumerate().skip(first).take(length);
-                for (at, (step, group)) in steps {
+                for (at, (step, group)) in steps.iter().zip(groups).enumerate().skip(first).take(length) {
                     self.dispatch(&mut pass, step, group, sizes);
                     if let Some(timer) = timer {
                         timer.mark(&mut pass, at + 1);
@@ -158,14 +177,15 @@ impl Ready<'_> {
                 }
             }
             next = end;
-            if next < program.steps.len() {
+            if next < steps.len() {
                 self.device.queue.submit([encoder.finish()]);
                 encoder = self.device.gpu.create_command_encoder(&Default::default());
             }
         }
-        let bytes = program.output.rows.eval(sizes).unwrap_or(0) * u64::from(program.output.stride) * 4;
-        if let Some(output) = self.arena.buffer(program.output.buffer) {
-            encoder.copy_buffer_to_buffer(output, 0, &self.arena.copy, 0, bytes);
+        let mut bytes = 0;
+        if let Some((output, buffer)) = output.and_then(|output| Some((output, self.arena.buffer(output.buffer)?))) {
+            bytes = output.rows.eval(sizes).unwrap_or(0) * u64::from(output.stride) * 4;
+            encoder.copy_buffer_to_buffer(buffer, 0, &self.arena.copy, 0, bytes);
         }
         if let Some(timer) = timer {
             timer.resolve(&mut encoder);
@@ -183,6 +203,16 @@ impl Ready<'_> {
             pass.dispatch_workgroups(x, y, z);
         }
     }
+}
+
+/// Steps of a program up to the last one that adds rows to a cache.
+fn appending(plan: &Plan, program: &Program) -> usize {
+    let appends = |step: &Step| {
+        let bindings = plan.kernels[step.kernel].bindings.iter().zip(&step.buffers);
+        let mut written = bindings.filter(|(binding, _)| binding.access == Access::ReadWrite);
+        written.any(|(_, &buffer)| matches!(plan.buffers[buffer].role, Role::Cache { .. }))
+    };
+    program.steps.iter().rposition(appends).map_or(0, |last| last + 1)
 }
 
 /// The end of the steps from `first` on that the driver gets as one piece of work: at least one, and no more than

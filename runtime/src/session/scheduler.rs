@@ -103,6 +103,7 @@ impl Scheduler {
     pub async fn step(&mut self, engine: &mut Engine) -> Result<Vec<Done>, RuntimeError> {
         engine.prepare(OutputKind::Candidates, &mut |_| ()).await?;
         let taken = self.choose(engine);
+        let last = self.queue.iter().zip(&taken).any(|(waiting, &rows)| rows > 0 && rows == waiting.rest());
         let mut parts = Vec::new();
         for (waiting, &rows) in self.queue.iter_mut().zip(&taken).filter(|(_, rows)| **rows > 0) {
             let ids = &waiting.ids[waiting.done..waiting.done + rows];
@@ -111,7 +112,12 @@ impl Scheduler {
         if parts.is_empty() {
             return Ok(self.queue.pop_front().map(|first| first.without_room(engine)).into_iter().collect());
         }
-        let mut results = engine.advance_candidates(&mut parts).await?.into_iter();
+        let mut results = Vec::new();
+        match last {
+            true => results = engine.advance_candidates(&mut parts).await?,
+            false => engine.append(&mut parts).await?,
+        }
+        let mut results = results.into_iter();
         let mut done = Vec::new();
         for (mut waiting, rows) in std::mem::take(&mut self.queue).into_iter().zip(taken) {
             waiting.done += rows;

@@ -99,14 +99,32 @@ impl Engine {
     /// [`RuntimeError`]: no or unknown ids, a context that is too long, a cache that is full, trouble with the device.
     pub async fn advance(&mut self, output: OutputKind, parts: &mut [Part<'_>]) -> Result<Matrix, RuntimeError> {
         self.submissions.clear();
-        self.add(output, parts).await
+        let mut matrix = Matrix { rows: 0, width: self.width(output), values: Vec::new() };
+        self.add(output, parts, Some(&mut matrix.values)).await?;
+        matrix.rows = matrix.values.len() / matrix.width.max(1);
+        Ok(matrix)
     }
 
-    async fn add(&mut self, output: OutputKind, parts: &mut [Part<'_>]) -> Result<Matrix, RuntimeError> {
+    /// Adds rows to sessions in one step and computes nothing of what may come after them, as for all pieces of a prompt
+    /// but its last one. If it fails, all sessions are as before.
+    ///
+    /// # Errors
+    /// As [`Engine::advance`].
+    pub async fn append(&mut self, parts: &mut [Part<'_>]) -> Result<(), RuntimeError> {
+        self.submissions.clear();
+        self.add(OutputKind::Candidates, parts, None).await
+    }
+
+    /// Adds rows and appends what `output` has of them to `values`, if it is wanted.
+    async fn add(
+        &mut self,
+        output: OutputKind,
+        parts: &mut [Part<'_>],
+        values: Option<&mut Vec<f32>>,
+    ) -> Result<(), RuntimeError> {
         self.prepare(output, &mut |_| ()).await?;
-        let mut matrix = Matrix { rows: 0, width: self.width(output), values: Vec::new() };
         if parts.is_empty() {
-            return Ok(matrix);
+            return Ok(());
         }
         for (index, part) in parts.iter().enumerate() {
             self.check_part(index, part)?;
@@ -120,12 +138,11 @@ impl Engine {
             let copied: Vec<_> = reservations.iter().filter_map(|r| r.get(i)?.copied()).collect();
             pool.copy(&self.device, &copied).await?;
         }
-        self.submit(output, &tables, &mut matrix.values).await?;
+        self.submit(output, &tables, values).await?;
         for (part, reservation) in parts.iter_mut().zip(reservations) {
             part.session.commit(reservation, part.ids);
         }
-        matrix.rows = matrix.values.len() / matrix.width.max(1);
-        Ok(matrix)
+        Ok(())
     }
 
     /// The same for the tokens that may come next: a value for each part.
@@ -151,7 +168,7 @@ impl Engine {
         let mut tables = Tables::default();
         tables.push(&[last], before.len() as u32, session.pages());
         let mut row = Vec::new();
-        self.submit(OutputKind::Next, &tables, &mut row).await?;
+        self.submit(OutputKind::Next, &tables, Some(&mut row)).await?;
         Ok(row)
     }
 
@@ -209,14 +226,12 @@ impl Engine {
             while !rest.is_empty() {
                 let (ids, tail) = rest.split_at(self.piece(output, &session, rest.len()));
                 let part = Part { session: &mut session, ids };
-                let rows = self.add(output, &mut [part]).await?;
+                let wanted = by_token || tail.is_empty();
+                self.add(output, &mut [part], wanted.then_some(&mut all.values)).await?;
                 rest = tail;
-                if by_token || rest.is_empty() {
-                    all.rows += rows.rows;
-                    all.values.extend(rows.values);
-                }
             }
         }
+        all.rows = all.values.len() / all.width.max(1);
         Ok(all)
     }
 }

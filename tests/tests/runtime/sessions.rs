@@ -2,7 +2,8 @@
 
 use warpweft_plan::{Assets, OutputKind, Role};
 use warpweft_runtime::{
-    AdapterChoice, Candidates, Engine, Fault, Model, Options, Part, RuntimeError, Scheduler, Session, block_on,
+    AdapterChoice, Candidates, Engine, Fault, Model, Options, Part, RuntimeError, Scheduler, Session, StepClock,
+    block_on,
 };
 use warpweft_tests::worst;
 
@@ -57,6 +58,33 @@ fn rows_may_come_in_pieces_of_any_size() {
         assert_eq!(session.len(), 90);
     }
     assert_eq!(engine.free_rows(), engine.cache_rows());
+}
+
+#[test]
+fn pieces_but_the_last_end_where_the_caches_have_them() {
+    let prompt = ids(1, 70);
+    let mut engine = engine(&Options { clock: Some(StepClock::Waits), ..Options::default() });
+    let steps = |engine: &Engine| {
+        let [submission] = engine.submissions() else { panic!("one step, one submission") };
+        (submission.steps.len(), engine.plan().programs[submission.program].steps.len())
+    };
+    for piece in [1, 7, 33] {
+        let mut session = engine.session().unwrap();
+        for ids in prompt[..66].chunks(piece) {
+            block_on(engine.append(&mut [Part { session: &mut session, ids }])).unwrap();
+            let (run, all) = steps(&engine);
+            assert!(0 < run && run < all, "{run} of {all} steps");
+        }
+        let last = add(&mut engine, &mut session, &prompt[66..]).unwrap();
+        assert_eq!(steps(&engine).0, steps(&engine).1);
+        assert_follows(&last, &session);
+        assert_eq!(continued(&mut engine, &mut session, last, 5), greedy(&prompt, 5), "pieces of {piece}");
+    }
+    block_on(engine.append(&mut [])).unwrap();
+    let mut session = engine.session().unwrap();
+    let refused = block_on(engine.append(&mut [Part { session: &mut session, ids: &[] }])).unwrap_err();
+    assert!(matches!(refused, RuntimeError::Empty { sequence: 0 }), "{refused}");
+    assert!(session.is_empty());
 }
 
 #[test]

@@ -87,9 +87,12 @@ pub(super) fn text(
             let rows = engine.step_rows(OutputKind::Candidates).clamp(1, rest.len());
             let (ids, tail) = rest.split_at(rows);
             let at = start.elapsed().as_secs_f64();
-            let found = block_on(engine.advance_candidates(&mut [Part { session: &mut session, ids }]))?;
+            let part = Part { session: &mut session, ids };
+            match tail.is_empty() {
+                true => next = best(&block_on(engine.advance_candidates(&mut [part]))?),
+                false => block_on(engine.append(&mut [part]))?,
+            }
             take(engine, Phase::Prefill, at, &mut runs);
-            next = best(&found);
             rest = tail;
         }
         for done in 0..new {
