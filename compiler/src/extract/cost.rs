@@ -87,6 +87,11 @@ impl<'w> CostModel<'w> {
         self.rows
     }
 
+    /// What a node that is a dispatch costs at the least, in seconds.
+    pub(super) fn dispatch(&self) -> f64 {
+        self.target.rates.dispatch
+    }
+
     /// Seconds of this node of `class` alone, its operands being there; `None` if no kernel computes it.
     pub fn node(&self, egraph: &EGraph, class: Id, node: &Op) -> Option<f64> {
         let fact = |id: Id| egraph[id].data.as_ref().ok();

@@ -6,6 +6,8 @@
 //! window of a big product is dearer than a small product until all its siblings are windows too. The descent starts twice,
 //! from the greedy choice and from the one where all windows are taken: a program that no single move away from the first
 //! improves may be dearer than one that needs several windows first.
+//!
+//! Predictions are not exact, so a program with fewer dispatches is taken instead where it is predicted to take hardly longer.
 
 mod cost;
 mod normed;
@@ -17,6 +19,10 @@ use crate::graph::{Fact, FactError, Graph, Op};
 use crate::rules::{EGraph, Saturated};
 
 pub use cost::CostModel;
+
+/// How much longer a program may be predicted to take if it has fewer dispatches. Predictions of kernels err by more, and a
+/// dispatch is also a buffer, a barrier and a pipeline.
+const TIE: f64 = 1.003;
 
 /// A body for which there is no program.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -65,6 +71,10 @@ pub fn extract(saturated: &Saturated, model: &CostModel<'_>) -> Result<Extracted
     if other < cost * (1.0 - 1e-9) {
         (choice, cost) = (wide, other);
     }
+    // Of many rows dispatches are too few to matter.
+    if model.rows().max.is_some() {
+        cost = search.save_dispatches(&mut choice, &saturated.roots, cost);
+    }
     let mut builder = Builder {
         egraph: &saturated.egraph,
         choice: &choice,
@@ -94,6 +104,8 @@ struct Search<'e> {
     /// For each class, the nodes (with their classes) that have it as a child or read it in a term.
     users: FxHashMap<Id, Vec<(Id, Op)>>,
     costs: FxHashMap<(Id, Op), f64>,
+    /// What a dispatch costs at the least.
+    dispatch: f64,
 }
 
 impl<'e> Search<'e> {
@@ -105,6 +117,7 @@ impl<'e> Search<'e> {
             nodes: FxHashMap::default(),
             users: FxHashMap::default(),
             costs: FxHashMap::default(),
+            dispatch: model.dispatch(),
             classes,
         };
         let mut operands = FxHashMap::default();
@@ -321,8 +334,40 @@ impl<'e> Search<'e> {
         }
     }
 
+    /// Takes single nodes that save dispatches, the cheapest first, as long as the cost stays within [`TIE`] of `best`; gives
+    /// the cost then.
+    fn save_dispatches(&self, choice: &mut Choice, roots: &[Id], best: f64) -> f64 {
+        let dispatches = |costs: &[f64]| costs.iter().filter(|cost| **cost >= self.dispatch).count();
+        let mut last = best;
+        let mut count = self.costs_of(choice, roots).map_or(0, |costs| dispatches(&costs));
+        loop {
+            let mut found: Option<(f64, usize, (Id, Op))> = None;
+            for class in self.needed(choice, roots) {
+                for (node, _) in self.nodes.get(&class).into_iter().flatten() {
+                    let change = (class, node.clone());
+                    let old = self.apply(choice, vec![change.clone()]);
+                    let costs = if old.is_empty() { None } else { self.costs_of(choice, roots) };
+                    choice.extend(old);
+                    let Some(costs) = costs.filter(|costs| dispatches(costs) < count) else { continue };
+                    let cost = total(costs.iter());
+                    if cost <= best * TIE && found.as_ref().is_none_or(|(known, ..)| cost < *known) {
+                        found = Some((cost, dispatches(&costs), change));
+                    }
+                }
+            }
+            let Some((cost, fewer, change)) = found else { return last };
+            self.apply(choice, vec![change]);
+            (last, count) = (cost, fewer);
+        }
+    }
+
     /// The cost of what the roots need, each class once; `None` for a cycle.
     fn cost(&self, choice: &Choice, roots: &[Id]) -> Option<f64> {
+        self.costs_of(choice, roots).map(|costs| total(costs.iter()))
+    }
+
+    /// The costs of all nodes that the roots need; `None` for a cycle.
+    fn costs_of(&self, choice: &Choice, roots: &[Id]) -> Option<Vec<f64>> {
         #[derive(Clone, Copy, PartialEq)]
         enum Mark {
             Open,
@@ -353,7 +398,7 @@ impl<'e> Search<'e> {
                 }
             }
         }
-        Some(total(costs.iter()))
+        Some(costs)
     }
 
     /// An operator that stands in the way of computing `class`.
