@@ -300,7 +300,7 @@ pub(crate) fn broadcast(operation: &Operation, tile: CachedTile, target: &Target
     }
     if lanes > 8 {
         // Written out, the lanes of a large subgroup make too long a text.
-        slots.push(("lanes", "//# trips S".to_owned()));
+        slots.push(("lanes", "//# trips S / L".to_owned()));
     }
     slots.extend(cached.range(rows).map(|text| ("range", text)));
     if cached.split.is_some() {
@@ -327,6 +327,7 @@ if (lane == 0u) {
         ("HK", hk, "vec4s of a load of k"),
         ("HV", hv, "vec4s of a load of v"),
         ("C4", dv4.div_ceil(hv).div_ceil(lanes) * hv, "vec4s of columns of a lane"),
+        ("L", if lanes > 8 { 4 } else { lanes }, "keys in one iteration"),
         ("G", cached.group(), "heads of q for one of k and v"),
         ("BLOCKS", cached.span(rows).div_ceil(4 * keys4 * lanes), "the most blocks of keys"),
         ("CHUNK", cached.split.map_or(cached.core.max_context, |s| s.keys), "keys of a chunk of the context"),

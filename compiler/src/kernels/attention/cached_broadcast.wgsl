@@ -18,6 +18,7 @@ const DV4: u32 = 8u; // vec4s of columns of a head of v
 const HK: u32 = 1u; // vec4s of a load of k
 const HV: u32 = 1u; // vec4s of a load of v
 const C4: u32 = 1u; // vec4s of columns of a lane
+const L: u32 = 8u; // keys in one iteration
 const G: u32 = 2u; // heads of q for one of k and v
 const BLOCKS: u32 = 32u; // the most blocks of keys
 const CHUNK: u32 = 512u; // keys of a chunk of the context
@@ -204,28 +205,41 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(subgroup_invocation_id
                 acc[r * C4 + c] *= factor;
             }
         }
-        //# slot lanes
-        //# unroll
-        //# end
-        for (var l = 0u; l < S; l++) {
+        //# trips 4
+        for (var j = 0u; j < 4u && key0 + j * S < end; j++) {
+            //# slot lanes
             //# unroll
-            for (var j = 0u; j < 4u; j++) {
+            //# end
+            for (var l0 = 0u; l0 < S; l0 += L) {
                 //# unroll
-                for (var b = 0u; b < B; b++) {
-                    let key = subgroupShuffle(place[b][j], l);
+                for (var i = 0u; i < L; i++) {
+                    let l = l0 + i;
                     //# unroll
-                    for (var c = 0u; c < C4; c += HV) {
-                        let value = load_v(key, head0 / G, min(lane + c / HV * S, (DV4 - 1u) / HV));
+                    for (var b = 0u; b < B; b++) {
+                        let key = subgroupShuffle(place[b].x, l);
                         //# unroll
-                        for (var h = 0u; h < HV; h++) {
-                            let part = part_v(value, h);
+                        for (var c = 0u; c < C4; c += HV) {
+                            let value = load_v(key, head0 / G, min(lane + c / HV * S, (DV4 - 1u) / HV));
                             //# unroll
-                            for (var r = 0u; r < R; r++) {
-                                let p = subgroupShuffle(score[r * B + b][j], l);
-                                acc[r * C4 + c + h] = fma(vec4<f32>(p), part, acc[r * C4 + c + h]);
+                            for (var h = 0u; h < HV; h++) {
+                                let part = part_v(value, h);
+                                //# unroll
+                                for (var r = 0u; r < R; r++) {
+                                    let p = subgroupShuffle(score[r * B + b].x, l);
+                                    acc[r * C4 + c + h] = fma(vec4<f32>(p), part, acc[r * C4 + c + h]);
+                                }
                             }
                         }
                     }
+                }
+            }
+            // The next S keys of each vec4.
+            //# unroll
+            for (var b = 0u; b < B; b++) {
+                place[b] = place[b].yzwx;
+                //# unroll
+                for (var r = 0u; r < R; r++) {
+                    score[r * B + b] = score[r * B + b].yzwx;
                 }
             }
         }

@@ -10,11 +10,9 @@ var<workgroup> near_v: array<vec4<f32>, NV>;
 pub(super) const BROADCAST_READY: &str = "//# trips HEADS
 for (var r = 0u; r < HEADS; r++) {
     let scale_q = {norm};
-    //# unroll
-    for (var i = 0u; i < LK; i++) {
-        if (lane + i * S < D4) {
-            near_q[r * D4 + lane + i * S] = ready_q(m0, head0 + r, lane + i * S, scale_q);
-        }
+    //# trips LK
+    for (var d4 = lane; d4 < D4; d4 += S) {
+        near_q[r * D4 + d4] = ready_q(m0, head0 + r, d4, scale_q);
     }
 }
 workgroupBarrier();
@@ -26,17 +24,13 @@ for (var key = max(begin, own.z); key < stop; key++) {
     let row = own.x + (key - own.z);
     let scale_k = {norm_k};
     let scale_v = {norm_v};
-    //# unroll
-    for (var i = 0u; i < LK; i++) {
-        if (lane + i * S < NK) {
-            near_k[lane + i * S] = {kept}(ready_k(row, head0 / G, lane + i * S, scale_k));
-        }
+    //# trips LK
+    for (var d4 = lane; d4 < NK; d4 += S) {
+        near_k[d4] = {kept}(ready_k(row, head0 / G, d4, scale_k));
     }
-    //# unroll
-    for (var i = 0u; i < LV; i++) {
-        if (lane + i * S < NV) {
-            near_v[lane + i * S] = {kept}(ready_v(row, head0 / G, lane + i * S, scale_v));
-        }
+    //# trips LV
+    for (var d4 = lane; d4 < NV; d4 += S) {
+        near_v[d4] = {kept}(ready_v(row, head0 / G, d4, scale_v));
     }
 {scaling}    workgroupBarrier();
     if (key == rows[m0].x && head0 % G == 0u) {
@@ -85,11 +79,9 @@ for (var key = max(begin, own.z); key < stop; key++) {
 
 /// The squares of one head and what they make of it, where a workgroup is a subgroup.
 pub(super) const BROADCAST_NORM: &str = "var squares_{name} = 0.0;
-//# unroll
-for (var i = 0u; i < {count}; i++) {
-    if (lane + i * S < {width}) {
-        squares_{name} += squares_of_{name}({row}, {head}, lane + i * S);
-    }
+//# trips {count}
+for (var d4 = lane; d4 < {width}; d4 += S) {
+    squares_{name} += squares_of_{name}({row}, {head}, d4);
 }
 //# unroll
 for (var o = 1u; o < S; o *= 2) {
