@@ -6,11 +6,13 @@
 
 mod slots;
 
+use std::slice;
+
 use warpweft_plan::{Access, CacheRows};
 
 use super::KernelError;
 use super::compose::Slot;
-use super::heads::{Unit, unit_of};
+use super::heads::Heads;
 use super::interface::Interface;
 use super::spec::{Attention, Destination, Fresh, HeadPart, View};
 use super::stored::Stored;
@@ -53,23 +55,24 @@ impl Fresh {
 
     /// x, vector, rows, sequences, pages, k, v; the caches are read and written.
     pub(super) fn bind(&self, [k, v]: [Stored; 2], interface: &mut Interface) -> Result<(), KernelError> {
-        let parts = self.parts();
-        let unit = unit_of(&parts.map(|(_, part)| *part));
-        let array = format!("array<{}>", unit.kind());
-        interface.bind(Slot::X, "x", Access::Read, &array);
-        if self.vector > 0 {
-            interface.bind(Slot::Vectors, "vector", Access::Read, &array);
-        }
+        let all = [self.q, self.k, self.v];
+        let all = Heads::new(&all, "");
+        all.bind(self.vector, interface);
         interface.rows_table();
         interface.bind(Slot::Sequences, "sequences", Access::Read, "array<vec4<u32>>");
         interface.bind(Slot::Pages, "pages", Access::Read, "array<u32>");
-        if parts.iter().any(|(_, part)| part.rotation.is_some()) {
-            interface.function(include_str!("lib/cos_sin.wgsl").to_owned());
-        }
-        for ((name, part), vectors) in parts.into_iter().zip([k.vectors(), k.vectors(), v.vectors()]) {
-            interface.function(part.turned(name, unit)?);
-            interface.function(part.ready(name, unit, vectors)?);
-            interface.function(part.squares(name, unit)?);
+        let parts = [("_q", &self.q, k.vectors()), ("_k", &self.k, k.vectors()), ("_v", &self.v, v.vectors())];
+        for (name, part, vectors) in parts {
+            let heads = Heads::new(slice::from_ref(part), name).by(all.unit);
+            interface.function(heads.functions(vectors, interface)?);
+            if let Some(norm) = part.norm {
+                interface.function(heads.squares());
+                interface.function(format!(
+                    "fn normal{name}(squares: f32) -> f32 {{\n    return 1.0 / sqrt(squares / {}.0 + {});\n}}\n",
+                    part.dim(),
+                    literal(norm.eps)?
+                ));
+            }
         }
         for (slot, name, cache) in [(Slot::Part(1), "k", k), (Slot::Part(2), "v", v)] {
             cache.bind(slot, name, Access::ReadWrite, interface);
@@ -158,60 +161,4 @@ fn as_stored(text: &str, scaling: Option<&str>, first: &str) -> String {
     };
     let text = text.replace("{kept}", kept).replace("{scaling}", scaling.unwrap_or(""));
     text.replace("{put_scales}", &scales).replace("{times_k}", times[0]).replace("{times_v}", times[1])
-}
-
-impl HeadPart {
-    /// `ready_name(m, head, d4, scale)`: four columns of a head as attention reads them, zeros beyond its width, as far as
-    /// `vectors` vec4s.
-    pub(super) fn ready(&self, name: &str, unit: Unit, vectors: u32) -> Result<String, KernelError> {
-        let (dim, position) = (self.dim(), if self.rotation.is_some() { "f32(rows[m].x)" } else { "0.0" });
-        let turned = |at: &str| format!("turned_{name}(m, {position}, head, {at}, scale)");
-        let body = match unit {
-            Unit::Four if vectors > dim / 4 => {
-                let last = dim / 4 - 1;
-                format!("    return select(vec4<f32>(0.0), {}, d4 <= {last}u);\n", turned(&format!("min(d4, {last}u)")))
-            }
-            Unit::Four => format!("    return {};\n", turned("d4")),
-            Unit::Column => self.four_columns(turned),
-        };
-        Ok(format!("fn ready_{name}(m: u32, head: u32, d4: u32, scale: f32) -> vec4<f32> {{\n{body}}}\n"))
-    }
-
-    /// Four columns from `d4` on, each by itself, zeros beyond the head's width.
-    fn four_columns(&self, value: impl Fn(&str) -> String) -> String {
-        let dim = self.dim();
-        format!(
-            "    let d = 4u * d4 + vec4<u32>(0u, 1u, 2u, 3u);
-    let at = min(d, vec4<u32>({}u));
-    let value = vec4<f32>({}, {}, {}, {});
-    return select(vec4<f32>(0.0), value, d < vec4<u32>({dim}u));\n",
-            dim - 1,
-            value("at.x"),
-            value("at.y"),
-            value("at.z"),
-            value("at.w"),
-        )
-    }
-
-    /// With a norm, `squares_of_name(m, head, d4)` of what it is of, and `normal_name(squares)`.
-    fn squares(&self, name: &str, unit: Unit) -> Result<String, KernelError> {
-        let Some(norm) = self.norm else { return Ok(String::new()) };
-        let (columns, dim) = (unit.columns(), self.dim());
-        let (stride, offset, of_head) = (self.x.stride / columns, self.x.offset / columns, dim / columns);
-        let raw = |at: &str| format!("x[m * {stride}u + {offset}u + head * {of_head}u + {at}]");
-        let body = match unit {
-            Unit::Four => format!("    return {};\n", raw("d4")),
-            Unit::Column => self.four_columns(raw),
-        };
-        Ok(format!(
-            "fn raw_{name}(m: u32, head: u32, d4: u32) -> vec4<f32> {{\n{body}}}
-
-fn squares_of_{name}(m: u32, head: u32, d4: u32) -> f32 {{
-    let value = raw_{name}(m, head, d4);
-    return dot(value, value);\n}}
-
-fn normal_{name}(squares: f32) -> f32 {{\n    return 1.0 / sqrt(squares / {dim}.0 + {});\n}}\n",
-            literal(norm.eps)?
-        ))
-    }
 }

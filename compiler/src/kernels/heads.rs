@@ -1,5 +1,7 @@
 //! Heads made ready for attention: normalised, turned by position, put into rows or caches.
 
+mod text;
+
 use std::fmt::Write as _;
 
 use warpweft_plan::{Access, CacheRows, Dim};
@@ -12,15 +14,19 @@ use super::spec::{Destination, HeadPart, View};
 use super::stored::Stored;
 use super::term::literal;
 use crate::target::Target;
+pub(super) use text::Heads;
 
 /// Invocations of a workgroup where there are no subgroups.
 const INVOCATIONS: u32 = 64;
+
+/// The most units that an invocation keeps in `heads/pairs.wgsl`.
+const MOST_UNITS: u32 = 8;
 
 /// The slot `norm` where a workgroup is one subgroup: no barrier, which a CPU pays dearly for.
 const SUBGROUP_NORM: &str = "var squares = 0.0;
 //# trips C
 for (var d = index; d < width(item); d += T) {
-    squares += squared(value(m, item, d));
+    squares += squared(raw(m, item, d));
 }
 //# unroll
 for (var o = 1u; o < T; o *= 2) {
@@ -32,7 +38,7 @@ scale = normal(item, squares);";
 const SUBGROUP_UNIT: &str = "var most = 0.0;
 //# trips P
 for (var d = index; d < puts(item); d += T) {
-    most = max(most, greatest_of(m, position, item, d, scale));
+    most = max(most, greatest(ready(m, position, item, d, scale)));
 }
 //# unroll
 for (var o = 1u; o < T; o *= 2) {
@@ -44,7 +50,7 @@ unit = scale_of(most);";
 const WORKGROUP_UNIT: &str = "var most = 0.0;
 //# trips P
 for (var d = index; d < puts(item); d += T) {
-    most = max(most, greatest_of(m, position, item, d, scale));
+    most = max(most, greatest(ready(m, position, item, d, scale)));
 }
 workgroupBarrier();
 sums[index] = most;
@@ -52,6 +58,18 @@ workgroupBarrier();
 //# unroll
 for (var i = 0u; i < T; i++) {
     most = max(most, sums[i]);
+}
+unit = scale_of(most);";
+
+/// The same in `heads/pairs.wgsl`.
+const PAIRS_UNIT: &str = "var most = 0.0;
+//# unroll
+for (var i = 0u; i < C; i++) {
+    most = max(most, greatest(values[i]));
+}
+//# unroll
+for (var o = 1u; o < T; o *= 2) {
+    most = max(most, subgroupShuffleXor(most, o));
 }
 unit = scale_of(most);";
 
@@ -113,79 +131,20 @@ impl HeadPart {
         self.x.offset.is_multiple_of(4) && self.dim().is_multiple_of(4) && turns && gained
     }
 
-    /// `value_name(m, head, d, scale)`, normalised, and `turned_name(m, position, head, d, scale)`.
-    pub(super) fn turned(&self, name: &str, unit: Unit) -> Result<String, KernelError> {
-        let columns = unit.columns();
-        let (dim, stride, offset) = (self.dim() / columns, self.x.stride / columns, self.x.offset / columns);
-        let kind = unit.kind();
-        let mut text = String::new();
-        let gain = match self.norm {
-            Some(norm) => {
-                norm.gain.map_or(" * scale".to_owned(), |g| format!(" * scale * vector[{}d]", after(g / columns)))
-            }
-            None => String::new(),
-        };
-        let _ = writeln!(
-            text,
-            "fn value_{name}(m: u32, head: u32, d: u32, scale: f32) -> {kind} {{
-    return x[m * {stride}u + {offset}u + head * {dim}u + d]{gain};\n}}\n"
-        );
-        let _ = writeln!(text, "fn turned_{name}(m: u32, position: f32, head: u32, d: u32, scale: f32) -> {kind} {{");
-        match self.rotation {
+    /// `put_i(m, to, head, d, value, unit)`.
+    fn put(&self, i: usize, out: &str, unit: Unit) -> String {
+        let (kind, put) = match self.stored() {
             None => {
-                let _ = writeln!(text, "    return value_{name}(m, head, d, scale);");
+                let (stride, dim) = (View::whole(self.x.width).stride / unit.columns(), self.dim() / unit.columns());
+                (unit.kind(), format!("{out}[m * {stride}u + head * {dim}u + d] = value;"))
             }
-            Some(r) => {
-                let half = r.rotary / 2 / columns;
-                let (second, pair, distance) = match r.interleaved {
-                    true => ("d % 2u == 1u".to_owned(), "d / 2u".to_owned(), 1),
-                    false => (format!("d >= {half}u"), format!("d % {half}u"), half),
-                };
-                let factor = if r.scale == 1.0 { String::new() } else { format!("{} * ", literal(r.scale)?) };
-                let _ = writeln!(
-                    text,
-                    "    var value = value_{name}(m, head, d, scale);
-    if (d < {rotary}u) {{
-        let second = {second};
-        let partner = value_{name}(m, head, select(d + {distance}u, d - {distance}u, second), scale);
-        let turn = cos_sin(vec4<f32>(position * vector[{f}{pair}]));
-        value = {factor}(value * turn.cos{part} + select(-partner, partner, second) * turn.sin{part});
-    }}
-    return value;",
-                    rotary = r.rotary / columns,
-                    f = after(r.frequencies / columns),
-                    part = unit.part(),
-                );
+            Some(cache) => {
+                let over = if cache.rows.format.is_scaled() { " / unit" } else { "" };
+                ("vec4<f32>", format!("put_{out}(to, head, d, value{over});"))
             }
-        }
-        Ok(text + "}\n")
-    }
-
-    /// `put_i(m, to, position, head, d, scale, unit)`, and for a cache with scales `greatest_of_i(m, position, head, d,
-    /// scale)` and `put_scale_outi(to, head, unit)`.
-    fn put(&self, i: usize, out: &str, unit: Unit) -> Result<String, KernelError> {
-        let head = format!(
-            "fn put_{i}(m: u32, to: u32, position: f32, head: u32, d: u32, scale: f32, unit: f32) {{
-"
-        );
-        let Some(cache) = self.stored() else {
-            let (stride, dim) = (View::whole(self.x.width).stride / unit.columns(), self.dim() / unit.columns());
-            let place = format!("{out}[m * {stride}u + head * {dim}u + d]");
-            return Ok(format!("{head}    {place} = turned_{i}(m, position, head, d, scale);\n}}\n"));
         };
-        let ready = self.ready(&i.to_string(), unit, cache.vectors())?;
-        let put = cache.put(out);
-        let scaled = cache.rows.format.is_scaled();
-        let over = if scaled { " / unit" } else { "" };
-        let put_four = format!("{head}    put_{out}(to, head, d, ready_{i}(m, head, d, scale){over});\n}}\n");
-        let greatest = match scaled {
-            false => String::new(),
-            true => format!(
-                "\nfn greatest_of_{i}(m: u32, position: f32, head: u32, d: u32, scale: f32) -> f32 {{
-    return greatest(ready_{i}(m, head, d, scale));\n}}\n"
-            ),
-        };
-        Ok([ready, put, put_four].join("\n") + &greatest)
+        let own = self.stored().map_or(String::new(), |cache| cache.put(out) + "\n");
+        format!("{own}fn put_{i}(m: u32, to: u32, head: u32, d: u32, value: {kind}, unit: f32) {{\n    {put}\n}}\n")
     }
 }
 
@@ -233,11 +192,6 @@ impl Unit {
     }
 }
 
-/// What an index that begins at `first` is added to.
-fn after(first: u32) -> String {
-    if first == 0 { String::new() } else { format!("{first}u + ") }
-}
-
 fn out_name(i: usize, parts: &[HeadPart]) -> String {
     if parts.len() == 1 { "out".to_owned() } else { format!("out{i}") }
 }
@@ -266,33 +220,116 @@ pub(crate) fn launch(heads: u32, width: u32, target: &Target) -> cost::Launch {
     cost::rowwise::heads(heads, units, invocations)
 }
 
-/// Writes `heads/ready.wgsl`.
+/// Writes `heads/ready.wgsl`, or `heads/pairs.wgsl` where an invocation has both units of each pair.
 pub(crate) fn ready(parts: &[HeadPart], vector: u32, target: &Target) -> Result<Composed, KernelError> {
     for part in parts {
         part.check(vector)?;
     }
-    let unit = unit_of(parts);
+    let heads = Heads::new(parts, "");
+    let unit = heads.unit;
     let invocations = target.subgroup_size.unwrap_or(INVOCATIONS);
     let most = |units: fn(&HeadPart, Unit) -> u32| {
         parts.iter().map(|p| units(p, unit)).max().unwrap_or(0).div_ceil(invocations)
     };
     let (units, puts) = (most(|p, unit| p.dim() / unit.columns()), most(HeadPart::puts));
-    let heads: u32 = parts.iter().map(|p| p.heads).sum();
-    if heads == 0 {
+    let count: u32 = parts.iter().map(|p| p.heads).sum();
+    if count == 0 {
         return Err(KernelError::Shape("no heads".to_owned()));
     }
-    let kind = unit.kind();
-    let array = format!("array<{kind}>");
-    let mut interface = Interface::of(target);
-    interface.bind(Slot::X, "x", Access::Read, &array);
-    if vector > 0 {
-        interface.bind(Slot::Vectors, "vector", Access::Read, &array);
-    }
     let caches: Vec<CacheRows> = parts.iter().filter_map(HeadPart::cache).collect();
-    let cached = !caches.is_empty();
     if caches.iter().any(|rows| rows.format != caches[0].format) {
         return Err(KernelError::Shape(format!("caches of several formats: {caches:?}")));
     }
+    let by_pairs = target.subgroup_size.is_some_and(|lanes| has_pairs(parts, unit, lanes));
+    let mut interface = interface(&heads, vector, target)?;
+    for (i, part) in parts.iter().enumerate() {
+        interface.function(part.put(i, &out_name(i, parts), unit));
+    }
+    interface.function(heads.functions(parts.iter().map(|p| p.puts(unit)).max().unwrap_or(0), &interface)?);
+    let put = |i: usize, head: String, value: &str| {
+        let leave = if i + 1 < parts.len() { "\n        return;" } else { "" };
+        format!("put_{i}(m, to, {head}, d, {value}, unit);{leave}")
+    };
+    let scaled = |p: &HeadPart| p.cache().is_some_and(|rows| rows.format.is_scaled());
+    let mut slots = Vec::new();
+    match unit {
+        Unit::Four => {
+            let head = "fn put_value(m: u32, to: u32, item: u32, d: u32, value: vec4<f32>, unit: f32)";
+            interface.function(dispatch(head, parts, |i, _, head| put(i, head, "value")));
+        }
+        Unit::Column => {
+            let head = "fn put(m: u32, to: u32, position: f32, item: u32, d: u32, scale: f32, unit: f32)";
+            interface.function(dispatch(head, parts, |i, p, head| match p.cache() {
+                None => put(i, head, "turned(m, position, item, d, scale)"),
+                Some(_) => put(i, head, "ready(m, position, item, d, scale)"),
+            }));
+        }
+    }
+    if parts.iter().any(scaled) {
+        let head = "fn put_unit(to: u32, item: u32, unit: f32)";
+        interface.function(dispatch(head, parts, |i, p, item| {
+            let leave = if i + 1 < parts.len() { "return;" } else { "" };
+            match scaled(p) {
+                true => format!("put_scale_{}(to, {item}, unit);\n        {leave}", out_name(i, parts)),
+                false => leave.to_owned(),
+            }
+        }));
+        slots.push(("put_unit", PUT_UNIT.to_owned()));
+    }
+    if parts.iter().any(|p| p.norm.is_some()) {
+        interface.function(format!("fn squared(v: {}) -> f32 {{\n    return {};\n}}\n", unit.kind(), unit.squares()));
+        let epsilons =
+            parts.iter().map(|p| p.norm.map(|n| literal(n.eps)).transpose()).collect::<Result<Vec<_>, _>>()?;
+        let head = "fn normal(item: u32, squares: f32) -> f32";
+        interface.function(dispatch(head, parts, |i, p, _| match &epsilons[i] {
+            Some(eps) => format!("return 1.0 / sqrt(squares / {}.0 + {eps});", p.dim()),
+            None => "return 1.0;".to_owned(),
+        }));
+    } else {
+        slots.push(("norm", String::new()));
+    }
+    let mut constants = vec![("T", invocations, "invocations"), ("C", units, "the most units of an invocation")];
+    let source = match by_pairs {
+        true => {
+            interface.function(heads.pair(&interface)?);
+            if parts.iter().any(scaled) {
+                slots.push(("unit", PAIRS_UNIT.to_owned()));
+            }
+            include_str!("heads/pairs.wgsl")
+        }
+        false => {
+            constants.push(("P", puts, "the most units that an invocation puts"));
+            ready_slots(&heads, parts, target, &mut interface, &mut slots);
+            include_str!("heads/ready.wgsl")
+        }
+    };
+    let width: i64 = parts.iter().map(|p| i64::from(p.x.width)).sum();
+    let what = |p: &HeadPart| {
+        let norm = if p.norm.is_some() { "norm" } else { "" };
+        let rope = p.rotation.map_or("", |r| if r.interleaved { "turn2" } else { "turn" });
+        let to = p.cache().map_or(String::new(), |rows| format!("{}cache", rows.format));
+        format!("{}x{}{norm}{rope}{to}", p.heads, p.dim())
+    };
+    Draft {
+        name: format!("heads_{}", parts.iter().map(what).collect::<Vec<_>>().join("_")),
+        source,
+        constants,
+        slots,
+        interface,
+        launch: cost::rowwise::heads(count, units, invocations),
+        flops: Dim::TOKENS * (4 * width),
+        bytes: Dim::TOKENS * (8 * width),
+    }
+    .finish(target)
+}
+
+/// The bindings in their order, and where a row's heads go.
+fn interface(heads: &Heads<'_>, vector: u32, target: &Target) -> Result<Interface, KernelError> {
+    let (parts, unit) = (heads.parts, heads.unit);
+    let array = format!("array<{}>", unit.kind());
+    let mut interface = Interface::of(target);
+    heads.bind(vector, &mut interface);
+    let cached = parts.iter().any(|p| p.cache().is_some());
     let rotates = parts.iter().any(|p| p.rotation.is_some());
     if cached || rotates {
         interface.rows_table();
@@ -307,92 +344,62 @@ pub(crate) fn ready(parts: &[HeadPart], vector: u32, target: &Target) -> Result<
     return pages[sequences[row.w].w + row.x / PAGE] * PAGE + row.x % PAGE;";
     }
     interface.function(format!("fn cache_row(m: u32) -> u32 {{\n{place}\n}}\n"));
-    if rotates {
-        interface.function(include_str!("lib/cos_sin.wgsl").to_owned());
-    }
     for (i, part) in parts.iter().enumerate() {
-        interface.function(part.turned(&i.to_string(), unit)?);
-        interface.function(part.put(i, &out_name(i, parts), unit)?);
         match part.stored() {
             Some(cache) => cache.bind(Slot::Part(i), &out_name(i, parts), Access::ReadWrite, &mut interface),
             None => interface.bind(Slot::Part(i), &out_name(i, parts), Access::ReadWrite, &array),
         }
     }
     interface.bind(Slot::Step, "step", Access::Uniform, "vec4<u32>");
+    Ok(interface)
+}
+
+/// Functions and slots that only `heads/ready.wgsl` has.
+fn ready_slots(
+    heads: &Heads<'_>,
+    parts: &[HeadPart],
+    target: &Target,
+    interface: &mut Interface,
+    slots: &mut Vec<(&'static str, String)>,
+) {
+    let unit = heads.unit;
     interface.function(dispatch("fn width(item: u32) -> u32", parts, |_, p, _| {
         format!("return {}u;", p.dim() / unit.columns())
     }));
-    let head = "fn puts(item: u32) -> u32";
-    interface.function(dispatch(head, parts, |_, p, _| format!("return {}u;", p.puts(unit))));
-    let leave = |i: usize| if i + 1 < parts.len() { "\n        return;" } else { "" };
-    let head = "fn put(m: u32, to: u32, position: f32, item: u32, d: u32, scale: f32, unit: f32)";
-    interface.function(dispatch(head, parts, |i, _, item| {
-        format!("put_{i}(m, to, position, {item}, d, scale, unit);{}", leave(i))
-    }));
+    interface.function(dispatch("fn puts(item: u32) -> u32", parts, |_, p, _| format!("return {}u;", p.puts(unit))));
+    if unit == Unit::Four {
+        interface.function(
+            "fn put(m: u32, to: u32, position: f32, item: u32, d: u32, scale: f32, unit: f32) {
+    put_value(m, to, item, d, ready(m, position, item, d, scale), unit);\n}\n"
+                .to_owned(),
+        );
+    }
     let scaled = |p: &HeadPart| p.cache().is_some_and(|rows| rows.format.is_scaled());
-    if parts.iter().any(scaled) {
-        let head = "fn greatest_of(m: u32, position: f32, item: u32, d: u32, scale: f32) -> f32";
-        interface.function(dispatch(head, parts, |i, p, item| match scaled(p) {
-            true => format!("return greatest_of_{i}(m, position, {item}, d, scale);"),
-            false => "return 0.0;".to_owned(),
-        }));
-        let head = "fn put_unit(to: u32, item: u32, unit: f32)";
-        interface.function(dispatch(head, parts, |i, p, item| match scaled(p) {
-            true => format!("put_scale_{}(to, {item}, unit);{}", out_name(i, parts), leave(i)),
-            false => leave(i).trim_start().to_owned(),
-        }));
-    }
+    let (subgroups, any_scaled) = (target.subgroup_size.is_some(), parts.iter().any(scaled));
     let norms = parts.iter().any(|p| p.norm.is_some());
-    let mut slots = Vec::new();
-    if norms {
-        let head = format!("fn value(m: u32, item: u32, d: u32) -> {kind}");
-        interface.function(dispatch(&head, parts, |_, p, item| {
-            let columns = unit.columns();
-            let (stride, offset, dim) = (p.x.stride / columns, p.x.offset / columns, p.dim() / columns);
-            format!("return x[m * {stride}u + {offset}u + ({item}) * {dim}u + d];")
-        }));
-        interface.function(format!("fn squared(v: {kind}) -> f32 {{\n    return {};\n}}\n", unit.squares()));
-        let epsilons =
-            parts.iter().map(|p| p.norm.map(|n| literal(n.eps)).transpose()).collect::<Result<Vec<_>, _>>()?;
-        let head = "fn normal(item: u32, squares: f32) -> f32";
-        interface.function(dispatch(head, parts, |i, p, _| match &epsilons[i] {
-            Some(eps) => format!("return 1.0 / sqrt(squares / {}.0 + {eps});", p.dim()),
-            None => "return 1.0;".to_owned(),
-        }));
-        if target.subgroup_size.is_some() {
-            slots.push(("norm", SUBGROUP_NORM.to_owned()));
-            slots.push(("sums", String::new()));
-        }
-    } else {
-        slots.push(("norm", String::new()));
-        if target.subgroup_size.is_some() || !parts.iter().any(scaled) {
-            slots.push(("sums", String::new()));
-        }
+    if subgroups && norms {
+        slots.push(("norm", SUBGROUP_NORM.to_owned()));
     }
-    if parts.iter().any(scaled) {
-        let text = if target.subgroup_size.is_some() { SUBGROUP_UNIT } else { WORKGROUP_UNIT };
-        slots.extend([("unit", text.to_owned()), ("put_unit", PUT_UNIT.to_owned())]);
+    if subgroups || !(norms || any_scaled) {
+        slots.push(("sums", String::new()));
     }
-    let width: i64 = parts.iter().map(|p| i64::from(p.x.width)).sum();
-    let what = |p: &HeadPart| {
-        let norm = if p.norm.is_some() { "norm" } else { "" };
-        let rope = p.rotation.map_or("", |r| if r.interleaved { "turn2" } else { "turn" });
-        let to = p.cache().map_or(String::new(), |rows| format!("{}cache", rows.format));
-        format!("{}x{}{norm}{rope}{to}", p.heads, p.dim())
+    if any_scaled {
+        slots.push(("unit", if subgroups { SUBGROUP_UNIT } else { WORKGROUP_UNIT }.to_owned()));
+    }
+}
+
+/// Whether invocations that take every `lanes`-th unit of a head have both units of each pair that turns, and no more units than
+/// registers.
+fn has_pairs(parts: &[HeadPart], unit: Unit, lanes: u32) -> bool {
+    let units = parts[0].dim() / 4;
+    let whole = |p: &HeadPart| {
+        p.dim() == 4 * units
+            && p.puts(unit) == units
+            && p.rotation.is_none_or(|r| r.rotary == p.dim() && !r.interleaved)
     };
-    Draft {
-        name: format!("heads_{}", parts.iter().map(what).collect::<Vec<_>>().join("_")),
-        source: include_str!("heads/ready.wgsl"),
-        constants: vec![
-            ("T", invocations, "invocations"),
-            ("C", units, "the most units of an invocation"),
-            ("P", puts, "the most units that an invocation puts"),
-        ],
-        slots,
-        interface,
-        launch: cost::rowwise::heads(heads, units, invocations),
-        flops: Dim::TOKENS * (4 * width),
-        bytes: Dim::TOKENS * (8 * width),
-    }
-    .finish(target)
+    unit == Unit::Four
+        && parts.iter().all(whole)
+        && parts.iter().any(|p| p.rotation.is_some())
+        && units.is_multiple_of(2 * lanes)
+        && units / lanes <= MOST_UNITS
 }

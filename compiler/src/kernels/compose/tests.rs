@@ -29,6 +29,7 @@ const FILES: [(&str, &str); 22] = [
     ("attention/cached_broadcast", include_str!("../attention/cached_broadcast.wgsl")),
     ("attention/cached_workgroup", include_str!("../attention/cached_workgroup.wgsl")),
     ("attention/combine", include_str!("../attention/combine.wgsl")),
+    ("heads/pairs", include_str!("../heads/pairs.wgsl")),
     ("heads/ready", include_str!("../heads/ready.wgsl")),
     ("candidates/chunk", include_str!("../candidates/chunk.wgsl")),
     ("candidates/merge", include_str!("../candidates/merge.wgsl")),

@@ -7,12 +7,13 @@ var<workgroup> near_v: array<vec4<f32>, NV>;
 ";
 
 /// The slot `ready` in `cached_broadcast.wgsl`.
-pub(super) const BROADCAST_READY: &str = "//# trips HEADS
+pub(super) const BROADCAST_READY: &str = "let position = f32(rows[m0].x);
+//# trips HEADS
 for (var r = 0u; r < HEADS; r++) {
     let scale_q = {norm};
     //# trips LK
     for (var d4 = lane; d4 < D4; d4 += S) {
-        near_q[r * D4 + d4] = ready_q(m0, head0 + r, d4, scale_q);
+        near_q[r * D4 + d4] = ready_q(m0, position, head0 + r, d4, scale_q);
     }
 }
 workgroupBarrier();
@@ -22,15 +23,16 @@ workgroupBarrier();
 pub(super) const BROADCAST_FRESH: &str = "//# trips BLOCKS * B * 4u * S
 for (var key = max(begin, own.z); key < stop; key++) {
     let row = own.x + (key - own.z);
+    let position = f32(key);
     let scale_k = {norm_k};
     let scale_v = {norm_v};
     //# trips LK
     for (var d4 = lane; d4 < NK; d4 += S) {
-        near_k[d4] = {kept}(ready_k(row, head0 / G, d4, scale_k));
+        near_k[d4] = {kept}(ready_k(row, position, head0 / G, d4, scale_k));
     }
     //# trips LV
     for (var d4 = lane; d4 < NV; d4 += S) {
-        near_v[d4] = {kept}(ready_v(row, head0 / G, d4, scale_v));
+        near_v[d4] = {kept}(ready_v(row, position, head0 / G, d4, scale_v));
     }
 {scaling}    workgroupBarrier();
     if (key == rows[m0].x && head0 % G == 0u) {
@@ -90,9 +92,10 @@ for (var o = 1u; o < S; o *= 2) {
 ";
 
 /// The slot `ready` in `cached_workgroup.wgsl`.
-pub(super) const WORKGROUP_READY: &str = "//# trips Q4
+pub(super) const WORKGROUP_READY: &str = "let position = f32(rows[m0].x);
+//# trips Q4
 for (var item = index; item < HEADS * D4; item += T) {
-    near_q[item] = ready_q(m0, head0 + item / D4, item % D4, {norm});
+    near_q[item] = ready_q(m0, position, head0 + item / D4, item % D4, {norm});
 }
 workgroupBarrier();
 ";
@@ -123,17 +126,18 @@ pub(super) const WORKGROUP_NORM_KV: &str = "    var squares_kv = 0.0;
 pub(super) const WORKGROUP_FRESH: &str = "//# trips BLOCKS * B
 for (var key = max(begin, own.z); key < stop; key++) {
     let row = own.x + (key - own.z);
+    let position = f32(key);
     workgroupBarrier();
 {norm}    //# unroll
     for (var i = 0u; i < K4; i++) {
         if (index + i * T < NK) {
-            near_k[index + i * T] = {kept}(ready_k(row, head0 / G, index + i * T, {norm_k}));
+            near_k[index + i * T] = {kept}(ready_k(row, position, head0 / G, index + i * T, {norm_k}));
         }
     }
     //# unroll
     for (var i = 0u; i < V4; i++) {
         if (index + i * T < NV) {
-            near_v[index + i * T] = {kept}(ready_v(row, head0 / G, index + i * T, {norm_v}));
+            near_v[index + i * T] = {kept}(ready_v(row, position, head0 / G, index + i * T, {norm_v}));
         }
     }
     workgroupBarrier();

@@ -44,7 +44,7 @@ fn cache_row(m: u32) -> u32 {
     return pages[sequences[row.w].w + row.x / PAGE] * PAGE + row.x % PAGE;
 }
 
-fn value(m: u32, item: u32, d: u32) -> f32 {
+fn raw(m: u32, item: u32, d: u32) -> f32 {
     return x[m * 256u + item * 64u + d];
 }
 
@@ -66,10 +66,10 @@ fn normal(item: u32, squares: f32) -> f32 {
 
 fn put(m: u32, to: u32, position: f32, item: u32, d: u32, scale: f32, unit: f32) {
     let second = d >= 32u;
-    let partner = value(m, item, select(d + 32u, d - 32u, second)) * scale;
+    let partner = raw(m, item, select(d + 32u, d - 32u, second)) * scale;
     let turn = cos_sin(vec4<f32>(position * vector[d % 32u]));
     out[to * 256u + item * 64u + d] =
-        value(m, item, d) * scale * turn.cos.x + select(-partner, partner, second) * turn.sin.x;
+        raw(m, item, d) * scale * turn.cos.x + select(-partner, partner, second) * turn.sin.x;
 }
 //# end
 
@@ -87,7 +87,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     var squares = 0.0;
     //# trips C
     for (var d = index; d < width(item); d += T) {
-        squares += squared(value(m, item, d));
+        squares += squared(raw(m, item, d));
     }
     sums[index] = squares;
     workgroupBarrier();
