@@ -160,9 +160,10 @@ fn load_q(m: u32, head: u32, d4: u32) -> vec4<f32> {{
             )),
             false => interface.function(load),
         }
+        let longs = interface.longs();
         for (slot, name, cache) in [(Slot::K, "k", stored[0]), (Slot::V, "v", stored[1])] {
             cache.bind(slot, name, Access::Read, interface);
-            interface.function(cache.load(name));
+            interface.function(cache.load(name, longs));
         }
         interface.rows_table();
         interface.bind(Slot::Sequences, "sequences", Access::Read, "array<vec4<u32>>");

@@ -74,10 +74,11 @@ impl Fresh {
                 ));
             }
         }
+        let longs = interface.longs();
         for (slot, name, cache) in [(Slot::Part(1), "k", k), (Slot::Part(2), "v", v)] {
             cache.bind(slot, name, Access::ReadWrite, interface);
-            interface.function(cache.load(name));
-            interface.function(cache.put(name));
+            interface.function(cache.load(name, longs));
+            interface.function(cache.put(name, longs));
         }
         interface.function(
             "fn load_q(m: u32, head: u32, d4: u32) -> vec4<f32> {\n    return near_q[head % HEADS * D4 + d4];\n}\n"

@@ -132,7 +132,7 @@ impl HeadPart {
     }
 
     /// `put_i(m, to, head, d, value, unit)`.
-    fn put(&self, i: usize, out: &str, unit: Unit) -> String {
+    fn put(&self, i: usize, out: &str, unit: Unit, longs: bool) -> String {
         let (kind, put) = match self.stored() {
             None => {
                 let (stride, dim) = (View::whole(self.x.width).stride / unit.columns(), self.dim() / unit.columns());
@@ -143,7 +143,7 @@ impl HeadPart {
                 ("vec4<f32>", format!("put_{out}(to, head, d, value{over});"))
             }
         };
-        let own = self.stored().map_or(String::new(), |cache| cache.put(out) + "\n");
+        let own = self.stored().map_or(String::new(), |cache| cache.put(out, longs) + "\n");
         format!("{own}fn put_{i}(m: u32, to: u32, head: u32, d: u32, value: {kind}, unit: f32) {{\n    {put}\n}}\n")
     }
 }
@@ -243,7 +243,7 @@ pub(crate) fn ready(parts: &[HeadPart], vector: u32, target: &Target) -> Result<
     let by_pairs = target.subgroup_size.is_some_and(|lanes| has_pairs(parts, unit, lanes));
     let mut interface = interface(&heads, vector, target)?;
     for (i, part) in parts.iter().enumerate() {
-        interface.function(part.put(i, &out_name(i, parts), unit));
+        interface.function(part.put(i, &out_name(i, parts), unit, target.int64));
     }
     interface.function(heads.functions(parts.iter().map(|p| p.puts(unit)).max().unwrap_or(0), &interface)?);
     let put = |i: usize, head: String, value: &str| {

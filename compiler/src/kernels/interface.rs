@@ -15,9 +15,9 @@ use crate::target::Target;
 /// Collects bindings in their order, and the text of the functions over them.
 #[derive(Default)]
 pub(crate) struct Interface {
-    /// vec4s are read as two 64-bit integers, and whether any is.
+    /// Memory is read and written as 64-bit integers where it can be, and whether it is.
     longs: bool,
-    reads_longs: bool,
+    has_longs: bool,
     bindings: Vec<(Slot, String, Access, String)>,
     functions: Vec<String>,
     formats: BTreeSet<Format>,
@@ -27,10 +27,21 @@ pub(crate) struct Interface {
     operands: usize,
 }
 
-/// A vec4 of floats from two 64-bit integers.
-const FLOATS: &str = "fn floats(longs: vec2<u64>) -> vec4<f32> {
-    return bitcast<vec4<f32>>(vec4<u32>(
-        u32(longs.x & 0xfffffffflu), u32(longs.x >> 32u), u32(longs.y & 0xfffffffflu), u32(longs.y >> 32u)));
+/// 64-bit integers as words and as floats, and words as one.
+const LONGS: &str = "fn split(long: u64) -> vec2<u32> {
+    return vec2<u32>(u32(long & 0xfffffffflu), u32(long >> 32u));
+}
+
+fn join(words: vec2<u32>) -> u64 {
+    return u64(words.x) | (u64(words.y) << 32u);
+}
+
+fn four_words(longs: vec2<u64>) -> vec4<u32> {
+    return vec4<u32>(split(longs.x), split(longs.y));
+}
+
+fn floats(longs: vec2<u64>) -> vec4<f32> {
+    return bitcast<vec4<f32>>(four_words(longs));
 }
 ";
 
@@ -52,8 +63,15 @@ impl Interface {
 
     /// Binds what is read in vec4s of floats, by [`Interface::four`].
     pub(crate) fn bind_fours(&mut self, slot: Slot, name: &str) {
-        self.reads_longs |= self.longs;
-        self.bind(slot, name, Access::Read, if self.longs { "array<vec2<u64>>" } else { "array<vec4<f32>>" });
+        let kind = if self.longs() { "array<vec2<u64>>" } else { "array<vec4<f32>>" };
+        self.bind(slot, name, Access::Read, kind);
+    }
+
+    /// Whether memory is to be read as 64-bit integers; then `split`, `join`,
+    /// `four_words` and `floats` are defined.
+    pub(crate) fn longs(&mut self) -> bool {
+        self.has_longs |= self.longs;
+        self.longs
     }
 
     /// The vec4 that is read by an expression like `x[i]`, of what [`Interface::bind_fours`] bound.
@@ -266,7 +284,7 @@ impl Interface {
         formats.dedup();
         let caches = self.cache.map_or_else(Vec::new, cache::wgsl);
         let library = self.library.iter().map(|f| f.wgsl());
-        let longs = self.reads_longs.then_some(FLOATS);
+        let longs = self.has_longs.then_some(LONGS);
         let functions: Vec<&str> = formats
             .into_iter()
             .chain(caches)

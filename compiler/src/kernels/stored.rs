@@ -57,6 +57,47 @@ impl Stored {
         self.loads * self.rows.format.words()
     }
 
+    /// The type of an element in memory.
+    fn element(&self, longs: bool) -> &'static str {
+        match self.words() {
+            2 if longs => "u64",
+            4 if longs => "vec2<u64>",
+            _ => self.kind(),
+        }
+    }
+
+    /// A load of an element in memory.
+    fn loaded(&self, element: &str, longs: bool) -> String {
+        match self.words() {
+            2 if longs => format!("split({element})"),
+            4 if longs => format!("four_words({element})"),
+            _ => element.to_owned(),
+        }
+    }
+
+    /// The element of the words that these vectors have together.
+    fn joined(&self, vectors: &[String], longs: bool) -> String {
+        let together = |vectors: &[String], kind: &str| match vectors {
+            [one] => one.clone(),
+            several => format!("{kind}({})", several.join(", ")),
+        };
+        match self.words() {
+            2 if longs => format!("join({})", together(vectors, "vec2<u32>")),
+            4 if longs => {
+                let (first, second) = vectors.split_at(vectors.len() / 2);
+                match vectors {
+                    [one] => format!("vec2<u64>(join({one}.xy), join({one}.zw))"),
+                    _ => format!(
+                        "vec2<u64>(join({}), join({}))",
+                        together(first, "vec2<u32>"),
+                        together(second, "vec2<u32>")
+                    ),
+                }
+            }
+            _ => together(vectors, self.kind()),
+        }
+    }
+
     /// The type of a load.
     fn kind(&self) -> &'static str {
         match self.words() {
@@ -66,11 +107,13 @@ impl Stored {
         }
     }
 
-    /// A value of that type that begins with a word.
-    fn with(&self, word: &str) -> String {
+    /// An element that begins with a word.
+    fn with(&self, word: &str, longs: bool) -> String {
         match self.words() {
             1 => word.to_owned(),
+            2 if longs => format!("u64({word})"),
             2 => format!("vec2<u32>({word}, 0u)"),
+            _ if longs => format!("vec2<u64>(u64({word}), 0lu)"),
             _ => format!("vec4<u32>({word}, 0u, 0u, 0u)"),
         }
     }
@@ -78,7 +121,8 @@ impl Stored {
     /// Binds it and defines the format's functions.
     pub(super) fn bind(&self, slot: Slot, name: &str, access: Access, interface: &mut Interface) {
         interface.cache(self.rows.format);
-        interface.bind(slot, name, access, &format!("array<{}>", self.kind()));
+        let longs = self.words() > 1 && interface.longs();
+        interface.bind(slot, name, access, &format!("array<{}>", self.element(longs)));
     }
 
     /// The element at `index` of a head.
@@ -87,9 +131,9 @@ impl Stored {
         format!("{name}[(m * {}u + head) * {head}u + {index}]", self.rows.heads)
     }
 
-    /// `load_name(m, head, i)`: the i-th load of a head; `part_name(p, h)`: its h-th four numbers; `scale_name(m, head)`
+    /// `load_name(m, head, i)`: the i-th load of a head, of 64-bit integers if memory has `longs`; `part_name(p, h)`: its h-th four numbers; `scale_name(m, head)`
     /// where there are scales.
-    pub(super) fn load(&self, name: &str) -> String {
+    pub(super) fn load(&self, name: &str, longs: bool) -> String {
         let kind = self.kind();
         let first = self.first / 4 * self.rows.format.words() / self.words();
         let index = if first == 0 { "i".to_owned() } else { format!("{first}u + i") };
@@ -102,11 +146,11 @@ impl Stored {
             "fn load_{name}(m: u32, head: u32, i: u32) -> {kind} {{\n    return {};\n}}
 
 fn part_{name}(p: {kind}, h: u32) -> vec4<f32> {{\n    return restored({whole}, h);\n}}\n",
-            self.at(name, &index)
+            self.loaded(&self.at(name, &index), longs)
         );
         if self.rows.format.is_scaled() {
             let part = if self.words() == 1 { "" } else { ".x" };
-            let scale = self.at(name, &format!("{}u", self.pieces()));
+            let scale = self.loaded(&self.at(name, &format!("{}u", self.pieces())), longs);
             let _ = write!(
                 text,
                 "\nfn scale_{name}(m: u32, head: u32) -> f32 {{\n    return bitcast<f32>({scale}{part});\n}}\n"
@@ -116,11 +160,11 @@ fn part_{name}(p: {kind}, h: u32) -> vec4<f32> {{\n    return restored({whole}, 
     }
 
     /// `put_name(m, head, i, …)` of the four numbers of each of a load's vec4s, and `put_scale_name(m, head, scale)`.
-    pub(super) fn put(&self, name: &str) -> String {
+    pub(super) fn put(&self, name: &str, longs: bool) -> String {
         let values: Vec<String> = (0..self.loads).map(|h| format!("v{h}")).collect();
         let arguments: Vec<String> = values.iter().map(|value| format!(", {value}: vec4<f32>")).collect();
         let words: Vec<String> = values.iter().map(|value| format!("stored({value})")).collect();
-        let value = if self.loads == 1 { words.concat() } else { format!("{}({})", self.kind(), words.join(", ")) };
+        let value = self.joined(&words, longs);
         let mut text = format!(
             "fn put_{name}(m: u32, head: u32, i: u32{}) {{\n    {} = {value};\n}}\n",
             arguments.concat(),
@@ -128,7 +172,7 @@ fn part_{name}(p: {kind}, h: u32) -> vec4<f32> {{\n    return restored({whole}, 
         );
         if self.rows.format.is_scaled() {
             let place = self.at(name, &format!("{}u", self.pieces()));
-            let scale = self.with("bitcast<u32>(scale)");
+            let scale = self.with("bitcast<u32>(scale)", longs);
             let _ =
                 write!(text, "\nfn put_scale_{name}(m: u32, head: u32, scale: f32) {{\n    {place} = {scale};\n}}\n");
         }

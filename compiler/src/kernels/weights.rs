@@ -268,8 +268,8 @@ impl Weights {
         if packed == "PackedWords" {
             interface.function("struct PackedWords {\n    low: vec4<u32>,\n    high: vec4<u32>,\n}\n".to_owned());
         }
-        if self.of_longs() {
-            interface.function(self.split());
+        if self.of_longs() && interface.longs() {
+            interface.function(self.words_of_longs());
         }
         interface.function(format!(
             "alias Packed = {packed};
@@ -298,8 +298,8 @@ fn unpack(packed: Packed, h: u32) -> vec4<f32> {{
         if self.of_longs() { format!("words({load})") } else { load.to_owned() }
     }
 
-    /// Defines `split`, the words of a long, and `words`, those of a load of longs.
-    fn split(self) -> String {
+    /// Defines `words`, those of a load of longs.
+    fn words_of_longs(self) -> String {
         let [kind, packed] = self.kinds();
         let value = match self.load_bytes() {
             32 => "PackedWords(vec4<u32>(split(longs.x), split(longs.y)), vec4<u32>(split(longs.z), split(longs.w)))",
@@ -307,11 +307,7 @@ fn unpack(packed: Packed, h: u32) -> vec4<f32> {{
             _ => "split(longs)",
         };
         format!(
-            "fn split(long: u64) -> vec2<u32> {{
-    return vec2<u32>(u32(long & 0xfffffffflu), u32(long >> 32u));
-}}
-
-fn words(longs: {kind}) -> {packed} {{
+            "fn words(longs: {kind}) -> {packed} {{
     return {value};
 }}
 "
