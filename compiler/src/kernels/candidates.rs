@@ -19,8 +19,13 @@ const CHUNK: u32 = 8192;
 const MOST_COLUMNS: u32 = 1 << 24;
 
 /// What `candidates/chunk.wgsl` leaves of rows of `width` columns.
-pub fn chunks_view(width: u32, n: u32) -> View {
-    View::whole(chunks(width) * (2 * n + 2))
+pub fn groups_view(width: u32) -> View {
+    View::whole(chunks(width) * (2 * INVOCATIONS + 2))
+}
+
+/// Columns of a chunk of a row.
+fn columns(width: u32) -> u32 {
+    CHUNK.min(width.next_multiple_of(4 * INVOCATIONS))
 }
 
 fn chunks(width: u32) -> u32 {
@@ -43,28 +48,27 @@ fn row_count(rows: Rows) -> String {
 }
 
 /// Writes `candidates/chunk.wgsl`.
-pub(crate) fn chunk_of_candidates(x: View, n: u32, rows: Rows, target: &Target) -> Result<Composed, KernelError> {
-    check(x.width, n)?;
+pub(crate) fn chunk_of_candidates(x: View, rows: Rows, target: &Target) -> Result<Composed, KernelError> {
+    check(x.width, 1)?;
     let mut interface = Interface::of(target);
     interface.view(Slot::X, "x", x)?;
     interface.output("array<u32>");
     interface.function(row_count(rows));
     let chunks = chunks(x.width);
-    let columns = CHUNK.min(x.width.next_multiple_of(4 * INVOCATIONS));
+    let columns = columns(x.width);
     Draft {
-        name: format!("candidates_chunk_{n}_of_{}", x.width),
+        name: format!("candidates_chunk_of_{}", x.width),
         source: include_str!("candidates/chunk.wgsl"),
         constants: vec![
-            ("T", INVOCATIONS, "invocations, one for each digit"),
-            ("N", n, "greatest values"),
+            ("T", INVOCATIONS, "invocations"),
             ("WIDTH", x.width, "columns"),
             ("CHUNK", columns, "columns of a chunk"),
             ("V", columns / INVOCATIONS / 4, "vec4s of columns of an invocation"),
-            ("OUT_STRIDE", chunks_view(x.width, n).stride, "of out"),
+            ("OUT_STRIDE", groups_view(x.width).stride, "of out"),
         ],
         slots: Vec::new(),
         interface,
-        launch: cost::rowwise::candidates(columns / INVOCATIONS, 0.25, chunks, rows, INVOCATIONS),
+        launch: cost::rowwise::groups(columns / INVOCATIONS, chunks, rows, INVOCATIONS),
         flops: rows.dim() * (8 * i64::from(x.width)),
         bytes: rows.dim() * (4 * i64::from(x.width)),
     }
@@ -72,29 +76,33 @@ pub(crate) fn chunk_of_candidates(x: View, n: u32, rows: Rows, target: &Target) 
 }
 
 /// Writes `candidates/merge.wgsl`.
-pub(crate) fn merge_candidates(width: u32, n: u32, rows: Rows, target: &Target) -> Result<Composed, KernelError> {
+pub(crate) fn merge_candidates(x: View, n: u32, rows: Rows, target: &Target) -> Result<Composed, KernelError> {
+    let width = x.width;
     check(width, n)?;
     let mut interface = Interface::of(target);
-    interface.bind(Slot::X, "x", Access::Read, "array<u32>");
+    interface.view(Slot::X, "x", x)?;
+    interface.bind(Slot::Operand(0), "groups", Access::Read, "array<u32>");
     interface.output("array<f32>");
     interface.function(row_count(rows));
-    let chunks = chunks(width);
+    let (chunks, columns) = (chunks(width), columns(width));
     Draft {
         name: format!("candidates_merge_{n}_of_{width}"),
         source: include_str!("candidates/merge.wgsl"),
         constants: vec![
             ("T", INVOCATIONS, "invocations, one for each digit"),
             ("N", n, "greatest values"),
+            ("WIDTH", width, "columns"),
+            ("CHUNK", columns, "columns of a chunk"),
             ("CHUNKS", chunks, "chunks"),
-            ("E", (chunks * n).div_ceil(INVOCATIONS), "elements of an invocation"),
-            ("STRIDE", chunks_view(width, n).stride, "of x"),
+            ("V", columns / INVOCATIONS / 4, "vec4s of columns of a group"),
+            ("STRIDE", groups_view(width).stride, "of groups"),
             ("OUT_STRIDE", View::whole(1 + 2 * n).stride, "of out"),
         ],
         slots: Vec::new(),
         interface,
-        launch: cost::rowwise::candidates((chunks * n).div_ceil(INVOCATIONS), 4.0, 1, rows, INVOCATIONS),
-        flops: rows.dim() * (8 * i64::from(chunks * n)),
-        bytes: rows.dim() * (8 * i64::from((chunks + 1) * n)),
+        launch: cost::rowwise::candidates(chunks, columns / INVOCATIONS, rows, INVOCATIONS),
+        flops: rows.dim() * (8 * i64::from(chunks * INVOCATIONS + n * columns / INVOCATIONS)),
+        bytes: rows.dim() * i64::from(8 * (chunks * INVOCATIONS + n) + 4 * n * columns / INVOCATIONS),
     }
     .finish(target)
 }

@@ -233,8 +233,8 @@ fn only(operation: &Operation, target: &Target) -> Result<Composed, KernelError>
         Operation::Pool { pool, x, max_context } => rowwise::pool((*pool, *x, *max_context), target),
         Operation::Heads { parts, vector } => heads::ready(parts, *vector, target),
         Operation::CombineAttention { .. } => cached::combine(operation, target),
-        Operation::CandidateChunks { x, n, rows } => chunk_of_candidates(*x, *n, *rows, target),
-        Operation::Candidates { width, n, rows } => merge_candidates(*width, *n, *rows, target),
+        Operation::CandidateChunks { x, rows } => chunk_of_candidates(*x, *rows, target),
+        Operation::Candidates { x, n, rows } => merge_candidates(*x, *n, *rows, target),
         _ => Err(KernelError::Algorithm("for an operation with several".to_owned())),
     }
 }

@@ -424,19 +424,17 @@ pub enum Operation {
         /// The chunks.
         split: Split,
     },
-    /// Of each row, in chunks of columns: greatest value, sum of exponentials, and the greatest values.
+    /// Of each row, in chunks of columns: greatest value, sum of exponentials, and the greatest value of each group of columns.
     CandidateChunks {
         /// Scores.
         x: View,
-        /// How many greatest values.
-        n: u32,
         /// What a row is.
         rows: Rows,
     },
-    /// What the chunks hold becomes logarithm of the sum of exponentials, greatest values and their columns.
+    /// What the chunks hold, the only operand, becomes logarithm of the sum of exponentials, greatest values and their columns.
     Candidates {
-        /// Columns of the scores.
-        width: u32,
+        /// Scores.
+        x: View,
         /// How many greatest values.
         n: u32,
         /// What a row is.

@@ -17,7 +17,7 @@ use rustc_hash::FxHashMap;
 use warpweft_plan::{CacheFormat, CacheRows, Dim};
 
 use crate::graph::{Fact, FactError, Graph, Op, TensorFact};
-use crate::kernels::candidates::chunks_view;
+use crate::kernels::candidates::groups_view;
 use crate::kernels::spec::{Attention, Norm, Operation, Pool, Rows, View};
 use crate::kernels::{RowRange, Slot};
 use call::CallBuilder;
@@ -460,13 +460,14 @@ impl Lowering<'_> {
         let Value { width: columns, rows, .. } = self.matrix(x)?;
         let n = self.int(n)?;
         let mut first = CallBuilder::new(self);
-        let (x, _) = first.activation(Slot::X, x)?;
-        let first = first.finish_apart(|_| Operation::CandidateChunks { x, n, rows });
-        let chunks = self.value(Value::of_step(chunks_view(columns, n).width, rows));
-        self.calls.push(Call { values: vec![chunks], ..first });
+        let (view, _) = first.activation(Slot::X, x)?;
+        let first = first.finish_apart(|_| Operation::CandidateChunks { x: view, rows });
+        let groups = self.value(Value::of_step(groups_view(columns).width, rows));
+        self.calls.push(Call { values: vec![groups], ..first });
         let mut second = CallBuilder::new(self);
-        second.bind(Slot::X, Source::Value(chunks));
-        let second = second.finish_apart(|_| Operation::Candidates { width: columns, n, rows });
+        let (view, _) = second.activation(Slot::X, x)?;
+        second.bind(Slot::Operand(0), Source::Value(groups));
+        let second = second.finish_apart(|_| Operation::Candidates { x: view, n, rows });
         let value = self.matrix(id)?;
         self.push(id, value, vec![second]);
         Ok(())

@@ -1,7 +1,7 @@
 //! The greatest values of rows.
 
 use warpweft_compiler::kernels::Slot;
-use warpweft_compiler::kernels::candidates::chunks_view;
+use warpweft_compiler::kernels::candidates::groups_view;
 use warpweft_compiler::kernels::spec::{Operation, Rows, View};
 use warpweft_tests::gpu;
 
@@ -17,9 +17,9 @@ fn run(rows: Vec<Vec<f32>>, n: u32) {
         values[m * x.stride as usize + 3..][..row.len()].copy_from_slice(row);
     }
     data.exactly(Slot::X, values);
-    let chunks = Operation::CandidateChunks { x, n, rows: Rows::Sequences };
-    let merge = Operation::Candidates { width, n, rows: Rows::Sequences };
-    let (between, out) = (chunks_view(width, n), View::whole(1 + 2 * n));
+    let chunks = Operation::CandidateChunks { x, rows: Rows::Sequences };
+    let merge = Operation::Candidates { x, n, rows: Rows::Sequences };
+    let (between, out) = (groups_view(width), View::whole(1 + 2 * n));
     let fresh = |view: View| bytes(&vec![UNTOUCHED; rows.len() * view.stride as usize], f32::to_le_bytes);
     everywhere(|device, target| {
         let [first] = &kernels(&chunks, target)[..] else { panic!("one kernel") };
@@ -30,7 +30,7 @@ fn run(rows: Vec<Vec<f32>>, n: u32) {
         let [second] = &kernels(&merge, target)[..] else { panic!("one kernel") };
         let found = floats(&gpu::run(device, second, data.sizes(), |slot| match slot {
             Slot::Out => fresh(out),
-            Slot::X => parts.clone(),
+            Slot::Operand(0) => parts.clone(),
             slot => data.bytes(slot),
         }));
         for (m, row) in rows.iter().enumerate() {

@@ -1,19 +1,15 @@
-// Candidates, a chunk of a row: greatest value, sum of exponentials above it, and the N greatest values
+// Candidates, a chunk of a row: greatest value, sum of exponentials above it, and the greatest value of each group
 //
-// x [M, WIDTH]; out: for each row and chunk of CHUNK columns (top, sum, N values as bits, their columns), unordered.
-// A value's key is its bits, made so that keys compare as values do; of equal values the first comes first. The N-th
-// greatest (key, column) is found digit by digit, 8 bits at a time: how many have which digit, of those that agree
-// with what is known. Whatever is not less than that is kept. Each invocation reads its columns once and keeps their keys.
+// x [M, WIDTH]; out: for each row and chunk of CHUNK columns (top, sum, T keys, their columns). A group is the columns of an
+// invocation. A value's key is its bits, made so that keys compare as values do; of equal values the first comes first.
 
 //# slot constants
-const T: u32 = 256u; // invocations, one for each digit
-const N: u32 = 256u; // greatest values
+const T: u32 = 256u; // invocations
 const WIDTH: u32 = 151936u; // columns
 const CHUNK: u32 = 8192u; // columns of a chunk
 const V: u32 = 8u; // vec4s of columns of an invocation
 const OUT_STRIDE: u32 = 9768u; // of out
 //# end
-const PASSES: u32 = 6u; // digits of the key, then of the column in the chunk
 const LOWEST: f32 = -3.4e38;
 
 //# slot bindings
@@ -22,12 +18,7 @@ const LOWEST: f32 = -3.4e38;
 @group(0) @binding(2) var<uniform> step: vec4<u32>;
 //# end
 
-var<workgroup> counts: array<atomic<u32>, T>;
-var<workgroup> sums: array<u32, 16>;
 var<workgroup> parts: array<f32, T>;
-var<workgroup> found: vec2<u32>;
-var<workgroup> missing: u32;
-var<workgroup> kept_count: atomic<u32>;
 
 //# slot functions
 fn load_x(m: u32, n4: u32) -> vec4<f32> {
@@ -54,11 +45,6 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let first = group.x * CHUNK;
     if (m >= row_count()) {
         return;
-    }
-    if (index == 0u) {
-        found = vec2<u32>(0u);
-        missing = N;
-        atomicStore(&kept_count, 0u);
     }
     // Columns behind the last one have the least key, as negative NaNs do.
     var keys: array<vec4<u32>, V>;
@@ -99,71 +85,22 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         }
         workgroupBarrier();
     }
-    let at = m * OUT_STRIDE + group.x * (2u * N + 2u);
+    let at = m * OUT_STRIDE + group.x * (2u * T + 2u);
     if (index == 0u) {
         out[at] = bitcast<u32>(top);
         out[at + 1u] = bitcast<u32>(parts[0]);
     }
-    var known = vec2<u32>(0u);
-    var mask = vec2<u32>(0u);
-    //# trips PASSES
-    for (var turn = 0u; turn < PASSES; turn++) {
-        let high = turn < 4u;
-        let shift = 8u * select(PASSES - 1u - turn, 3u - turn, high);
-        atomicStore(&counts[index], 0u);
-        workgroupBarrier();
-        //# unroll
-        for (var i = 0u; i < V; i++) {
-            //# unroll
-            for (var j = 0u; j < 4u; j++) {
-                let key = vec2<u32>(keys[i][j], 0xffffu - (4u * (i * T + index) + j));
-                if (all((key & mask) == known)) {
-                    atomicAdd(&counts[(select(key.y, key.x, high) >> shift) & 255u], 1u);
-                }
-            }
-        }
-        workgroupBarrier();
-        if (index < 16u) {
-            var count = 0u;
-            //# unroll
-            for (var i = 0u; i < 16u; i++) {
-                count += atomicLoad(&counts[index * 16u + i]);
-            }
-            sums[index] = count;
-        }
-        workgroupBarrier();
-        if (index == 0u) {
-            var left = missing;
-            var digit = 15u;
-            //# trips 16
-            while (digit > 0u && sums[digit] < left) {
-                left -= sums[digit];
-                digit--;
-            }
-            digit = digit * 16u + 15u;
-            //# trips 16
-            while (digit % 16u > 0u && atomicLoad(&counts[digit]) < left) {
-                left -= atomicLoad(&counts[digit]);
-                digit--;
-            }
-            missing = left;
-            found |= select(vec2<u32>(0u, digit << shift), vec2<u32>(digit << shift, 0u), high);
-        }
-        workgroupBarrier();
-        known = found;
-        mask |= select(vec2<u32>(0u, 255u << shift), vec2<u32>(255u << shift, 0u), high);
-    }
+    var best = keys[0].x;
+    var column = first + 4u * index;
     //# unroll
     for (var i = 0u; i < V; i++) {
         //# unroll
         for (var j = 0u; j < 4u; j++) {
-            let column = 4u * (i * T + index) + j;
-            let key = vec2<u32>(keys[i][j], 0xffffu - column);
-            if (key.x > known.x || (key.x == known.x && key.y >= known.y)) {
-                let place = atomicAdd(&kept_count, 1u);
-                out[at + 2u + place] = key.x;
-                out[at + 2u + N + place] = select(0xffffffu, first + column, first + column < WIDTH);
-            }
+            let greater = keys[i][j] > best;
+            best = select(best, keys[i][j], greater);
+            column = select(column, first + 4u * (i * T + index) + j, greater);
         }
     }
+    out[at + 2u + index] = best;
+    out[at + 2u + T + index] = select(0xffffffu, column, column < WIDTH);
 }

@@ -1,43 +1,62 @@
 // Candidates, the chunks of a row together: logarithm of the sum of exponentials, the N greatest values, their columns
 //
-// x: for each row and chunk (top, sum, N keys, their columns), as candidates/chunk.wgsl leaves them; out [M, 1 + 2·N].
-// The N-th greatest (key, column) is found digit by digit as there; a kept one's place is the number of greater ones.
+// x [M, WIDTH]; groups: for each row and chunk (top, sum, T keys, their columns), as candidates/chunk.wgsl leaves them;
+// out [M, 1 + 2·N]. No value is among the N greatest whose group is not among the N with the greatest best ones: each of
+// those has a greater value. So these groups are found first, then the values in them. The N-th greatest (key, column) is found digit by
+// digit, 8 bits at a time: how many have which digit, of those that agree with what is known, until all of these are
+// wanted. Whatever is not less is kept; a kept value's place is the number of greater ones.
 
 //# slot constants
 const T: u32 = 256u; // invocations, one for each digit
 const N: u32 = 256u; // greatest values
+const WIDTH: u32 = 151936u; // columns
+const CHUNK: u32 = 8192u; // columns of a chunk
 const CHUNKS: u32 = 19u; // chunks
-const E: u32 = 19u; // elements of an invocation
-const STRIDE: u32 = 9768u; // of x
+const V: u32 = 8u; // vec4s of columns of a group
+const STRIDE: u32 = 9768u; // of groups
 const OUT_STRIDE: u32 = 520u; // of out
 //# end
 const PASSES: u32 = 7u; // digits of the key, then of the column
 
 //# slot bindings
-@group(0) @binding(0) var<storage, read> x: array<u32>;
-@group(0) @binding(1) var<storage, read_write> out: array<f32>;
-@group(0) @binding(2) var<uniform> step: vec4<u32>;
+@group(0) @binding(0) var<storage, read> x: array<vec4<f32>>;
+@group(0) @binding(1) var<storage, read> groups: array<u32>;
+@group(0) @binding(2) var<storage, read_write> out: array<f32>;
+@group(0) @binding(3) var<uniform> step: vec4<u32>;
 //# end
 
 var<workgroup> counts: array<atomic<u32>, T>;
 var<workgroup> sums: array<u32, 16>;
 var<workgroup> found: vec2<u32>;
 var<workgroup> missing: u32;
+var<workgroup> complete: u32;
+var<workgroup> group_count: atomic<u32>;
+var<workgroup> kept_groups: array<u32, T>;
 var<workgroup> kept_count: atomic<u32>;
 var<workgroup> kept: array<vec2<u32>, T>;
 
 //# slot functions
+fn load_x(m: u32, n4: u32) -> vec4<f32> {
+    return x[m * (WIDTH / 4u) + n4];
+}
+
 fn row_count() -> u32 {
     return step.x;
 }
 //# end
 
-// Key and column, the greater the sooner.
-fn element(m: u32, i: u32) -> vec2<u32> {
-    let inside = i < CHUNKS * N;
-    let item = min(i, CHUNKS * N - 1u);
-    let at = m * STRIDE + item / N * (2u * N + 2u) + 2u + item % N;
-    return select(vec2<u32>(0u), vec2<u32>(x[at], 0xffffffu - x[at + N]), inside);
+fn order(bits: vec4<u32>) -> vec4<u32> {
+    return select(bits | vec4<u32>(0x80000000u), ~bits, bits >= vec4<u32>(0x80000000u));
+}
+
+// Key and column of the best of the i-th group, the greater the sooner; the column is 0 where the group has none.
+fn best_of(m: u32, i: u32) -> vec2<u32> {
+    let at = m * STRIDE + i / T * (2u * T + 2u) + 2u + i % T;
+    return vec2<u32>(groups[at], 0xffffffu - groups[at + T]);
+}
+
+fn is_less(a: vec2<u32>, b: vec2<u32>) -> bool {
+    return a.x < b.x || (a.x == b.x && a.y < b.y);
 }
 
 @compute @workgroup_size(T)
@@ -49,33 +68,36 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     if (index == 0u) {
         found = vec2<u32>(0u);
         missing = N;
+        complete = 0u;
+        atomicStore(&group_count, 0u);
         atomicStore(&kept_count, 0u);
-        var top = bitcast<f32>(x[m * STRIDE]);
+        var top = bitcast<f32>(groups[m * STRIDE]);
         //# trips CHUNKS
         for (var chunk = 1u; chunk < CHUNKS; chunk++) {
-            top = max(top, bitcast<f32>(x[m * STRIDE + chunk * (2u * N + 2u)]));
+            top = max(top, bitcast<f32>(groups[m * STRIDE + chunk * (2u * T + 2u)]));
         }
         var sum = 0.0;
         //# trips CHUNKS
         for (var chunk = 0u; chunk < CHUNKS; chunk++) {
-            let at = m * STRIDE + chunk * (2u * N + 2u);
-            let below = bitcast<f32>(x[at]) - top;
-            sum += select(0.0, exp(max(below, -100.0)) * bitcast<f32>(x[at + 1u]), below > -100.0);
+            let at = m * STRIDE + chunk * (2u * T + 2u);
+            let below = bitcast<f32>(groups[at]) - top;
+            sum += select(0.0, exp(max(below, -100.0)) * bitcast<f32>(groups[at + 1u]), below > -100.0);
         }
         out[m * OUT_STRIDE] = top + log(sum);
     }
     var known = vec2<u32>(0u);
     var mask = vec2<u32>(0u);
+    var unknown = true;
     //# trips PASSES
-    for (var turn = 0u; turn < PASSES; turn++) {
+    for (var turn = 0u; turn < PASSES && unknown; turn++) {
         let high = turn < 4u;
         let shift = 8u * select(PASSES - 1u - turn, 3u - turn, high);
         atomicStore(&counts[index], 0u);
         workgroupBarrier();
-        //# trips E
-        for (var e = 0u; e < E; e++) {
-            let key = element(m, e * T + index);
-            if (e * T + index < CHUNKS * N && all((key & mask) == known)) {
+        //# trips CHUNKS
+        for (var chunk = 0u; chunk < CHUNKS; chunk++) {
+            let key = best_of(m, chunk * T + index);
+            if (all((key & mask) == known)) {
                 atomicAdd(&counts[(select(key.y, key.x, high) >> shift) & 255u], 1u);
             }
         }
@@ -104,34 +126,109 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
                 digit--;
             }
             missing = left;
+            complete = select(0u, 1u, left == atomicLoad(&counts[digit]));
             found |= select(vec2<u32>(0u, digit << shift), vec2<u32>(digit << shift, 0u), high);
         }
-        workgroupBarrier();
+        unknown = workgroupUniformLoad(&complete) == 0u;
         known = found;
         mask |= select(vec2<u32>(0u, 255u << shift), vec2<u32>(255u << shift, 0u), high);
     }
-    //# trips E
-    for (var e = 0u; e < E; e++) {
-        let key = element(m, e * T + index);
-        if (e * T + index < CHUNKS * N && (key.x > known.x || (key.x == known.x && key.y >= known.y))) {
-            // Only where several elements are no values at all are there more than N.
-            let place = atomicAdd(&kept_count, 1u);
-            if (place < N) {
-                kept[place] = key;
+    //# trips CHUNKS
+    for (var chunk = 0u; chunk < CHUNKS; chunk++) {
+        let key = best_of(m, chunk * T + index);
+        if (key.y > 0u && !is_less(key, known)) {
+            kept_groups[min(atomicAdd(&group_count, 1u), T - 1u)] = chunk * T + index;
+        }
+    }
+    if (index == 0u) {
+        found = vec2<u32>(0u);
+        missing = N;
+        complete = 0u;
+    }
+    workgroupBarrier();
+    let least = known;
+    var keys: array<vec4<u32>, V>;
+    var columns: array<vec4<u32>, V>;
+    let own = kept_groups[index];
+    let taken = index < atomicLoad(&group_count);
+    //# unroll
+    for (var i = 0u; i < V; i++) {
+        let n4 = own / T * (CHUNK / 4u) + i * T + own % T;
+        let column = 4u * n4 + vec4<u32>(0u, 1u, 2u, 3u);
+        keys[i] = order(bitcast<vec4<u32>>(load_x(m, min(n4, (WIDTH - 1u) / 4u))));
+        columns[i] = select(vec4<u32>(0u), 0xffffffu - column, column < vec4<u32>(WIDTH) & vec4<bool>(taken));
+    }
+    known = vec2<u32>(0u);
+    mask = vec2<u32>(0u);
+    unknown = true;
+    //# trips PASSES
+    for (var turn = 0u; turn < PASSES && unknown; turn++) {
+        let high = turn < 4u;
+        let shift = 8u * select(PASSES - 1u - turn, 3u - turn, high);
+        atomicStore(&counts[index], 0u);
+        workgroupBarrier();
+        //# unroll
+        for (var i = 0u; i < V; i++) {
+            //# unroll
+            for (var j = 0u; j < 4u; j++) {
+                let key = vec2<u32>(keys[i][j], columns[i][j]);
+                if (key.y > 0u && !is_less(key, least) && all((key & mask) == known)) {
+                    atomicAdd(&counts[(select(key.y, key.x, high) >> shift) & 255u], 1u);
+                }
+            }
+        }
+        workgroupBarrier();
+        if (index < 16u) {
+            var count = 0u;
+            //# unroll
+            for (var i = 0u; i < 16u; i++) {
+                count += atomicLoad(&counts[index * 16u + i]);
+            }
+            sums[index] = count;
+        }
+        workgroupBarrier();
+        if (index == 0u) {
+            var left = missing;
+            var digit = 15u;
+            //# trips 16
+            while (digit > 0u && sums[digit] < left) {
+                left -= sums[digit];
+                digit--;
+            }
+            digit = digit * 16u + 15u;
+            //# trips 16
+            while (digit % 16u > 0u && atomicLoad(&counts[digit]) < left) {
+                left -= atomicLoad(&counts[digit]);
+                digit--;
+            }
+            missing = left;
+            complete = select(0u, 1u, left == atomicLoad(&counts[digit]));
+            found |= select(vec2<u32>(0u, digit << shift), vec2<u32>(digit << shift, 0u), high);
+        }
+        unknown = workgroupUniformLoad(&complete) == 0u;
+        known = found;
+        mask |= select(vec2<u32>(0u, 255u << shift), vec2<u32>(255u << shift, 0u), high);
+    }
+    //# unroll
+    for (var i = 0u; i < V; i++) {
+        //# unroll
+        for (var j = 0u; j < 4u; j++) {
+            let key = vec2<u32>(keys[i][j], columns[i][j]);
+            if (key.y > 0u && !is_less(key, least) && !is_less(key, known)) {
+                kept[min(atomicAdd(&kept_count, 1u), T - 1u)] = key;
             }
         }
     }
     workgroupBarrier();
     if (index < N) {
-        let own = kept[index];
+        let value = kept[index];
         var place = 0u;
         //# trips N
         for (var other = 0u; other < N; other++) {
-            let key = kept[other];
-            place += select(0u, 1u, key.x > own.x || (key.x == own.x && key.y > own.y));
+            place += select(0u, 1u, is_less(value, kept[other]));
         }
-        let bits = select(~own.x, own.x & 0x7fffffffu, own.x >= 0x80000000u);
+        let bits = select(~value.x, value.x & 0x7fffffffu, value.x >= 0x80000000u);
         out[m * OUT_STRIDE + 1u + place] = bitcast<f32>(bits);
-        out[m * OUT_STRIDE + 1u + N + place] = f32(0xffffffu - own.y);
+        out[m * OUT_STRIDE + 1u + N + place] = f32(0xffffffu - value.y);
     }
 }

@@ -287,8 +287,9 @@ fn cached_operations() -> Vec<Operation> {
         });
     }
     for (width, n) in [(20, 20), (509, 256), (262_144, 256)] {
-        operations.push(Operation::CandidateChunks { x: View::whole(width), n, rows: Rows::Sequences });
-        operations.push(Operation::Candidates { width, n, rows: Rows::Sequences });
+        let x = View::whole(width);
+        operations.push(Operation::CandidateChunks { x, rows: Rows::Sequences });
+        operations.push(Operation::Candidates { x, n, rows: Rows::Sequences });
     }
     operations
 }

@@ -123,11 +123,24 @@ pub(crate) fn combine(vec4s: u32, chunk: u32, invocations: u32) -> Launch {
     Launch { invocations, grid, cost: Cost { key, keys: Keys::default(), ..Cost::of(part) } }
 }
 
-/// `candidates/*.wgsl`: each invocation looks at `elements` values, some times over, and reads each with `loads`; `chunks`
-/// workgroups for each row.
-pub(crate) fn candidates(elements: u32, loads: f64, chunks: u32, rows: Rows, invocations: u32) -> Launch {
-    // Greatest value, sum of exponentials, six digits.
-    let once = Work { fmas: 60.0, loads, shared: 4.0, ..Work::default() }.times(elements.into());
+/// `candidates/chunk.wgsl`: each invocation has `columns` of them; `chunks` workgroups for each row.
+pub(crate) fn groups(columns: u32, chunks: u32, rows: Rows, invocations: u32) -> Launch {
+    // Greatest value, sum of exponentials, greatest value of the group.
+    let once = Work { fmas: 24.0, loads: 0.25, ..Work::default() }.times(columns.into());
+    let once = once.and(Work { loads: 2.0, shared: 2.0 * f64::from(invocations.ilog2()), ..Work::default() });
     let grid = [constant(chunks), Groups { dim: rows.dim(), per: 1 }, Groups::ONE];
+    Launch { invocations, grid, cost: Cost::of(once) }
+}
+
+/// `candidates/merge.wgsl`: each invocation looks at `groups` best values, then at `columns` of a group, each some times over; a
+/// workgroup for each row.
+pub(crate) fn candidates(groups: u32, columns: u32, rows: Rows, invocations: u32) -> Launch {
+    // Three digits decide as a rule; those of groups are read each time. Then each value is compared with all that are kept.
+    const DIGITS: f64 = 3.0;
+    let group = Work { fmas: 8.0, loads: 2.0, shared: 1.0, ..Work::default() }.times(DIGITS * f64::from(groups));
+    let column = Work { fmas: 8.0 * DIGITS, loads: 0.25, shared: 0.5 * DIGITS, ..Work::default() };
+    let places = Work { fmas: 4.0, shared: 1.0, ..Work::default() }.times(invocations.into());
+    let once = group.and(column.times(columns.into())).and(places);
+    let grid = [constant(1), Groups { dim: rows.dim(), per: 1 }, Groups::ONE];
     Launch { invocations, grid, cost: Cost::of(once) }
 }
