@@ -299,9 +299,18 @@ pub(crate) fn broadcast(operation: &Operation, tile: CachedTile, target: &Target
     if scaled {
         slots.extend([("scales", BROADCAST_SCALES.to_owned()), ("weigh", BROADCAST_WEIGH.to_owned())]);
     }
-    if lanes > 8 {
-        // Written out, the lanes of a large subgroup make too long a text.
+    // Written out, the lanes of a large subgroup make too long a text.
+    let together = if lanes > 8 { 4 } else { lanes };
+    let walks = if lanes > 8 {
         slots.push(("lanes", "//# trips S / L".to_owned()));
+        lanes / together
+    } else {
+        0
+    };
+    let blocks = cached.span(rows).div_ceil(4 * keys4 * lanes);
+    // The longest contexts leave no trips for another loop.
+    if u64::from(blocks) * u64::from(1 + d4 / columns + 4 * (1 + walks)) + ONCE > target.limits.loop_trips {
+        slots.push(("keys", "//# unroll\nfor (var j = 0u; j < 4u; j++) {".to_owned()));
     }
     slots.extend(cached.range(rows).map(|text| ("range", text)));
     if cached.split.is_some() {
@@ -328,9 +337,9 @@ if (lane == 0u) {
         ("HK", hk, "vec4s of a load of k"),
         ("HV", hv, "vec4s of a load of v"),
         ("C4", dv4.div_ceil(hv).div_ceil(lanes) * hv, "vec4s of columns of a lane"),
-        ("L", if lanes > 8 { 4 } else { lanes }, "keys in one iteration"),
+        ("L", together, "keys in one iteration"),
         ("G", cached.group(), "heads of q for one of k and v"),
-        ("BLOCKS", cached.span(rows).div_ceil(4 * keys4 * lanes), "the most blocks of keys"),
+        ("BLOCKS", blocks, "the most blocks of keys"),
         ("CHUNK", cached.split.map_or(cached.core.max_context, |s| s.keys), "keys of a chunk of the context"),
     ];
     if cached.fresh.is_some() {

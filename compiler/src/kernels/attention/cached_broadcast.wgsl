@@ -205,8 +205,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(subgroup_invocation_id
                 acc[r * C4 + c] *= factor;
             }
         }
+        //# slot keys
         //# trips 4
         for (var j = 0u; j < 4u && key0 + j * S < end; j++) {
+        //# end
             //# slot lanes
             //# unroll
             //# end

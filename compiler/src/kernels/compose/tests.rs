@@ -9,7 +9,7 @@ use super::*;
 use crate::formats::{Format, Group};
 use crate::kernels::spec::*;
 
-const FILES: [(&str, &str); 22] = [
+const FILES: [(&str, &str); 23] = [
     ("codes/quantize", include_str!("../codes/quantize.wgsl")),
     ("codes/dequantize", include_str!("../codes/dequantize.wgsl")),
     ("integer/broadcast_tile", include_str!("../integer/broadcast_tile.wgsl")),
