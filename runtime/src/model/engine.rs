@@ -140,10 +140,16 @@ impl Engine {
             memory::capacity(plan, &job, &all, adapter, ceiling, &limit)?
         };
         tracing::debug!(output = output.name(), target, capacity, "output chosen");
-        if !self.options.lazy {
-            pipelines::build(&self.device, plan, &job.kernels, &mut self.pipelines, progress).await?;
+        let (device, file, weights) = (&self.device, &self.file, &mut self.weights);
+        let mut upload =
+            async |progress: OnProgress<'_>| upload::upload(device, file, &windows, weights, progress).await;
+        match self.options.lazy {
+            true => upload(progress).await?,
+            false => {
+                let (kernels, built) = (&job.kernels, &mut self.pipelines);
+                pipelines::build_beside(device, plan, kernels, built, progress, upload).await?;
+            }
         }
-        upload::upload(&self.device, &self.file, &windows, &mut self.weights, progress).await?;
         let pace = Pace::new(capacity.min(ceiling));
         self.prepared.insert(output, Prepared { job, capacity, pace, cached });
         Ok(())
