@@ -29,6 +29,8 @@ pub struct Submission {
     pub context: u64,
     /// Index of its program in the plan.
     pub program: usize,
+    /// How many of the program's steps ran: all, unless rows were only appended.
+    pub dispatches: usize,
     /// Wall time in seconds, from the first table written to the last result read.
     pub seconds: f64,
     /// Of those, until the driver had all commands. Where steps are waited for one by one, that is most of the time.
@@ -116,7 +118,17 @@ impl Ready<'_> {
         let seconds = clock.seconds();
         tracing::trace!(rows, sequences, seconds, "submission");
         let context = sizes.context;
-        Ok(Submission { rows, sequences, context, program: index, seconds, submitting, steps, clock: step_clock })
+        Ok(Submission {
+            rows,
+            sequences,
+            context,
+            program: index,
+            dispatches: run.len(),
+            seconds,
+            submitting,
+            steps,
+            clock: step_clock,
+        })
     }
 
     /// Runs the steps one by one and waits for each.

@@ -66,7 +66,8 @@ fn pieces_but_the_last_end_where_the_caches_have_them() {
     let mut engine = engine(&Options { clock: Some(StepClock::Waits), ..Options::default() });
     let steps = |engine: &Engine| {
         let [submission] = engine.submissions() else { panic!("one step, one submission") };
-        (submission.steps.len(), engine.plan().programs[submission.program].steps.len())
+        assert_eq!(submission.steps.len(), submission.dispatches);
+        (submission.dispatches, engine.plan().programs[submission.program].steps.len())
     };
     for piece in [1, 7, 33] {
         let mut session = engine.session().unwrap();

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use serde::Serialize;
-use warpweft_plan::{OutputKind, PlanFile, Sizes};
+use warpweft_plan::{OutputKind, PlanFile, Program, Sizes};
 use warpweft_runtime::{Adapter, Engine, Options, block_on};
 
 use super::{Bench, KernelTime, kernel_table, kernel_times, measure_steps, median, random_ids, ratio, sorted};
@@ -145,9 +145,11 @@ fn report(shape: &Shape, engine: &Engine, kind: OutputKind, timing: &Timing) -> 
     for submission in engine.submissions() {
         let sizes = Sizes { tokens: submission.rows, context: shape.tokens.into(), sequences: submission.sequences };
         if let Some(program) = plan.programs.get(submission.program) {
-            flops += flops_of.of(program, sizes);
-            bytes += work::bytes(program, sizes);
-            dispatches += program.steps.len();
+            let steps = program.steps.iter().take(submission.dispatches).cloned().collect();
+            let ran = Program { steps, ..program.clone() };
+            flops += flops_of.of(&ran, sizes);
+            bytes += work::bytes(&ran, sizes);
+            dispatches += submission.dispatches;
         }
     }
     let times = &timing.times;

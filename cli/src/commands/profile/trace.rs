@@ -93,7 +93,7 @@ fn device(plan: &Plan, run: &Run, flops: &Flops, rates: Option<&Rates>) -> Vec<E
     let span = submission.steps.iter().map(|t| t.start + t.seconds).fold(0.0, f64::max);
     let first = run.start + submission.submitting.min((submission.seconds - span).max(0.0));
     let name = format!("{} for {}", program.output.kind.name(), program.target);
-    let args = json!({ "rows": submission.rows, "dispatches": program.steps.len() });
+    let args = json!({ "rows": submission.rows, "dispatches": submission.dispatches });
     let mut events = vec![event(DEVICE, "program", name, (first, first + span), args)];
     let steps: Vec<_> = program.steps.iter().zip(&submission.steps).enumerate().collect();
     for part in steps.chunk_by(|a, b| a.1.0.layer == b.1.0.layer) {
