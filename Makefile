@@ -31,6 +31,7 @@ model:
 	@scripts/minilm.sh $(MINILM)
 
 demo: adapter
+	@mkdir -p target
 	$(COMPILE_MODEL) build demo/rustdoc-lm/model -o target/rustdoc-lm.weft
 	$(COMPILE_MODEL) run target/rustdoc-lm.weft --prompt-file demo/rustdoc-lm/prompt.md --max-tokens 120
 
