@@ -99,7 +99,12 @@ impl HeadPart {
         }
     }
 
-    /// The same, as it is put.
+    /// Whether each of its heads is put with a scale.
+    fn is_scaled(&self) -> bool {
+        self.cache().is_some_and(|rows| rows.format.is_scaled())
+    }
+
+    /// The rows of its cache, as they are put.
     fn stored(&self) -> Option<Stored> {
         self.cache().map(|rows| Stored::whole(rows, 1))
     }
@@ -133,17 +138,16 @@ impl HeadPart {
 
     /// `put_i(m, to, head, d, value, unit)`.
     fn put(&self, i: usize, out: &str, unit: Unit, longs: bool) -> String {
-        let (kind, put) = match self.stored() {
+        let (own, kind, put) = match self.stored() {
             None => {
                 let (stride, dim) = (View::whole(self.x.width).stride / unit.columns(), self.dim() / unit.columns());
-                (unit.kind(), format!("{out}[m * {stride}u + head * {dim}u + d] = value;"))
+                (String::new(), unit.kind(), format!("{out}[m * {stride}u + head * {dim}u + d] = value;"))
             }
             Some(cache) => {
-                let over = if cache.rows.format.is_scaled() { " / unit" } else { "" };
-                ("vec4<f32>", format!("put_{out}(to, head, d, value{over});"))
+                let over = if self.is_scaled() { " / unit" } else { "" };
+                (cache.put(out, longs) + "\n", "vec4<f32>", format!("put_{out}(to, head, d, value{over});"))
             }
         };
-        let own = self.stored().map_or(String::new(), |cache| cache.put(out, longs) + "\n");
         format!("{own}fn put_{i}(m: u32, to: u32, head: u32, d: u32, value: {kind}, unit: f32) {{\n    {put}\n}}\n")
     }
 }
@@ -156,7 +160,7 @@ pub(super) enum Unit {
 }
 
 /// What an invocation can handle at once of all parts of a matrix.
-pub(super) fn unit_of(parts: &[HeadPart]) -> Unit {
+fn unit_of(parts: &[HeadPart]) -> Unit {
     if parts.iter().all(HeadPart::by_four) { Unit::Four } else { Unit::Column }
 }
 
@@ -250,7 +254,7 @@ pub(crate) fn ready(parts: &[HeadPart], vector: u32, target: &Target) -> Result<
         let leave = if i + 1 < parts.len() { "\n        return;" } else { "" };
         format!("put_{i}(m, to, {head}, d, {value}, unit);{leave}")
     };
-    let scaled = |p: &HeadPart| p.cache().is_some_and(|rows| rows.format.is_scaled());
+    let scaled = parts.iter().any(HeadPart::is_scaled);
     let mut slots = Vec::new();
     match unit {
         Unit::Four => {
@@ -265,11 +269,11 @@ pub(crate) fn ready(parts: &[HeadPart], vector: u32, target: &Target) -> Result<
             }));
         }
     }
-    if parts.iter().any(scaled) {
+    if scaled {
         let head = "fn put_unit(to: u32, item: u32, unit: f32)";
         interface.function(dispatch(head, parts, |i, p, item| {
             let leave = if i + 1 < parts.len() { "return;" } else { "" };
-            match scaled(p) {
+            match p.is_scaled() {
                 true => format!("put_scale_{}(to, {item}, unit);\n        {leave}", out_name(i, parts)),
                 false => leave.to_owned(),
             }
@@ -292,7 +296,7 @@ pub(crate) fn ready(parts: &[HeadPart], vector: u32, target: &Target) -> Result<
     let source = match by_pairs {
         true => {
             interface.function(heads.pair(&interface)?);
-            if parts.iter().any(scaled) {
+            if scaled {
                 slots.push(("unit", PAIRS_UNIT.to_owned()));
             }
             include_str!("heads/pairs.wgsl")
@@ -374,22 +378,21 @@ fn ready_slots(
                 .to_owned(),
         );
     }
-    let scaled = |p: &HeadPart| p.cache().is_some_and(|rows| rows.format.is_scaled());
-    let (subgroups, any_scaled) = (target.subgroup_size.is_some(), parts.iter().any(scaled));
+    let (subgroups, scaled) = (target.subgroup_size.is_some(), parts.iter().any(HeadPart::is_scaled));
     let norms = parts.iter().any(|p| p.norm.is_some());
     if subgroups && norms {
         slots.push(("norm", SUBGROUP_NORM.to_owned()));
     }
-    if subgroups || !(norms || any_scaled) {
+    if subgroups || !(norms || scaled) {
         slots.push(("sums", String::new()));
     }
-    if any_scaled {
+    if scaled {
         slots.push(("unit", if subgroups { SUBGROUP_UNIT } else { WORKGROUP_UNIT }.to_owned()));
     }
 }
 
-/// Whether invocations that take every `lanes`-th unit of a head have both units of each pair that turns, and no more units than
-/// registers.
+/// Whether invocations that take every `lanes`-th unit of a head have both units of each pair that turns, and no more
+/// units than registers.
 fn has_pairs(parts: &[HeadPart], unit: Unit, lanes: u32) -> bool {
     let units = parts[0].dim() / 4;
     let whole = |p: &HeadPart| {

@@ -84,15 +84,14 @@ impl Stored {
         match self.words() {
             2 if longs => format!("join({})", together(vectors, "vec2<u32>")),
             4 if longs => {
-                let (first, second) = vectors.split_at(vectors.len() / 2);
-                match vectors {
-                    [one] => format!("vec2<u64>(join({one}.xy), join({one}.zw))"),
-                    _ => format!(
-                        "vec2<u64>(join({}), join({}))",
-                        together(first, "vec2<u32>"),
-                        together(second, "vec2<u32>")
-                    ),
-                }
+                let halves = match vectors {
+                    [one] => [format!("{one}.xy"), format!("{one}.zw")],
+                    _ => {
+                        let (first, second) = vectors.split_at(vectors.len() / 2);
+                        [first, second].map(|half| together(half, "vec2<u32>"))
+                    }
+                };
+                format!("vec2<u64>({})", halves.map(|half| format!("join({half})")).join(", "))
             }
             _ => together(vectors, self.kind()),
         }
@@ -131,8 +130,8 @@ impl Stored {
         format!("{name}[(m * {}u + head) * {head}u + {index}]", self.rows.heads)
     }
 
-    /// `load_name(m, head, i)`: the i-th load of a head, of 64-bit integers if memory has `longs`; `part_name(p, h)`: its h-th four numbers; `scale_name(m, head)`
-    /// where there are scales.
+    /// `load_name(m, head, i)`: the i-th load of a head, of 64-bit integers if memory has `longs`; `part_name(p, h)`: its
+    /// h-th four numbers; `scale_name(m, head)` where there are scales.
     pub(super) fn load(&self, name: &str, longs: bool) -> String {
         let kind = self.kind();
         let first = self.first / 4 * self.rows.format.words() / self.words();

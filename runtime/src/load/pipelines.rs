@@ -16,6 +16,9 @@ pub(crate) async fn build(
     built: &mut HashMap<usize, Pipeline>,
     progress: OnProgress<'_>,
 ) -> Result<(), RuntimeError> {
+    if missing(kernels, built).is_empty() {
+        return Ok(());
+    }
     build_beside(device, plan, kernels, built, progress, async |_: OnProgress<'_>| Ok(())).await
 }
 

@@ -2,9 +2,9 @@
 //
 // x [M, WIDTH]; groups: for each row and chunk (top, sum, T keys, their columns), as candidates/chunk.wgsl leaves them;
 // out [M, 1 + 2·N]. No value is among the N greatest whose group is not among the N with the greatest best ones: each of
-// those has a greater value. So these groups are found first, then the values in them. The N-th greatest (key, column) is found digit by
-// digit, 8 bits at a time: how many have which digit, of those that agree with what is known, until all of these are
-// wanted. Whatever is not less is kept; a kept value's place is the number of greater ones.
+// those has a greater value. So these groups are found first, then the values in them. The N-th greatest (key, column) is
+// found digit by digit, 8 bits at a time: how many have which digit, of those that agree with what is known, until all of
+// these are wanted. Whatever is not less is kept; a kept value's place is the number of greater ones.
 
 //# slot constants
 const T: u32 = 256u; // invocations, one for each digit
@@ -68,7 +68,6 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     if (index == 0u) {
         found = vec2<u32>(0u);
         missing = N;
-        complete = 0u;
         atomicStore(&group_count, 0u);
         atomicStore(&kept_count, 0u);
         var top = bitcast<f32>(groups[m * STRIDE]);
@@ -140,12 +139,12 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             kept_groups[min(atomicAdd(&group_count, 1u), T - 1u)] = chunk * T + index;
         }
     }
+    workgroupBarrier();
+    // Not before the barrier: others may not have read what was found.
     if (index == 0u) {
         found = vec2<u32>(0u);
         missing = N;
-        complete = 0u;
     }
-    workgroupBarrier();
     let least = known;
     var keys: array<vec4<u32>, V>;
     var columns: array<vec4<u32>, V>;
