@@ -14,7 +14,7 @@ use crate::graph::verify::{Form, VerifyError, verify};
 use crate::graph::{FactError, Graph, Id};
 use crate::kernels::{Job, KernelError, RowRange, lower_all};
 use crate::lossy::{Activations, Quantization, Rounding, round_activations, round_weights};
-use crate::lower::{Bounds, Call, LowerError, LoweredBody, lower};
+use crate::lower::{Bounds, Call, LowerError, LoweredBody, lower, write_over};
 use crate::pack::{Packing, WeightChoice, choose_formats};
 use crate::phases::{Phase, PhaseReport};
 use crate::proof::{self, Parts, ProofError, Record, provenance};
@@ -186,7 +186,7 @@ pub fn compile(
     let notes = vec![format!("{} programs of {} bodies", variants.len(), rolled.bodies.len())];
     log.end(Phase::Extracted, 0, notes, || variants_text(&variants));
 
-    let composed = compose_all(&variants, model.max_positions, options.cache)?;
+    let composed = compose_all(&chosen, &rolled, &variants, model.max_positions, options.cache)?;
     let count = composed.iter().flatten().map(|b| b.kernels.len()).sum::<usize>();
     log.end(Phase::Kernels, 0, vec![format!("{count} kernels composed and validated")], || kernels_text(&composed));
 
@@ -260,6 +260,8 @@ fn extract_all(
 }
 
 fn compose_all(
+    chosen: &Graph,
+    rolled: &Rolled,
     variants: &[Variant],
     max_context: u32,
     cache: CacheFormat,
@@ -275,9 +277,13 @@ fn compose_all(
         };
         lower(&body.graph, bounds)
     };
-    let lowered: Vec<Vec<LoweredBody>> = (variants.iter())
+    let mut lowered: Vec<Vec<LoweredBody>> = (variants.iter())
         .map(|variant| variant.bodies.iter().map(|body| lowered(variant, body)).collect())
         .collect::<Result<_, _>>()?;
+    for (variant, bodies) in variants.iter().zip(&mut lowered) {
+        let graphs: Vec<&Graph> = variant.bodies.iter().map(|body| &body.graph).collect();
+        write_over(chosen, rolled, &graphs, bodies);
+    }
     let jobs: Vec<Job<'_>> = (variants.iter().zip(&lowered))
         .flat_map(|(variant, bodies)| bodies.iter().flat_map(|body| &body.calls).map(move |call| (variant, call)))
         .map(|(Variant { target, rows, .. }, Call { operation, .. })| Job {

@@ -5,6 +5,7 @@
 //! roundings are covered by the slack of the constants below.
 
 use warpweft_compiler::graph::eval::{Tensor, Values, evaluate};
+use warpweft_compiler::graph::moments::GRANULE;
 use warpweft_compiler::graph::{Fact, Graph, Id, Op};
 
 /// Relative rounding error of one operation.
@@ -21,9 +22,20 @@ struct Near {
 }
 
 impl Near {
-    /// After rounding to f32.
+    /// After rounding to f32; what overflows has no bound.
     fn rounded(self) -> Near {
-        Near { error: self.error + U * self.value.abs() + TINY, ..self }
+        let error = self.error + U * self.value.abs() + TINY;
+        let fits = self.value.abs() + error <= f64::from(f32::MAX);
+        Near { error: if fits { error } else { f64::INFINITY }, ..self }
+    }
+
+    fn exact(value: f32) -> Near {
+        Near { value: value.into(), error: 0.0 }
+    }
+
+    fn times(self, other: Near) -> Near {
+        let error = self.value.abs() * other.error + other.value.abs() * self.error + self.error * other.error;
+        Near { value: self.value * other.value, error }
     }
 }
 
@@ -47,9 +59,39 @@ pub fn rounding_error(graph: &Graph, root: Id, values: &Values) -> Vec<f64> {
                     acc.value += a * b;
                     acc.error += x_error(a) * b.abs() + (a.abs() + x_error(a)) * w_error(b) + 1e-15 * (a * b).abs();
                 }
-                term_error(graph, term, values, acc.rounded(), (i, j)).error
+                term_error(graph, term, values, [acc.rounded(); 2], (i, j)).error
             };
             (0..rows * n).map(element).collect()
+        }
+        Op::LinearPair([x, a, b, term]) => {
+            let (x, result) = (normalized(graph, x, values), value(root));
+            let scales = vec![None; result.shape[0]];
+            pair_errors(graph, (term, &result), values, &x, &[value(a), value(b)], &scales)
+        }
+        Op::ScaledLinearPair([gained, eps, a, b, term]) => {
+            let (Op::Gained([rows, gain]), Fact::Real(eps)) = (&graph.node(gained).op, &graph.node(eps).fact) else {
+                panic!("rows with moments are made of rows")
+            };
+            let (rows, gain, result) = (value(*rows), value(*gain), value(root));
+            let columns = rows.shape[1];
+            let product = |at: usize| Near::exact(rows.data[at]).times(Near::exact(gain.data[at % columns])).rounded();
+            let x: Vec<Near> = (0..rows.data.len()).map(product).collect();
+            let scale = |row: &[f32]| {
+                let sum = |part: &[f32]| {
+                    let value = part.iter().map(|v| f64::from(*v).powi(2)).sum();
+                    Near { value, error: 0.0 }.rounded()
+                };
+                let sums: Vec<Near> = row.chunks(GRANULE as usize).map(sum).collect();
+                let of_all = |part: fn(&Near) -> f64| sums.iter().map(part).sum::<f64>() / columns as f64;
+                let mean = of_all(|sum| sum.value) + f64::from(eps.value());
+                let value = 1.0 / mean.sqrt();
+                // The slope of 1 / sqrt, at its steepest where the mean is least.
+                let least = mean - of_all(|sum| sum.error);
+                let error = if least > 0.0 { of_all(|sum| sum.error) / (2.0 * least.powf(1.5)) } else { f64::INFINITY };
+                Some(Near { value, error }.rounded())
+            };
+            let scales: Vec<_> = rows.data.chunks(columns).map(scale).collect();
+            pair_errors(graph, (term, &result), values, &x, &[value(a), value(b)], &scales)
         }
         // A weighted mean of values, with weights that sum to one.
         Op::Attention([_, _, v, ..]) => mean_error(&value(v), &value(root)),
@@ -60,6 +102,59 @@ pub fn rounding_error(graph: &Graph, root: Id, values: &Values) -> Vec<f64> {
         Op::MatMul(_) | Op::HeadLinear(_) => contracted(graph, root, values).1,
         ref other => panic!("no bound for {other}"),
     }
+}
+
+/// The elements of an activation, those of a norm as far as they may be off.
+fn normalized(graph: &Graph, x: Id, values: &Values) -> Vec<Near> {
+    let Op::RmsNorm([rows, eps, term]) = graph.node(x).op else {
+        let error = operand_error(graph, x);
+        let near = |v: f32| Near { value: v.into(), error: error(v.into()) };
+        return value_of(graph, x, values).data.into_iter().map(near).collect();
+    };
+    let Fact::Real(eps) = &graph.node(eps).fact else { panic!("epsilon is a number") };
+    let rows = value_of(graph, rows, values);
+    let width = rows.shape[1];
+    let mut found = Vec::with_capacity(rows.data.len());
+    for (i, row) in rows.data.chunks(width).enumerate() {
+        let mean = row.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>() / width as f64;
+        for (k, &v) in row.iter().enumerate() {
+            let value = f64::from(v) / (mean + f64::from(eps.value())).sqrt();
+            let acc = Near { value, error: 0.0 }.rounded();
+            found.push(term_error(graph, term, values, [acc; 2], (i, k)));
+        }
+    }
+    found
+}
+
+/// The errors of a term over the products of `x` with two weights, scaled by row where there are scales.
+fn pair_errors(
+    graph: &Graph,
+    (term, result): (Id, &Tensor),
+    values: &Values,
+    x: &[Near],
+    weights: &[Tensor; 2],
+    scales: &[Option<Near>],
+) -> Vec<f64> {
+    let (n, k) = (result.shape[1], weights[0].shape[1]);
+    let element = |at: usize| {
+        let (i, j) = (at / n, at % n);
+        let acc = [0, 1].map(|w: usize| {
+            let mut acc = Near { value: 0.0, error: 0.0 };
+            for (a, &b) in x[i * k..][..k].iter().zip(&weights[w].data[j * k..][..k]) {
+                let product = a.times(Near::exact(b));
+                acc = Near {
+                    value: acc.value + product.value,
+                    error: acc.error + product.error + 1e-15 * product.value.abs(),
+                };
+            }
+            match scales[i] {
+                Some(scale) => acc.rounded().times(scale).rounded(),
+                None => acc.rounded(),
+            }
+        });
+        term_error(graph, term, values, acc, (i, j)).error
+    };
+    (0..result.data.len()).map(element).collect()
 }
 
 /// The value of products of products and of what takes them apart by heads, and how far each element may be off.
@@ -155,7 +250,7 @@ fn operand_error(graph: &Graph, id: Id) -> impl Fn(f64) -> f64 + use<> {
     move |x| roundings * (U * x.abs() + TINY)
 }
 
-fn term_error(graph: &Graph, term: Id, values: &Values, acc: Near, at: (usize, usize)) -> Near {
+fn term_error(graph: &Graph, term: Id, values: &Values, acc: [Near; 2], at: (usize, usize)) -> Near {
     let node = graph.node(term);
     let of = |id: Id| term_error(graph, id, values, acc, at);
     let lipschitz = |x: Id, factor: f64, f: fn(f64) -> f64| {
@@ -163,7 +258,8 @@ fn term_error(graph: &Graph, term: Id, values: &Values, acc: Near, at: (usize, u
         Near { value: f(x.value), error: factor * x.error }.rounded()
     };
     match (&node.fact, &node.op) {
-        (_, Op::Acc) => acc,
+        (_, Op::Acc) => acc[0],
+        (_, Op::Acc2) => acc[1],
         (Fact::Real(r), _) => Near { value: r.value().into(), error: 0.0 },
         (Fact::Tensor(_), _) => Near { value: element(&value_of(graph, term, values), at), error: 0.0 },
         (_, Op::Add([a, b])) => {
@@ -174,11 +270,7 @@ fn term_error(graph: &Graph, term: Id, values: &Values, acc: Near, at: (usize, u
             let (a, b) = (of(*a), of(*b));
             Near { value: a.value - b.value, error: a.error + b.error }.rounded()
         }
-        (_, Op::Mul([a, b])) => {
-            let (a, b) = (of(*a), of(*b));
-            let error = a.value.abs() * b.error + b.value.abs() * a.error + a.error * b.error;
-            Near { value: a.value * b.value, error }.rounded()
-        }
+        (_, Op::Mul([a, b])) => of(*a).times(of(*b)).rounded(),
         (_, Op::Div([a, b])) => {
             let (a, b) = (of(*a), of(*b));
             let (value, least) = (a.value / b.value, b.value.abs() - b.error);

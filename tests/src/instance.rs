@@ -75,7 +75,8 @@ pub fn instance(rule: &Rule, random: &mut Random) -> Option<Instance> {
         graph: Graph::default(),
         variables: BTreeMap::new(),
         rows: if about_attention || random.below(4) > 0 { Dim::TOKENS } else { Dim::SEQUENCES },
-        inner: 1 + random.below(7) as i64,
+        // Rows with moments have more than one sum.
+        inner: 1 + random.below(if rule.right.to_string().contains("gained") { 40 } else { 7 }) as i64,
         heads: kv_heads * if grouped { 1 + random.below(3) as i64 } else { 1 },
         kv_heads,
         head_width: 1 + random.below(5) as i64,
@@ -138,6 +139,7 @@ impl Instantiation<'_> {
                 Want::Weight(1 + self.random.below(7) as i64, self.inner)
             }
             Some(Op::Gather(_)) => Want::Activation(Dim::TOKENS, self.inner),
+            Some(Op::Gained(_)) => Want::Activation(self.rows, 1 + self.random.below(40) as i64),
             _ => Want::Activation(self.rows, 1 + self.random.below(7) as i64),
         }
     }
@@ -209,6 +211,11 @@ impl Instantiation<'_> {
                 wants.extend(paired.then_some(Want::Contracted(*n, *k)));
                 wants.push(Want::Term(result, paired));
                 wants
+            }
+            (Op::Gained(_), Want::Activation(..)) => vec![want.clone(), Want::Operand(shape)],
+            (Op::GainedLinear(_), Want::Normed(rows, k, n)) => {
+                let contraction = [Want::Activation(*rows, *k), Want::Contracted(*n, *k)];
+                contraction.into_iter().chain([Want::Term(shape.clone(), false), Want::Operand(shape)]).collect()
             }
             (Op::Rms(_) | Op::Layer(_), Want::Prologue(shape)) => vec![Want::Real, Want::Term(shape.clone(), false)],
             (Op::Then(_), Want::Prologue(_)) => vec![want.clone(), want.clone()],

@@ -42,6 +42,8 @@ pub(crate) struct Output {
     pub(super) cache: Option<usize>,
     /// How its rows are stored.
     pub(super) storage: Storage,
+    /// The argument that it is written over, by its index in the meaning.
+    pub(super) over: Option<usize>,
 }
 
 /// A kernel and its meaning.
@@ -87,13 +89,21 @@ impl Call {
         let mut call = Call { outputs, args: Vec::new(), tables, paged, graph };
         let contents = call.contents(kernel);
         // They are counted in the order of their bindings.
-        let args: Vec<usize> = (0..contents.len()).filter(|&at| matches!(contents[at], Content::Arg(_))).collect();
+        let mut args: Vec<Option<usize>> =
+            (0..contents.len()).filter(|&at| matches!(contents[at], Content::Arg(_))).map(Some).collect();
         let declared = &call.graph.declarations().args;
+        // What stands where the result goes has no binding of its own.
+        if args.len() + 1 == declared.len() {
+            let over = over(kernel, &contents);
+            args.insert(over, None);
+            call.outputs.iter_mut().take(1).for_each(|output| output.over = Some(over));
+        }
         if args.len() != declared.len() {
             return Err(format!("it binds {} activations, its meaning has {}", args.len(), declared.len()));
         }
-        let storage =
-            |(at, arg): (usize, &ArgDecl)| stored(at).map_or(storage_of(arg.dtype.is_quantized()), Storage::Cache);
+        let storage = |(at, arg): (Option<usize>, &ArgDecl)| {
+            at.and_then(stored).map_or(storage_of(arg.dtype.is_quantized()), Storage::Cache)
+        };
         call.args = args.into_iter().zip(declared).map(storage).collect();
         Ok(call)
     }
@@ -101,6 +111,7 @@ impl Call {
     /// What each binding is for.
     pub(super) fn contents(&self, kernel: &Kernel) -> Vec<Content> {
         let weights = &self.graph.declarations().weights;
+        let over = self.outputs.iter().find_map(|output| output.over);
         let mut args = 0;
         let content = |binding: &warpweft_plan::Binding| match binding.name.as_str() {
             "ids" => Content::Ids,
@@ -116,7 +127,8 @@ impl Call {
                     (None, Some(weight)) => Content::Weight(weight),
                     (None, None) => {
                         args += 1;
-                        Content::Arg(args - 1)
+                        let before = over.is_none_or(|over| args <= over);
+                        Content::Arg(if before { args - 1 } else { args })
                     }
                 }
             }
@@ -166,7 +178,7 @@ impl Output {
         };
         let storage = storage_of(fact.dtype.is_quantized());
         let name = base(&output.name).to_owned();
-        Ok(Output { name, width, first, whole, rows, cache, storage })
+        Ok(Output { name, width, first, whole, rows, cache, storage, over: None })
     }
 
     /// The numbers in the bytes of the result, as many in a row as [`Output::stride`] says.
@@ -188,6 +200,17 @@ impl Output {
     pub(super) fn may_pad(&self, column: usize) -> bool {
         self.first + self.width == self.whole && column >= self.whole
     }
+}
+
+/// The index of the activation that has no binding: that of the first operand `e0`, `e1`… that is not bound.
+fn over(kernel: &Kernel, contents: &[Content]) -> usize {
+    let names: Vec<&str> = kernel.bindings.iter().map(|binding| binding.name.as_str()).collect();
+    let missing = (0..).find(|i| !names.contains(&format!("e{i}").as_str())).unwrap_or(0);
+    let number = |name: &str| name.strip_prefix('e').and_then(|n| n.parse::<usize>().ok());
+    let before = |(name, content): &(&&str, &Content)| {
+        matches!(content, Content::Arg(_)) && number(name).is_none_or(|n| n < missing)
+    };
+    names.iter().zip(contents).filter(before).count()
 }
 
 /// Of activations that are no cache.

@@ -45,13 +45,14 @@ impl Call {
         let args = declarations.args.iter().zip(&self.args).map(|arg| activation(&mut random, arg));
         let (matrices, args): (Vec<_>, Vec<_>) = args.unzip();
         let weights: Vec<_> = declarations.weights.iter().map(|decl| weight(decl, &mut random)).collect();
-        let before = |output: &Output| match output.cache {
+        let before = |output: &Output| match (output.cache, output.over) {
+            (_, Some(arg)) => (matrices[arg].clone(), args[arg].clone()),
             // A kernel may read the rows of a cache that it appends to.
-            Some(_) => {
+            (Some(_), None) => {
                 let values = numbers(&mut random, rows_of(true) * output.stride());
                 stored(output.storage, values, output.whole)
             }
-            None => {
+            (None, None) => {
                 let bytes = floats(&vec![UNTOUCHED; rows_of(false) * output.storage.words(output.whole)]);
                 (output.numbers(&bytes), bytes)
             }

@@ -21,7 +21,7 @@ use crate::kernels::codes;
 use crate::kernels::columns;
 use crate::kernels::cost::attention::AttentionShape;
 use crate::kernels::cost::integer::IntegerShape;
-use crate::kernels::cost::linear::{LinearShape, NormShape, PerHeadShape};
+use crate::kernels::cost::linear::{LinearShape, Moments, NormShape, PerHeadShape};
 use crate::kernels::cost::rowwise::RowShape;
 use crate::kernels::cost::{Launch, cheapest};
 use crate::kernels::heads;
@@ -55,6 +55,7 @@ struct Contraction<'f> {
     weights: u32,
     term: &'f Fact,
     norm: Option<NormShape>,
+    moments: Option<Moments>,
 }
 
 /// What a node that needs no dispatch costs, in dispatches.
@@ -148,28 +149,43 @@ impl<'w> CostModel<'w> {
             Op::Candidates([x, _]) => self.rowwise(tensor(x)?, [0, 0], |shape| Some(shape.map()))?,
             Op::MeanPool(_) | Op::MaxPool(_) => self.rowwise(result, [0, 0], |shape| Some(shape.pool(Pool::Mean)))?,
             Op::FirstRow(_) | Op::LastRow(_) => self.rowwise(result, [0, 0], |shape| Some(shape.pool(Pool::First)))?,
-            Op::Linear(_) | Op::LinearPair(_) | Op::NormedLinear(_) | Op::NormedLinearPair(_)
+            Op::Linear(_)
+            | Op::LinearPair(_)
+            | Op::NormedLinear(_)
+            | Op::NormedLinearPair(_)
+            | Op::GainedLinear(_)
+            | Op::ScaledLinearPair(_)
                 if normed::storage_buffers(egraph, node) > self.target.limits.storage_buffers as usize =>
             {
                 return None;
             }
             Op::Linear([x, w, term]) => {
                 let (x, w, term) = (tensor(x)?, tensor(w)?, fact(*term)?);
-                self.linear(&Contraction { result, x, w, weights: 1, term, norm: None })?
+                self.linear(&Contraction { result, x, w, weights: 1, term, norm: None, moments: None })?
             }
             Op::LinearPair([x, w, _, term]) => {
                 let (x, w, term) = (tensor(x)?, tensor(w)?, fact(*term)?);
-                self.linear(&Contraction { result, x, w, weights: 2, term, norm: None })?
+                self.linear(&Contraction { result, x, w, weights: 2, term, norm: None, moments: None })?
             }
             Op::NormedLinear([x, prologue, w, term]) => {
                 let (x, w, term) = (tensor(x)?, tensor(w)?, fact(*term)?);
                 let norm = self.norm(egraph, *prologue, x);
-                self.linear(&Contraction { result, x, w, weights: 1, term, norm: Some(norm?) })?
+                self.linear(&Contraction { result, x, w, weights: 1, term, norm: Some(norm?), moments: None })?
             }
             Op::NormedLinearPair([x, prologue, w, _, term]) => {
                 let (x, w, term) = (tensor(x)?, tensor(w)?, fact(*term)?);
                 let norm = self.norm(egraph, *prologue, x);
-                self.linear(&Contraction { result, x, w, weights: 2, term, norm: Some(norm?) })?
+                self.linear(&Contraction { result, x, w, weights: 2, term, norm: Some(norm?), moments: None })?
+            }
+            Op::GainedLinear([x, w, term, _]) => {
+                let (x, w, term) = (tensor(x)?, tensor(w)?, fact(*term)?);
+                let moments = Some(Moments::Left);
+                self.linear(&Contraction { result, x, w, weights: 1, term, norm: None, moments })?
+            }
+            Op::ScaledLinearPair([x, _, w, _, term]) => {
+                let (x, w, term) = (tensor(x)?, tensor(w)?, fact(*term)?);
+                let moments = Some(Moments::Read);
+                self.linear(&Contraction { result, x, w, weights: 2, term, norm: None, moments })?
             }
             Op::HeadLinear([x, w, heads]) => {
                 let heads = int(heads)?.max(1);
@@ -224,7 +240,7 @@ impl<'w> CostModel<'w> {
             }
             Op::Format(_) => return free,
             Op::MatMul(_) | Op::Transpose(_) | Op::Concat(_) | Op::SplitHeads(_) | Op::MergeHeads(_) => return None,
-            Op::RepeatHeads(_) | Op::Softmax(_) | Op::Scores(_) => return None,
+            Op::RepeatHeads(_) | Op::Softmax(_) | Op::Scores(_) | Op::Gained(_) => return None,
         };
         Some(seconds + self.second_copies(egraph, node) + self.widened(egraph, node))
     }
@@ -285,25 +301,27 @@ impl<'w> CostModel<'w> {
     }
 
     fn linear(&self, contraction: &Contraction<'_>) -> Option<f64> {
-        let Contraction { result, x, w, weights, term, norm } = *contraction;
+        let Contraction { result, x, w, weights, term, norm, moments } = *contraction;
         // Rows of a cache are spread over its pages, which attention alone finds.
         if result.shape.first() == Some(&Dim::CONTEXT) {
             return None;
         }
         let shape = LinearShape {
-            k: u32::try_from(width(x)?).ok()?,
+            k: u32::try_from(width(w)?).ok()?,
             n: u32::try_from(width(result)?).ok()?,
             format: w.dtype.format()?,
             weights,
             norm,
+            moments,
             operands: term_operands(term, width(result)?),
             rows: rows_of(result)?,
             wide: self.target.int64,
         };
         let of_codes = x.dtype.is_quantized();
         let key = (shape.k, shape.n, (shape.format, of_codes), weights, shape.operands, self.range(result));
-        // Those with norms are few.
-        if let Some(&seconds) = self.known.borrow().get(&key).filter(|_| norm.is_none()) {
+        // Those with norms or moments are few.
+        let plain = norm.is_none() && moments.is_none();
+        if let Some(&seconds) = self.known.borrow().get(&key).filter(|_| plain) {
             return Some(seconds);
         }
         let rows = self.range(result);
@@ -314,8 +332,11 @@ impl<'w> CostModel<'w> {
         // A weight above the limit of a binding becomes windows, a dispatch each.
         let bytes = shape.format.row_bytes(shape.k as usize) as u64 * u64::from(shape.n);
         let windows = bytes.div_ceil(self.target.limits.binding_bytes).max(1);
+        if windows > 1 && moments == Some(Moments::Left) {
+            return None;
+        }
         let seconds = seconds + (windows - 1) as f64 * self.target.rates.dispatch;
-        if norm.is_none() {
+        if plain {
             self.known.borrow_mut().insert(key, seconds);
         }
         Some(seconds)

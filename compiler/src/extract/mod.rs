@@ -226,6 +226,7 @@ impl<'e> Search<'e> {
                     best = self.attempt_afresh(choice, roots, best, &alone, &adopters);
                 }
                 best = self.attempt(choice, roots, best, adopters);
+                best = self.take_together(choice, roots, best, class);
             }
             if best >= before {
                 return best;
@@ -241,6 +242,23 @@ impl<'e> Search<'e> {
                 if matches!(node, Op::First(_) | Op::Second(_)) {
                     best = self.attempt_within(choice, roots, best, vec![(*user, node.clone())]).unwrap_or(best);
                 }
+            }
+        }
+        best
+    }
+
+    /// The results of a node of several, each with one that reads it: neither alone gains anything, because what makes the
+    /// other result is paid for then too.
+    fn take_together(&self, choice: &mut Choice, roots: &[Id], mut best: f64, class: Id) -> f64 {
+        if !matches!(self.egraph[class].data, Ok(Fact::Pair(..))) {
+            return best;
+        }
+        let results = self.users.get(&class).cloned().unwrap_or_default();
+        for (result, _) in &results {
+            for (user, node) in self.users.get(result).into_iter().flatten() {
+                let mut changes = results.clone();
+                changes.push((*user, node.clone()));
+                best = self.attempt(choice, roots, best, changes);
             }
         }
         best

@@ -7,7 +7,7 @@ use warpweft_plan::{DType, Dim};
 
 use super::fact::{Fact, FactError, PrologueFact, Shape, TensorFact, TermFact, show};
 use super::op::Op;
-use super::{ArgDecl, Declarations, Element};
+use super::{ArgDecl, Declarations, Element, moments};
 
 type Problem = String;
 
@@ -271,6 +271,29 @@ impl<'a, F: Fn(Id) -> &'a Fact> Infer<'_, F> {
                 self.term(*term, &shape, true)?;
                 self.normed(*x, *prologue, shape)
             }
+            Op::Gained([rows, gain]) => {
+                let rows = self.tensor(*rows)?;
+                tensor(self.gained(matrix(rows)?, *gain)?, DType::F32, rows.constant)
+            }
+            Op::GainedLinear([x, w, term, gain]) => {
+                let shape = self.linear(*x, *w)?;
+                self.term(*term, &shape, false)?;
+                let gained = self.gained([shape[0], shape[1]], *gain)?;
+                let result = |shape| TensorFact { shape, dtype: Element::F32, constant: false };
+                Ok(Fact::Pair(result(shape), result(gained)))
+            }
+            Op::ScaledLinearPair([x, eps, a, b, term]) => {
+                self.real(*eps)?;
+                let (x, [n, k]) = (self.tensor(*x)?, matrix(self.stored(*a)?)?);
+                let [rows, width] = matrix(x)?;
+                if width != self.with_moments(k)? {
+                    return Err(format!("needs {k} columns with their moments, found {}", show(&x.shape)));
+                }
+                let shape = vec![rows, n];
+                self.weights_alike(*a, *b)?;
+                self.term(*term, &shape, true)?;
+                tensor(shape, DType::F32, false)
+            }
             Op::First([pair]) => Ok(Fact::Tensor(self.pair(*pair)?.0.clone())),
             Op::Second([pair]) => Ok(Fact::Tensor(self.pair(*pair)?.1.clone())),
             Op::Scores([q, k, heads, kv_heads, term]) => {
@@ -464,11 +487,37 @@ impl<'a, F: Fn(Id) -> &'a Fact> Infer<'_, F> {
 
     fn linear_pair(&self, x: Id, a: Id, b: Id) -> Result<Shape, Problem> {
         let shape = self.linear(x, a)?;
+        self.weights_alike(a, b)?;
+        Ok(shape)
+    }
+
+    /// Two weights that a pair has.
+    fn weights_alike(&self, a: Id, b: Id) -> Result<(), Problem> {
         let (a, b) = (self.stored(a)?, self.stored(b)?);
         if (&a.shape, a.dtype) != (&b.shape, b.dtype) {
             return Err(format!("weights differ: {}{} and {}{}", a.dtype, show(&a.shape), b.dtype, show(&b.shape)));
         }
-        Ok(shape)
+        if !a.constant || !b.constant {
+            return Err("needs weights".into());
+        }
+        Ok(())
+    }
+
+    /// The shape of rows with a gain and their moments.
+    fn gained(&self, [rows, width]: [Dim; 2], gain: Id) -> Result<Shape, Problem> {
+        let gain = self.tensor(gain)?;
+        if !gain.constant || gain.shape != [width] {
+            return Err(format!("needs a gain [{width}], found {}", show(&gain.shape)));
+        }
+        Ok(vec![rows, self.with_moments(width)?])
+    }
+
+    /// The width of so many columns with their moments.
+    fn with_moments(&self, columns: Dim) -> Result<Dim, Problem> {
+        const LIMIT: u32 = 1 << 24;
+        let columns = columns.as_constant().and_then(|n| u32::try_from(n).ok()).filter(|n| (1..=LIMIT).contains(n));
+        let columns = columns.ok_or_else(|| format!("needs a width from 1 to {LIMIT}"))?;
+        Ok(i64::from(moments::width(columns)).into())
     }
 
     /// A product of that shape, and the rows of x after the prologue's first norm.

@@ -12,6 +12,7 @@ mod element;
 pub mod eval;
 mod fact;
 mod infer;
+pub mod moments;
 mod op;
 mod text;
 pub mod verify;

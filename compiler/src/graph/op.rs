@@ -181,6 +181,9 @@ define_language! {
         "linear-pair" = LinearPair([Id; 4]),
         "normed-linear" = NormedLinear([Id; 4]),
         "normed-linear-pair" = NormedLinearPair([Id; 5]),
+        "gained" = Gained([Id; 2]),
+        "gained-linear" = GainedLinear([Id; 4]),
+        "scaled-linear-pair" = ScaledLinearPair([Id; 5]),
         "head-linear" = HeadLinear([Id; 3]),
         "head-norm" = HeadNorm([Id; 4]),
         "scores" = Scores([Id; 5]),
@@ -218,6 +221,7 @@ impl Op {
             Op::LastRow(_) | Op::Append(_) | Op::Candidates(_) => false,
             Op::Linear(_) | Op::LinearPair(_) | Op::Scores(_) | Op::Attention(_) => false,
             Op::NormedLinear(_) | Op::NormedLinearPair(_) | Op::Rms(_) | Op::Layer(_) | Op::Then(_) => false,
+            Op::Gained(_) | Op::GainedLinear(_) | Op::ScaledLinearPair(_) => false,
             Op::First(_) | Op::Second(_) => false,
         }
     }
@@ -225,10 +229,10 @@ impl Op {
     /// Which child, if any, is a term with its own `acc`.
     pub fn term_child(&self) -> Option<usize> {
         match self {
-            Op::LayerNorm(_) | Op::RmsNorm(_) | Op::L2Norm(_) | Op::Linear(_) => Some(2),
+            Op::LayerNorm(_) | Op::RmsNorm(_) | Op::L2Norm(_) | Op::Linear(_) | Op::GainedLinear(_) => Some(2),
             Op::LinearPair(_) | Op::NormedLinear(_) => Some(3),
             Op::Rms(_) | Op::Layer(_) => Some(1),
-            Op::Scores(_) | Op::NormedLinearPair(_) => Some(4),
+            Op::Scores(_) | Op::NormedLinearPair(_) | Op::ScaledLinearPair(_) => Some(4),
             Op::Attention(_) => Some(5),
             _ if self.is_pointwise() => None,
             Op::Int(_) | Op::Real(_) | Op::Weight(_) | Op::Arg(_) | Op::Cache(_) | Op::Ids | Op::Positions => None,
@@ -238,7 +242,7 @@ impl Op {
             Op::Concat(_) | Op::Gather(_) | Op::SplitHeads(_) | Op::MergeHeads(_) | Op::RepeatHeads(_) => None,
             Op::Softmax(_) | Op::BandMask(_) | Op::Rope(_) | Op::MeanPool(_) | Op::FirstRow(_) => None,
             Op::LastRow(_) | Op::Append(_) | Op::Candidates(_) | Op::HeadNorm(_) => None,
-            Op::Then(_) | Op::First(_) | Op::Second(_) => None,
+            Op::Then(_) | Op::First(_) | Op::Second(_) | Op::Gained(_) => None,
             Op::MaxPool(_) | Op::Add(_) | Op::Sub(_) | Op::Mul(_) | Op::Div(_) | Op::Gelu(_) => None,
             Op::GeluTanh(_) | Op::Silu(_) | Op::Relu(_) | Op::Tanh(_) | Op::Sigmoid(_) => None,
         }

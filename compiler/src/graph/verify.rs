@@ -89,8 +89,11 @@ pub fn verify(graph: &Graph, form: Form) -> Result<(), VerifyError> {
 
 fn legal(op: &Op, fact: &Fact, form: Form) -> bool {
     match op {
+        Op::Gained(_) => false,
         Op::NormedLinear(_)
         | Op::NormedLinearPair(_)
+        | Op::GainedLinear(_)
+        | Op::ScaledLinearPair(_)
         | Op::Rms(_)
         | Op::Layer(_)
         | Op::Then(_)
@@ -246,6 +249,9 @@ fn row_kind(graph: &Graph, kinds: &[RowKind], op: &Op) -> Result<RowKind, &'stat
         | Op::HeadLinear(_)
         | Op::Linear(_)
         | Op::LinearPair(_)
+        | Op::Gained(_)
+        | Op::GainedLinear(_)
+        | Op::ScaledLinearPair(_)
         | Op::NormedLinear(_)
         | Op::NormedLinearPair(_)
         | Op::Rms(_)

@@ -173,7 +173,10 @@ impl Composed {
 /// Sizes that don't fit together.
 pub fn candidates(operation: &Operation, target: &Target, rows: RowRange) -> Result<Vec<Choice>, KernelError> {
     let mut choices = match operation {
-        Operation::Linear { .. } | Operation::NormedLinear { .. } => linear::candidates(operation, target, rows)?,
+        Operation::Linear { .. }
+        | Operation::NormedLinear { .. }
+        | Operation::GainedLinear { .. }
+        | Operation::ScaledLinear { .. } => linear::candidates(operation, target, rows)?,
         Operation::IntegerLinear(linear) => integer::candidates(linear, target, rows)?,
         Operation::Attention(_) => attention::candidates(operation, target, rows)?,
         Operation::Normalize { .. } => rowwise::normalize_candidates(operation, target, rows)?,

@@ -139,6 +139,12 @@ impl Interface {
                     }
                     self.view(slot(i), &name, view)?;
                 }
+                Operand::Result => {
+                    let stride = View::whole(width).stride / 4;
+                    self.function(format!(
+                        "fn load_{name}(m: u32, n4: u32) -> vec4<f32> {{\n    return out[m * {stride}u + n4];\n}}\n"
+                    ));
+                }
                 Operand::Gather { format, rows: window, .. } => {
                     if rows != Rows::Tokens || window == 0 {
                         return Err(KernelError::Shape(format!("operand {i} gathers without tokens or rows")));

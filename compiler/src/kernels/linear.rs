@@ -5,8 +5,9 @@ use warpweft_plan::{Dim, PAD};
 use super::KernelError;
 use super::codes::Codes;
 use super::compose::{Choice, Composed, Draft, RowRange, Slot};
-use super::cost::linear::LinearShape;
+use super::cost::linear::{LinearShape, Moments};
 use super::interface::{Interface, check_view, count};
+use super::moments;
 use super::prologue::Normed;
 use super::spec::{Operand, Operation, Rows, Term, View};
 use super::term::reads;
@@ -69,16 +70,23 @@ pub(super) struct Linear<'a> {
     pub(super) rows: Rows,
     /// What is done to x first.
     norm: Option<Normed<'a>>,
+    /// The operand with which the rows are left behind.
+    gain: Option<usize>,
+    /// The epsilon of the scale that x brings with it.
+    scaled: Option<f32>,
     target: &'a Target,
 }
 
 impl<'a> Linear<'a> {
     pub(super) fn of(operation: &'a Operation, target: &'a Target) -> Result<Linear<'a>, KernelError> {
-        let (operation, prologue) = match operation {
-            Operation::NormedLinear { prologue, linear } => (linear.as_ref(), Some(prologue)),
-            other => (other, None),
-        };
-        let Operation::Linear { x, n, format, paired, term, operands, out, rows } = operation else {
+        let (mut prologue, mut gain, mut scaled) = (None, None, None);
+        match operation {
+            Operation::NormedLinear { prologue: norms, .. } => prologue = Some(norms),
+            Operation::GainedLinear { gain: operand, .. } => gain = Some(*operand),
+            Operation::ScaledLinear { eps, .. } => scaled = Some(*eps),
+            _ => {}
+        }
+        let Operation::Linear { x, n, format, paired, term, operands, out, rows } = operation.inner() else {
             return Err(KernelError::Algorithm("linear for another operation".to_owned()));
         };
         check_view("x", *x)?;
@@ -90,8 +98,17 @@ impl<'a> Linear<'a> {
             return Err(KernelError::Term("a second accumulator without a second weight".to_owned()));
         }
         let (x, n, format, paired, out, rows) = (*x, *n, *format, *paired, *out, *rows);
+        if gain.is_some_and(|gain| operands.get(gain) != Some(&Operand::Vector) || out != View::whole(n)) {
+            return Err(KernelError::Shape("rows are left behind as a whole, times a vector".to_owned()));
+        }
+        if operands.contains(&Operand::Result) && out != View::whole(n) {
+            return Err(KernelError::Shape("what is written over is a whole matrix".to_owned()));
+        }
+        if scaled.is_some() && x != moments::view(x.width) {
+            return Err(KernelError::Shape(format!("x is {x:?}, without moments")));
+        }
         let norm = prologue.map(|prologue| Normed::new(prologue, x, rows)).transpose()?;
-        Ok(Linear { x, n, format, paired, term, operands, out, rows, norm, target })
+        Ok(Linear { x, n, format, paired, term, operands, out, rows, norm, gain, scaled, target })
     }
 
     pub(super) fn weights(&self) -> u32 {
@@ -122,9 +139,15 @@ impl<'a> Linear<'a> {
         if let Some(norm) = self.norm {
             norm.functions(&mut interface, stored.reach())?;
         }
+        if self.scaled.is_some() {
+            moments::load(&mut interface, self.x.width);
+        }
         self.results(&mut interface)?;
         if let Some(norm) = self.norm {
             norm.result(&mut interface);
+        }
+        if self.gain.is_some() {
+            moments::result(&mut interface, self.n);
         }
         Ok(interface)
     }
@@ -162,6 +185,11 @@ impl<'a> Linear<'a> {
             format: self.format,
             weights: self.weights(),
             norm: self.norm.map(|norm| norm.shape()),
+            moments: match (self.gain, self.scaled) {
+                (Some(_), _) => Some(Moments::Left),
+                (None, Some(_)) => Some(Moments::Read),
+                (None, None) => None,
+            },
             operands: operands_bytes(self.operands, self.n),
             rows: self.rows,
             wide: self.target.int64,
@@ -182,7 +210,11 @@ impl<'a> Linear<'a> {
             arguments += &format!(", {acc2}");
         }
         arguments.extend(self.vectors().iter().map(|i| format!(", v{i}")));
-        vec![("columns", columns), ("result", format!("store(m, column4, epilogue(m, column4, {arguments}));"))]
+        let value = format!("epilogue(m, column4, {arguments})");
+        match self.gain {
+            Some(gain) => moments::slots(columns, &value, gain),
+            None => vec![("columns", columns), ("result", format!("store(m, column4, {value});"))],
+        }
     }
 
     /// The slots that read scales and multiply with them, of files whose loads of w are `ws`.
@@ -278,7 +310,12 @@ acc[c * R + r] = vec4<f32>(0.0);
 
     pub(super) fn name(&self, tile: &str) -> String {
         let acc2 = if self.paired { "_paired" } else { "" };
-        let norm = self.norm.map_or(String::new(), |norm| norm.name());
+        let norm = match (self.norm, self.gain, self.scaled) {
+            (Some(norm), ..) => norm.name(),
+            (None, Some(_), _) => "gained_".to_owned(),
+            (None, None, Some(_)) => "scaled_".to_owned(),
+            (None, None, None) => String::new(),
+        };
         format!("{norm}linear_{}{acc2}_{}x{}_{tile}", self.format, self.x.width, self.n)
     }
 }
@@ -338,7 +375,7 @@ pub(crate) fn operands_bytes(operands: &[Operand], width: u32) -> [i64; 2] {
     let width = i64::from(width);
     operands.iter().fold([0, 0], |[row, once], operand| match operand {
         Operand::Vector => [row, once + 4 * width],
-        Operand::Matrix(_) => [row + 4 * width, once],
+        Operand::Matrix(_) | Operand::Result => [row + 4 * width, once],
         Operand::Gather { format, .. } => [row + format.row_bytes(width as usize) as i64, once],
     })
 }
@@ -454,6 +491,11 @@ pub(crate) fn broadcast_tile(
             slots = linear.result("acc[c * R + r] * scale", "acc[(C4 + c) * R + r] * scale");
         }
         slots.extend(norm.broadcast_slots(afterwards)?);
+    }
+    if let Some(eps) = linear.scaled {
+        let (scales, scale) = moments::scales(linear.x.width, rows, eps)?;
+        slots = linear.result(&format!("acc[c * R + r] * {scale}"), &format!("acc[(C4 + c) * R + r] * {scale}"));
+        slots.push(("scale", scales));
     }
     let stored = linear.stored(fours);
     let summed = rows <= MOST_SUMMED && stored.scaling() == Scaling::Unpacked && stored.has_whole_groups(1);

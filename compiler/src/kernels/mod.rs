@@ -17,6 +17,7 @@ pub mod heads;
 mod integer;
 mod interface;
 mod linear;
+pub(crate) mod moments;
 mod per_head;
 mod prologue;
 mod rowwise;

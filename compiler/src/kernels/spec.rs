@@ -76,6 +76,8 @@ pub enum Operand {
     Vector,
     /// One f32 per row and column.
     Matrix(View),
+    /// What stands where the result goes, which is written over it: a matrix as a whole. It has no binding of its own.
+    Result,
     /// The table's row that the index selects. Where the index is outside `first .. first + rows`, the kernel
     /// leaves the result's row alone: a table above the binding limit is split into windows, a dispatch each.
     Gather {
@@ -315,6 +317,21 @@ pub enum Operation {
         /// The linear.
         linear: Box<Operation>,
     },
+    /// [`Operation::Linear`] that leaves its rows times a gain beside its result, with moments: [`crate::graph::moments`].
+    GainedLinear {
+        /// Which operand the gain is: a vector.
+        gain: usize,
+        /// The linear, of a whole result.
+        linear: Box<Operation>,
+    },
+    /// [`Operation::Linear`] of rows that have their moments behind them: what is contracted is scaled as if the rows had been
+    /// normalised.
+    ScaledLinear {
+        /// Epsilon.
+        eps: f32,
+        /// The linear.
+        linear: Box<Operation>,
+    },
     /// [`Operation::Linear`] over integers: x is rows of codes ([`Operation::Quantize`]) whose view is that of a whole
     /// matrix of as many columns, the weights are [`Format::Int8`].
     IntegerLinear(Box<Operation>),
@@ -443,10 +460,13 @@ pub enum Operation {
 }
 
 impl Operation {
-    /// The linear of a normed one or one over integers, else the operation itself.
+    /// The linear of one that does more or is one over integers, else the operation itself.
     pub fn inner(&self) -> &Operation {
         match self {
-            Operation::NormedLinear { linear, .. } | Operation::IntegerLinear(linear) => linear,
+            Operation::NormedLinear { linear, .. }
+            | Operation::GainedLinear { linear, .. }
+            | Operation::ScaledLinear { linear, .. }
+            | Operation::IntegerLinear(linear) => linear,
             other => other,
         }
     }
@@ -454,7 +474,10 @@ impl Operation {
     /// The same, to change it.
     pub fn inner_mut(&mut self) -> &mut Operation {
         match self {
-            Operation::NormedLinear { linear, .. } | Operation::IntegerLinear(linear) => linear,
+            Operation::NormedLinear { linear, .. }
+            | Operation::GainedLinear { linear, .. }
+            | Operation::ScaledLinear { linear, .. }
+            | Operation::IntegerLinear(linear) => linear,
             other => other,
         }
     }
@@ -484,7 +507,10 @@ impl Operation {
             | Operation::Columns { rows, .. }
             | Operation::CandidateChunks { rows, .. }
             | Operation::Candidates { rows, .. } => *rows,
-            Operation::NormedLinear { linear, .. } | Operation::IntegerLinear(linear) => linear.rows(),
+            Operation::NormedLinear { linear, .. }
+            | Operation::GainedLinear { linear, .. }
+            | Operation::ScaledLinear { linear, .. }
+            | Operation::IntegerLinear(linear) => linear.rows(),
             Operation::Pool { .. } => Rows::Sequences,
             Operation::Attention(_)
             | Operation::Heads { .. }

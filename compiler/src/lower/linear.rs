@@ -1,6 +1,7 @@
 //! Contractions, with the norm before them where extraction chose that.
 
 use egg::Id;
+use warpweft_plan::Dim;
 
 use super::call::CallBuilder;
 use super::{Call, LowerError, Lowering, Value, windows};
@@ -11,6 +12,9 @@ use crate::kernels::spec::{Operand, Operation, Prologue, Term, View};
 
 /// The name of the rows that a kernel leaves beside its product.
 pub(super) const CARRIED: &str = "carried";
+
+/// The same of those that are left times a gain, with moments.
+const GAINED: &str = "gained";
 
 /// A contraction whose term is not known yet.
 struct Contraction {
@@ -66,9 +70,7 @@ impl Lowering<'_> {
         };
         let rows = self.matrix(x)?;
         let value = Value { width: self.size("a width", product.shape[1])?, ..rows };
-        let live = self.body.live();
-        let part = |op: Op| self.body.ids().find(|&id| live[usize::from(id)] && self.body.node(id).op == op);
-        let (first, second) = (part(Op::First([pair])), part(Op::Second([pair])));
+        let [first, second] = self.results(pair);
 
         let mut b = CallBuilder::new(self);
         let (view, mx) = b.activation(Slot::X, x)?;
@@ -92,12 +94,74 @@ impl Lowering<'_> {
             Operation::NormedLinear { prologue, linear }
         });
 
-        let out = self.value(value);
-        self.known.extend(first.map(|id| (id, out)));
-        let mut values = vec![out];
-        if let Some(id) = second {
-            values.push(self.value(rows));
-            self.known.insert(id, values[1]);
+        self.push_two(call, [(first, Some(value)), (second, second.map(|_| rows))])
+    }
+
+    /// A contraction that leaves its rows behind times a gain, with their moments.
+    pub(super) fn gained_linear(&mut self, pair: Id, [x, w, term, gain]: [Id; 4]) -> Result<(), LowerError> {
+        let Fact::Pair(product, gained) = &self.body.node(pair).fact else {
+            return Err(self.error(pair, "it has one result"));
+        };
+        let rows = self.matrix(x)?;
+        let width = |shape: &[Dim]| self.size("a width", shape[1]);
+        let value = Value { width: width(&product.shape)?, ..rows };
+        let gained = Value { width: width(&gained.shape)?, ..rows };
+        let [first, second] = self.results(pair);
+
+        let mut b = CallBuilder::new(self);
+        let (view, mx) = b.activation(Slot::X, x)?;
+        let (format, mw, _) = weights(&mut b, w, None)?;
+        let (term, mt) = b.term(term)?;
+        let (Term::Operand(gain), mg) = b.operand(gain)? else {
+            return Err(self.error(pair, "a gain is a vector"));
+        };
+        let both = b.meaning.add(Op::GainedLinear([mx, mw, mt, mg]))?;
+        for (name, op) in [("out", Op::First([both])), (GAINED, Op::Second([both]))] {
+            let result = b.meaning.add(op)?;
+            b.meaning.add_output(name, result);
+        }
+        let contraction = Contraction { x: view, format, paired: false, value };
+        let call = b.finish_with(|operands| {
+            let linear = Box::new(contraction.with(term, operands));
+            Operation::GainedLinear { gain, linear }
+        });
+        self.push_two(call, [(first, Some(value)), (second, Some(gained))])
+    }
+
+    /// The contraction of rows that have their moments behind them.
+    pub(super) fn scaled_linear(&self, operands: [Id; 5], value: Value) -> Result<Call, LowerError> {
+        let [x, eps, w, w2, term] = operands;
+        let mut b = CallBuilder::new(self);
+        let (whole, mx) = b.activation(Slot::X, x)?;
+        let (format, mw, mw2) = weights(&mut b, w, Some(w2))?;
+        let view = View { width: self.width(w)?, ..whole };
+        let eps = self.real(eps)?;
+        let me = b.meaning.real(eps)?;
+        let (term, mt) = b.term(term)?;
+        let meaning = b.meaning.add(Op::ScaledLinearPair([mx, me, mw, mw2.unwrap_or(mw), mt]))?;
+        let contraction = Contraction { x: view, format, paired: true, value };
+        let operation = |operands| {
+            let linear = Box::new(contraction.with(term, operands));
+            Operation::ScaledLinear { eps, linear }
+        };
+        Ok(b.finish(operation, meaning))
+    }
+
+    /// The two results of a node, as far as they are read.
+    fn results(&self, pair: Id) -> [Option<Id>; 2] {
+        let live = self.body.live();
+        let part = |op: Op| self.body.ids().find(|&id| live[usize::from(id)] && self.body.node(id).op == op);
+        [part(Op::First([pair])), part(Op::Second([pair]))]
+    }
+
+    /// A call of two results, which are these nodes where they are read; one that the kernel does not make has no value.
+    fn push_two(&mut self, call: Call, results: [(Option<Id>, Option<Value>); 2]) -> Result<(), LowerError> {
+        let mut values = Vec::new();
+        for (id, value) in results {
+            let Some(value) = value else { continue };
+            let at = self.value(value);
+            self.known.extend(id.map(|id| (id, at)));
+            values.push(at);
         }
         let calls = windows::split(call, self.bounds.binding_bytes)?;
         self.calls.extend(calls.into_iter().map(|call| Call { values: values.clone(), ..call }));

@@ -8,6 +8,7 @@ mod caches;
 mod call;
 mod codes;
 mod heads;
+mod in_place;
 mod linear;
 mod per_head;
 mod windows;
@@ -18,9 +19,11 @@ use warpweft_plan::{CacheFormat, CacheRows, Dim};
 
 use crate::graph::{Fact, FactError, Graph, Op, TensorFact};
 use crate::kernels::candidates::groups_view;
-use crate::kernels::spec::{Attention, Norm, Operation, Pool, Rows, View};
+use crate::kernels::spec::{Attention, Norm, Operand, Operation, Pool, Rows, View};
 use crate::kernels::{RowRange, Slot};
 use call::CallBuilder;
+
+pub use in_place::write_over;
 
 /// Where an activation comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -75,6 +78,18 @@ pub struct Call {
     pub values: Vec<usize>,
     /// What it computes, as a graph: arguments in the order of its activations, weights named like the bindings.
     pub meaning: Graph,
+}
+
+impl Call {
+    /// What its result is written over, if it is.
+    pub fn over(&self) -> Option<Source> {
+        let Operation::Linear { operands, .. } = self.operation.inner() else { return None };
+        let operand = operands.iter().position(|operand| *operand == Operand::Result)?;
+        self.inputs.iter().find_map(|(slot, input)| match input {
+            Input::Activation(source) if *slot == Slot::Operand(operand) => Some(*source),
+            Input::Activation(_) | Input::Weight(_) | Input::Vectors(_) => None,
+        })
+    }
 }
 
 /// A matrix that calls write.
@@ -359,7 +374,12 @@ impl Lowering<'_> {
                 return self.cached_attention(id);
             }
             Op::Candidates([x, n]) => return self.candidates(id, x, n),
-            Op::First([pair]) | Op::Second([pair]) => return self.normed_linear(pair),
+            Op::First([pair]) | Op::Second([pair]) => {
+                return match self.body.node(pair).op {
+                    Op::GainedLinear(operands) => self.gained_linear(pair, operands),
+                    _ => self.normed_linear(pair),
+                };
+            }
             Op::Quantize([format, x]) => return self.quantize(id, format, x),
             _ => {}
         }
@@ -371,6 +391,7 @@ impl Lowering<'_> {
         let call = match op {
             Op::Linear([x, w, term]) => self.linear(x, w, None, term, value)?,
             Op::LinearPair([x, w, w2, term]) => self.linear(x, w, Some(w2), term, value)?,
+            Op::ScaledLinearPair(operands) => self.scaled_linear(operands, value)?,
             Op::Dequantize([x]) => self.dequantize(x, value)?,
             Op::HeadLinear(operands) => self.head_linear(id, operands, value)?,
             Op::GatherColumns([x, index]) => {
@@ -437,6 +458,8 @@ impl Lowering<'_> {
             | Op::RepeatHeads(_)
             | Op::Softmax(_)
             | Op::BandMask(_)
+            | Op::Gained(_)
+            | Op::GainedLinear(_)
             | Op::NormedLinear(_)
             | Op::NormedLinearPair(_)
             | Op::Rms(_)

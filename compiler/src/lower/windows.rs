@@ -14,6 +14,7 @@ const STEP: u64 = 64;
 
 /// The calls that together do what `call` does, each within the binding limit.
 pub(super) fn split(call: Call, binding_bytes: u64) -> Result<Vec<Call>, LowerError> {
+    let left = matches!(call.operation, Operation::GainedLinear { .. });
     match call.operation.inner() {
         Operation::Linear { x, n, format, .. } => {
             let row_bytes = format.row_bytes(x.width as usize) as u64;
@@ -21,6 +22,13 @@ pub(super) fn split(call: Call, binding_bytes: u64) -> Result<Vec<Call>, LowerEr
             let n = u64::from(*n);
             if rows == n {
                 return Ok(vec![call]);
+            }
+            if left {
+                return Err(LowerError::Size {
+                    what: "rows of a weight that makes rows with moments, as a whole,".into(),
+                    size: n as i64,
+                    limit: rows as i64,
+                });
             }
             starts(n, rows).map(|first| linear_window(&call, first, rows.min(n - first))).collect()
         }
@@ -56,6 +64,8 @@ pub(super) fn split(call: Call, binding_bytes: u64) -> Result<Vec<Call>, LowerEr
             }
         }
         Operation::NormedLinear { .. }
+        | Operation::GainedLinear { .. }
+        | Operation::ScaledLinear { .. }
         | Operation::IntegerLinear(_)
         | Operation::Quantize { .. }
         | Operation::Dequantize { .. }

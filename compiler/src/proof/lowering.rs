@@ -93,6 +93,8 @@ pub(super) fn steps(body: &Graph, lowered: &LoweredBody, group: &Group) -> Vec<L
             Operation::Linear { .. }
             | Operation::PerHead { .. }
             | Operation::NormedLinear { .. }
+            | Operation::GainedLinear { .. }
+            | Operation::ScaledLinear { .. }
             | Operation::Attention { .. }
             | Operation::Normalize { .. }
             | Operation::Map { .. }
@@ -109,6 +111,8 @@ pub(super) fn steps(body: &Graph, lowered: &LoweredBody, group: &Group) -> Vec<L
             Operation::Linear { .. }
             | Operation::PerHead { .. }
             | Operation::NormedLinear { .. }
+            | Operation::GainedLinear { .. }
+            | Operation::ScaledLinear { .. }
             | Operation::Attention { .. }
             | Operation::Normalize { .. }
             | Operation::Map { .. }

@@ -68,5 +68,36 @@ pub(super) fn rules() -> Table {
             rule("-carries", &format!("(second {pair})"), first)?;
         }
     }
+    let late = |rule: super::Rule| super::Rule { stage: Stage::Prologue, ..rule };
+    // Σ_k (h_k g_k s) w_nk = s Σ_k (h_k g_k) w_nk: whoever makes h leaves h ⊙ g and sums of squares, of which s follows.
+    rules.push(late(line(
+        "linear-pair-scaled",
+        Class::Reassociates,
+        "(linear-pair (rms-norm ?h ?a (mul acc ?g)) ?w ?v ?e)",
+        "(scaled-linear-pair (gained ?h ?g) ?a ?w ?v ?e)",
+        vec![Condition::Activation(var("?h")), Condition::ConstantVector(var("?g"))],
+    )?));
+    rules.push(late(line(
+        "linear-gained",
+        Class::Exact,
+        "(gained (linear ?x ?w ?e) ?g)",
+        "(second (gained-linear ?x ?w ?e ?g))",
+        Vec::new(),
+    )?));
+    // Gains nothing; it names the rows themselves, for the rule below to say what they are.
+    rules.push(late(line(
+        "linear-gained-rows",
+        Class::Exact,
+        "(gained (linear ?x ?w ?e) ?g)",
+        "(gained (first (gained-linear ?x ?w ?e ?g)) ?g)",
+        Vec::new(),
+    )?));
+    rules.push(late(line(
+        "linear-gains",
+        Class::Exact,
+        "(first (gained-linear ?x ?w ?e ?g))",
+        "(linear ?x ?w ?e)",
+        Vec::new(),
+    )?));
     Ok(rules)
 }

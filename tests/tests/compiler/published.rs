@@ -15,6 +15,8 @@ use warpweft_models::{Imported, import_config};
 use warpweft_plan::OutputKind;
 use warpweft_tests::saturated;
 
+use crate::scheduling::waste;
+
 const MODELS: [&str; 4] = ["Llama-3.2-1B", "Qwen3-0.6B", "Gemma-2-2B", "Llama-3.1-8B"];
 
 /// A model of these sizes with random weights, with so many layers.
@@ -61,6 +63,9 @@ fn programs() {
         println!("{name}: e-graphs {rewrite:?}, extraction for {} targets {extract:?}", Target::all().len());
         let nodes = compiled.phases.iter().map(|report| report.e_nodes).max().unwrap();
         writeln!(text, "{name}: {nodes} e-nodes, {} kernels", compiled.plan.kernels.len()).unwrap();
+        let waste = compiled.plan.programs.iter().map(|program| waste(&compiled.plan, program)).fold(0.0, f64::max);
+        writeln!(text, "  scratch buffers at most {waste:.2} of what is alive at once").unwrap();
+        assert!(waste <= 1.25, "{name}: {waste}");
         for program in compiled.plan.programs.iter().filter(|p| p.output.kind == OutputKind::Candidates) {
             let layer = program.steps.iter().filter(|s| s.layer == Some(1)).count();
             let rows = program.max_rows.map_or("any".to_owned(), |max| max.to_string());

@@ -108,6 +108,8 @@ pub(crate) struct Data {
     pub(crate) batch: Batch,
     bytes: HashMap<Slot, Vec<u8>>,
     pub(crate) matrices: HashMap<Slot, Vec<f32>>,
+    /// What the result is written over.
+    over: Option<Slot>,
     random: Random,
 }
 
@@ -133,7 +135,7 @@ impl Data {
         bytes_of.insert(Slot::Ids, bytes(&ids, u32::to_le_bytes));
         bytes_of.insert(Slot::Sequences, bytes(&sequences, u32::to_le_bytes));
         bytes_of.insert(Slot::Step, bytes(&step, u32::to_le_bytes));
-        Data { batch, bytes: bytes_of, matrices: HashMap::new(), random: Random::new(seed) }
+        Data { batch, bytes: bytes_of, matrices: HashMap::new(), over: None, random: Random::new(seed) }
     }
 
     pub(crate) fn sizes(&self) -> Sizes {
@@ -144,6 +146,17 @@ impl Data {
 
     pub(crate) fn bytes(&self, slot: Slot) -> Vec<u8> {
         self.bytes[&slot].clone()
+    }
+
+    /// What a result of so many elements holds before a kernel runs.
+    pub(crate) fn result(&self, elements: usize) -> Vec<u8> {
+        let mut values = vec![UNTOUCHED; elements];
+        if let Some(over) = self.over {
+            let all = &self.matrices[&over];
+            let rows = self.batch.tokens() * elements / self.batch.capacity();
+            values[..rows].copy_from_slice(&all[..rows]);
+        }
+        bytes(&values, f32::to_le_bytes)
     }
 
     /// A matrix of activations: numbers up to `scale`, and larger ones outside the view.
@@ -220,6 +233,10 @@ impl Data {
                     self.exactly(slot, values);
                 }
                 Operand::Matrix(view) => self.matrix(slot, view, rows, scale),
+                Operand::Result => {
+                    self.matrix(slot, View::whole(width as u32), rows, scale);
+                    self.over = Some(slot);
+                }
                 Operand::Gather { format, rows, .. } => self.weight(slot, rows as usize, width, format, scale),
             }
         }
@@ -280,6 +297,7 @@ impl Data {
             Term::Operand(i) => match operands[*i] {
                 Operand::Vector => f64::from(self.matrices[&slot(*i)][n]),
                 Operand::Matrix(view) => self.at(slot(*i), view, m, n),
+                Operand::Result => self.at(slot(*i), View::whole(width as u32), m, n),
                 Operand::Gather { .. } => {
                     self.weight_at(slot(*i), width, self.gathered(&operands[*i], m).unwrap_or(0), n)
                 }

@@ -46,7 +46,8 @@ impl Case {
             data.weight(Slot::W2, n as usize, k, format, 1.0);
         }
         data.operands(&operands, n as usize, rows as usize, 1.0);
-        let (count, u) = (operands.len(), 0.5f64.powi(24));
+        let bound = operands.iter().filter(|operand| **operand != Operand::Result);
+        let (count, u) = (bound.count(), 0.5f64.powi(24));
         // Products with rounding errors of the sum, and the sum of magnitudes that bounds them. What is scaled after its
         // zero point is taken off is a difference of numbers up to the span of its row.
         let span = |slot, n: usize| match format.is_quantized() {
@@ -83,6 +84,16 @@ impl Case {
 
 fn add(a: Term, b: Term) -> Term {
     Term::Binary(Binary::Add, Box::new(a), Box::new(b))
+}
+
+/// A residual that the result is written over.
+#[test]
+fn written_over() {
+    let term = add(Term::Binary(Binary::Mul, Box::new(Term::Acc), Box::new(Term::Operand(0))), Term::Operand(1));
+    let operands = vec![Operand::Vector, Operand::Result];
+    for (k, n, rows) in [(60, 37, 7), (136, 44, 37), (384, 40, 1)] {
+        Case { term: term.clone(), operands: operands.clone(), every_tile: true, ..Case::new(k, n, rows) }.run();
+    }
 }
 
 #[test]

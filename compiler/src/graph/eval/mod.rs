@@ -327,7 +327,26 @@ impl<'g> Evaluator<'g> {
                 let (x, a, b) = (self.get(*x)?, self.get(*a)?, self.get(*b)?);
                 self.term(*term, &contract::linear(x, a), Some(&contract::linear(x, b)))?
             }
+            Op::Gained([rows, gain]) => reduce::gained(self.get(*rows)?, self.get(*gain)?),
+            Op::ScaledLinearPair([x, eps, a, b, term]) => {
+                let (x, a, b) = (self.get(*x)?, self.get(*a)?, self.get(*b)?);
+                let columns = a.last();
+                let scales = reduce::scales(x, columns, self.real(*eps));
+                let rows = reorder::slice(x, 1, 0, columns);
+                let scaled = |w: &Tensor| {
+                    let mut product = contract::linear(&rows, w);
+                    let width = product.last().max(1);
+                    for (row, scale) in product.data.chunks_exact_mut(width).zip(&scales) {
+                        row.iter_mut().for_each(|value| *value *= scale);
+                    }
+                    product
+                };
+                self.term(*term, &scaled(a), Some(&scaled(b)))?
+            }
             Op::First([pair]) => match &self.graph.node(*pair).op {
+                Op::GainedLinear([x, w, term, _]) => {
+                    self.term(*term, &contract::linear(self.get(*x)?, self.get(*w)?), None)?
+                }
                 Op::NormedLinear([x, prologue, w, term]) => {
                     let x = self.prologue(*prologue, self.get(*x)?)?;
                     self.term(*term, &contract::linear(&x, self.get(*w)?), None)?
@@ -340,6 +359,10 @@ impl<'g> Evaluator<'g> {
                 other => return Err(EvalError::Value(format!("{other} has one result"))),
             },
             Op::Second([pair]) => match &self.graph.node(*pair).op {
+                Op::GainedLinear([x, w, term, gain]) => {
+                    let rows = self.term(*term, &contract::linear(self.get(*x)?, self.get(*w)?), None)?;
+                    reduce::gained(&rows, self.get(*gain)?)
+                }
                 Op::NormedLinear([x, prologue, ..]) | Op::NormedLinearPair([x, prologue, ..]) => {
                     let mut first = *prologue;
                     if let Op::Then([of_two, _]) = self.graph.node(first).op {
@@ -367,6 +390,7 @@ impl<'g> Evaluator<'g> {
             | Op::Cache(_)
             | Op::Acc
             | Op::Acc2
+            | Op::GainedLinear(_)
             | Op::NormedLinear(_)
             | Op::NormedLinearPair(_)
             | Op::Rms(_)

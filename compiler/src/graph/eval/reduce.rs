@@ -1,6 +1,7 @@
 //! Operators over rows: softmax, norms, rotary embedding, pooling.
 
 use super::Tensor;
+use crate::graph::moments;
 
 /// Replaces each row (the last axis) by what `f` makes of it.
 fn rows(x: &Tensor, f: impl Fn(&[f64]) -> Vec<f64>) -> Tensor {
@@ -45,6 +46,31 @@ pub(super) fn head_norm(x: &Tensor, heads: usize, eps: f64, gain: &Tensor) -> Te
     let normed = rms_norm(&by_head, eps);
     let product = |at: usize| (f64::from(normed.data[at]) * f64::from(gain.data[at % width])) as f32;
     Tensor::filled(x.shape.clone(), product)
+}
+
+/// Rows times a gain, zeros up to the padding, and sums of squares of the rows.
+pub(super) fn gained(rows: &Tensor, gain: &Tensor) -> Tensor {
+    let columns = rows.last();
+    let all = moments::width(columns as u32) as usize;
+    let mut data = Vec::with_capacity(rows.data.len() / columns.max(1) * all);
+    for row in rows.data.chunks_exact(columns) {
+        let start = data.len();
+        data.extend(row.iter().zip(&gain.data).map(|(value, gain)| value * gain));
+        data.resize(start + moments::first(columns as u32) as usize, 0.0);
+        let squares = |part: &[f32]| part.iter().map(|v| f64::from(*v) * f64::from(*v)).sum::<f64>() as f32;
+        data.extend(row.chunks(moments::GRANULE as usize).map(squares));
+    }
+    Tensor { shape: vec![rows.shape[0], all], data }
+}
+
+/// What a contraction of `columns` such columns is scaled with, for each row.
+pub(super) fn scales(gained: &Tensor, columns: usize, eps: f64) -> Vec<f32> {
+    let sums = moments::first(columns as u32) as usize;
+    let scale = |row: &[f32]| {
+        let sum: f64 = row[sums..].iter().map(|v| f64::from(v.abs())).sum();
+        (1.0 / (sum / columns as f64 + eps).sqrt()) as f32
+    };
+    gained.data.chunks_exact(gained.last()).map(scale).collect()
 }
 
 pub(super) fn l2_norm(x: &Tensor, eps: f64) -> Tensor {

@@ -4,9 +4,11 @@ use warpweft_plan::{Cost, Dim, Groups, PAD, Work};
 
 use super::Launch;
 use crate::formats::Format;
+use crate::graph::moments;
 use crate::kernels::NormCost;
 use crate::kernels::compose::{Algorithm, Choice, RowRange};
 use crate::kernels::linear::{ALONG_COLUMNS, BroadcastTile, INVOCATIONS, MOST_SUMMED, SplitDot, WorkgroupTile};
+use crate::kernels::moments::{OWN_ROWS, fours};
 use crate::kernels::spec::Rows;
 use crate::kernels::weights::{Scaling, Weights};
 use crate::target::Target;
@@ -55,12 +57,23 @@ pub(crate) struct LinearShape {
     pub(crate) weights: u32,
     /// What is done to x first.
     pub(crate) norm: Option<NormShape>,
+    /// What it has to do with moments of rows.
+    pub(crate) moments: Option<Moments>,
     /// Bytes that the epilogue reads for each row, and for all.
     pub(crate) operands: [i64; 2],
     /// What a row is.
     pub(crate) rows: Rows,
     /// Weights are loaded as 64-bit integers.
     pub(crate) wide: bool,
+}
+
+/// What a contraction has to do with [moments](crate::graph::moments).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Moments {
+    /// It leaves its rows behind with them.
+    Left,
+    /// Those of x scale its result.
+    Read,
 }
 
 /// Norms in front of a contraction as far as its time is concerned.
@@ -86,7 +99,12 @@ impl LinearShape {
     pub(crate) fn bytes(&self) -> Dim {
         let weight = i64::from(self.weights) * i64::from(self.n) * self.format.row_bytes(self.k as usize) as i64;
         let [more, all] = self.norm.map_or([0, 0], |norm| norm.operands);
-        let [row, once] = [self.operands[0] + more, self.operands[1] + all];
+        let moments = match self.moments {
+            Some(Moments::Left) => 4 * i64::from(moments::width(self.n)),
+            Some(Moments::Read) => 4 * i64::from(moments::count(self.k)),
+            None => 0,
+        };
+        let [row, once] = [self.operands[0] + more + moments, self.operands[1] + all];
         Dim::constant(weight + once) + self.rows.dim() * (4 * (i64::from(self.k) + i64::from(self.n)) + row)
     }
 
@@ -113,6 +131,22 @@ impl LinearShape {
         match self.norm {
             Some(norm) if !(norm.afterwards && rows == 1) => norm.cost.statistics.times(fours),
             Some(_) | None => Work::default(),
+        }
+    }
+
+    /// What a lane does that leaves `columns4` vec4s of `rows` rows behind, or finds the scales of those rows.
+    fn moments(&self, rows: u32, columns4: u32, lanes: u32) -> Work {
+        match self.moments {
+            Some(Moments::Left) => {
+                let each = f64::from(rows * columns4);
+                Work { loads: 1.25 * each, fmas: 16.0 * each, ..Work::default() }
+            }
+            Some(Moments::Read) => {
+                let fours = fours(self.k);
+                let loads = if rows < OWN_ROWS { rows * fours.div_ceil(lanes) } else { rows.div_ceil(lanes) * fours };
+                Work { scattered: f64::from(loads), fmas: 16.0 * f64::from(rows), ..Work::default() }
+            }
+            None => Work::default(),
         }
     }
 
@@ -185,6 +219,10 @@ impl LinearShape {
                     take(Algorithm::LinearBroadcast(tile), tile.launch(self, lanes, rates.registers));
                 }
             }
+        }
+        // Lanes of a subgroup add up squares.
+        if self.moments.is_some() {
+            return choices;
         }
         for rows in [1, 2, 4, 8] {
             let octets = if self.k8().is_multiple_of(2) { 2 } else { 1 };
@@ -260,6 +298,7 @@ impl BroadcastTile {
         let nested = if span > 1 { NESTED * rows * columns * iterations / f64::from(span) } else { 0.0 };
         let once = iteration.times(iterations).and(linear.statistics(self.rows, lanes));
         let once = once.and(Work { fmas: nested, ..Work::default() });
+        let once = once.and(linear.moments(self.rows, self.columns4, lanes));
         Launch {
             invocations: lanes,
             grid: linear.grid(self.columns4 * lanes, self.rows),

@@ -176,4 +176,6 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(subgroup_invocation_id
             }
         }
     }
+    //# slot moments
+    //# end
 }
