@@ -226,7 +226,9 @@ impl<'e> Search<'e> {
                     best = self.attempt_afresh(choice, roots, best, &alone, &adopters);
                 }
                 best = self.attempt(choice, roots, best, adopters);
-                best = self.take_together(choice, roots, best, class);
+                for changes in self.together(class) {
+                    best = self.attempt(choice, roots, best, changes);
+                }
             }
             if best >= before {
                 return best;
@@ -249,19 +251,13 @@ impl<'e> Search<'e> {
 
     /// The results of a node of several, each with one that reads it: neither alone gains anything, because what makes the
     /// other result is paid for then too.
-    fn take_together(&self, choice: &mut Choice, roots: &[Id], mut best: f64, class: Id) -> f64 {
+    fn together(&self, class: Id) -> Vec<Vec<(Id, Op)>> {
         if !matches!(self.egraph[class].data, Ok(Fact::Pair(..))) {
-            return best;
+            return Vec::new();
         }
         let results = self.users.get(&class).cloned().unwrap_or_default();
-        for (result, _) in &results {
-            for (user, node) in self.users.get(result).into_iter().flatten() {
-                let mut changes = results.clone();
-                changes.push((*user, node.clone()));
-                best = self.attempt(choice, roots, best, changes);
-            }
-        }
-        best
+        let readers = results.iter().flat_map(|(result, _)| self.users.get(result).into_iter().flatten());
+        readers.map(|reader| results.iter().chain([reader]).cloned().collect()).collect()
     }
 
     /// Makes the changes if they lower the cost when no class is the second result of some node beforehand: what shall go
@@ -352,29 +348,29 @@ impl<'e> Search<'e> {
         }
     }
 
-    /// Takes single nodes that save dispatches, the cheapest first, as long as the cost stays within [`TIE`] of `best`; gives
+    /// Takes nodes that save dispatches, the cheapest first, as long as the cost stays within [`TIE`] of `best`; gives
     /// the cost then.
     fn save_dispatches(&self, choice: &mut Choice, roots: &[Id], best: f64) -> f64 {
         let dispatches = |costs: &[f64]| costs.iter().filter(|cost| **cost >= self.dispatch).count();
         let mut last = best;
         let mut count = self.costs_of(choice, roots).map_or(0, |costs| dispatches(&costs));
         loop {
-            let mut found: Option<(f64, usize, (Id, Op))> = None;
-            for class in self.needed(choice, roots) {
-                for (node, _) in self.nodes.get(&class).into_iter().flatten() {
-                    let change = (class, node.clone());
-                    let old = self.apply(choice, vec![change.clone()]);
-                    let costs = if old.is_empty() { None } else { self.costs_of(choice, roots) };
-                    choice.extend(old);
-                    let Some(costs) = costs.filter(|costs| dispatches(costs) < count) else { continue };
-                    let cost = total(costs.iter());
-                    if cost <= best * TIE && found.as_ref().is_none_or(|(known, ..)| cost < *known) {
-                        found = Some((cost, dispatches(&costs), change));
-                    }
+            let mut found: Option<(f64, usize, Vec<(Id, Op)>)> = None;
+            let needed = self.needed(choice, roots).into_iter();
+            let nodes = needed.flat_map(|class| self.nodes.get(&class).into_iter().flatten().map(move |n| (class, n)));
+            let alone = nodes.map(|(class, (node, _))| vec![(class, node.clone())]);
+            for changes in alone.chain(self.classes.iter().flat_map(|&class| self.together(class))) {
+                let old = self.apply(choice, changes.clone());
+                let costs = if old.is_empty() { None } else { self.costs_of(choice, roots) };
+                choice.extend(old.into_iter().rev());
+                let Some(costs) = costs.filter(|costs| dispatches(costs) < count) else { continue };
+                let cost = total(costs.iter());
+                if cost <= best * TIE && found.as_ref().is_none_or(|(known, ..)| cost < *known) {
+                    found = Some((cost, dispatches(&costs), changes));
                 }
             }
-            let Some((cost, fewer, change)) = found else { return last };
-            self.apply(choice, vec![change]);
+            let Some((cost, fewer, changes)) = found else { return last };
+            self.apply(choice, changes);
             (last, count) = (cost, fewer);
         }
     }
