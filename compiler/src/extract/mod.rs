@@ -95,6 +95,9 @@ pub fn extract(saturated: &Saturated, model: &CostModel<'_>) -> Result<Extracted
 
 type Choice = FxHashMap<Id, Op>;
 
+/// Classes that are to take a node.
+type Changes = Vec<(Id, Op)>;
+
 struct Search<'e> {
     egraph: &'e EGraph,
     /// Classes in order, so that equal costs give equal programs.
@@ -251,7 +254,7 @@ impl<'e> Search<'e> {
 
     /// The results of a node of several, each with one that reads it: neither alone gains anything, because what makes the
     /// other result is paid for then too.
-    fn together(&self, class: Id) -> Vec<Vec<(Id, Op)>> {
+    fn together(&self, class: Id) -> Vec<Changes> {
         if !matches!(self.egraph[class].data, Ok(Fact::Pair(..))) {
             return Vec::new();
         }
@@ -301,8 +304,8 @@ impl<'e> Search<'e> {
     }
 
     /// The class whose users lower the cost most if all of them take it up: the cost, and what the users become.
-    fn best_adoption(&self, choice: &mut Choice, roots: &[Id], best: f64) -> Option<(f64, Vec<(Id, Op)>)> {
-        let mut found: Option<(f64, Vec<(Id, Op)>)> = None;
+    fn best_adoption(&self, choice: &mut Choice, roots: &[Id], best: f64) -> Option<(f64, Changes)> {
+        let mut found: Option<(f64, Changes)> = None;
         for class in &self.classes {
             let Some(adopters) = self.users.get(class).filter(|users| users.len() > 1) else { continue };
             let old = self.apply(choice, adopters.clone());
@@ -317,7 +320,7 @@ impl<'e> Search<'e> {
     }
 
     /// Makes the changes that are possible; gives what was there before.
-    fn apply(&self, choice: &mut Choice, changes: Vec<(Id, Op)>) -> Vec<(Id, Op)> {
+    fn apply(&self, choice: &mut Choice, changes: Changes) -> Changes {
         let mut old = Vec::new();
         for (class, node) in changes {
             let possible = node.children().iter().all(|c| choice.contains_key(c)) && choice.get(&class) != Some(&node);
@@ -329,12 +332,12 @@ impl<'e> Search<'e> {
     }
 
     /// Makes the changes if they lower the cost.
-    fn attempt(&self, choice: &mut Choice, roots: &[Id], best: f64, changes: Vec<(Id, Op)>) -> f64 {
+    fn attempt(&self, choice: &mut Choice, roots: &[Id], best: f64, changes: Changes) -> f64 {
         self.attempt_within(choice, roots, best * (1.0 - 1e-9), changes).unwrap_or(best)
     }
 
     /// Makes the changes if the cost is then at most `limit`, and gives it.
-    fn attempt_within(&self, choice: &mut Choice, roots: &[Id], limit: f64, changes: Vec<(Id, Op)>) -> Option<f64> {
+    fn attempt_within(&self, choice: &mut Choice, roots: &[Id], limit: f64, changes: Changes) -> Option<f64> {
         let old = self.apply(choice, changes);
         if old.is_empty() {
             return None;
@@ -355,7 +358,7 @@ impl<'e> Search<'e> {
         let mut last = best;
         let mut count = self.costs_of(choice, roots).map_or(0, |costs| dispatches(&costs));
         loop {
-            let mut found: Option<(f64, usize, Vec<(Id, Op)>)> = None;
+            let mut found: Option<(f64, usize, Changes)> = None;
             let needed = self.needed(choice, roots).into_iter();
             let nodes = needed.flat_map(|class| self.nodes.get(&class).into_iter().flatten().map(move |n| (class, n)));
             let alone = nodes.map(|(class, (node, _))| vec![(class, node.clone())]);
