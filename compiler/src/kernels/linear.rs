@@ -493,9 +493,8 @@ pub(crate) fn broadcast_tile(
         slots.extend(norm.broadcast_slots(afterwards)?);
     }
     if let Some(eps) = linear.scaled {
-        let (scales, scale) = moments::scales(linear.x.width, rows, eps)?;
-        slots = linear.result(&format!("acc[c * R + r] * {scale}"), &format!("acc[(C4 + c) * R + r] * {scale}"));
-        slots.push(("scale", scales));
+        slots = linear.result("acc[c * R + r] * scales[r]", "acc[(C4 + c) * R + r] * scales[r]");
+        slots.push(("scale", moments::scales(linear.x.width, rows, eps)?));
     }
     let stored = linear.stored(fours);
     let summed = rows <= MOST_SUMMED && stored.scaling() == Scaling::Unpacked && stored.has_whole_groups(1);

@@ -37,8 +37,8 @@ pub(super) fn load(interface: &mut Interface, columns: u32) {
     interface.function(format!("fn load_moments(m: u32, i: u32) -> vec4<f32> {{\n    return {value};\n}}\n"));
 }
 
-/// What finds the scale of each row of `linear/broadcast_tile.wgsl`, and the expression of row r's.
-pub(super) fn scales(columns: u32, rows: u32, eps: f32) -> Result<(String, &'static str), KernelError> {
+/// What finds the scale of each row of `linear/broadcast_tile.wgsl`, `scales[r]`: before lanes go different ways, since they hand it around.
+pub(super) fn scales(columns: u32, rows: u32, eps: f32) -> Result<String, KernelError> {
     let reciprocal = reciprocal(Norm::Rms, "squares", eps)?;
     let fours = fours(columns);
     let sum = "let part = abs(load_moments(m, i));\nsquares += (part.x + part.y) + (part.z + part.w);";
@@ -61,10 +61,10 @@ scales[r] = {reciprocal};
 }}
 "
         );
-        return Ok((text, "scales[r]"));
+        return Ok(text);
     }
-    let text = format!(
-        "var scales: array<f32, (R + S - 1u) / S>;
+    Ok(format!(
+        "var own: array<f32, (R + S - 1u) / S>;
 //# unroll
 for (var a = 0u; a < (R + S - 1) / S; a++) {{
 let m = min(m0 + min(a * S + lane, R - 1u), last_row());
@@ -73,11 +73,15 @@ var squares = 0.0;
 for (var i = 0u; i < {fours}u; i++) {{
 {sum}
 }}
-scales[a] = {reciprocal};
+own[a] = {reciprocal};
+}}
+var scales: array<f32, R>;
+//# unroll
+for (var r = 0u; r < R; r++) {{
+scales[r] = subgroupShuffle(own[r / S], r % S);
 }}
 "
-    );
-    Ok((text, "subgroupShuffle(scales[r / S], r % S)"))
+    ))
 }
 
 /// Binds the rows that are left behind and defines what writes them.
