@@ -345,7 +345,7 @@ pub(crate) fn store_view(view: View) -> (&'static str, String) {
 }
 
 /// Writes the columns of `value` that are below `width` one by one, from `name[i]` on.
-fn each_column(name: &str, n4: &str, width: u32) -> String {
+pub(super) fn each_column(name: &str, n4: &str, width: u32) -> String {
     let mut text = String::new();
     for (j, part) in ["x", "y", "z", "w"].iter().enumerate() {
         let _ =

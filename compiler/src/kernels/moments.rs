@@ -3,7 +3,7 @@
 
 use warpweft_plan::{Access, PAD};
 
-use super::interface::Interface;
+use super::interface::{Interface, each_column};
 use super::prologue::reciprocal;
 use super::spec::{Norm, View};
 use super::{KernelError, Slot};
@@ -88,11 +88,14 @@ scales[r] = subgroupShuffle(own[r / S], r % S);
 pub(super) fn result(interface: &mut Interface, columns: u32) {
     interface.bind(Slot::Part(1), "gained", Access::ReadWrite, "array<f32>");
     let stride = width(columns).next_multiple_of(PAD as u32);
-    let each = |part: &str, j: u32| match columns.is_multiple_of(4) {
-        true => format!("    gained[i + {j}u] = value.{part};\n"),
-        false => format!("    if (4u * n4 + {j}u < {columns}u) {{\n        gained[i + {j}u] = value.{part};\n    }}\n"),
+    let text: String = match columns.is_multiple_of(4) {
+        true => ["x", "y", "z", "w"]
+            .into_iter()
+            .zip(0..)
+            .map(|(c, j)| format!("    gained[i + {j}u] = value.{c};\n"))
+            .collect(),
+        false => each_column("gained", "n4", columns),
     };
-    let text: String = ["x", "y", "z", "w"].into_iter().zip(0..).map(|(part, j)| each(part, j)).collect();
     let inside = match columns.is_multiple_of(4) {
         true => "value".to_owned(),
         false => format!("select(vec4<f32>(0.0), value, 4u * n4 + vec4<u32>(0u, 1u, 2u, 3u) < vec4<u32>({columns}u))"),

@@ -1,79 +1,95 @@
 //! Results that are written over what they add to.
 //!
-//! A residual is read where the sum goes: by the same invocation, element by element. Where nobody reads the residual again, both
-//! can be one buffer, which saves memory that would hold a sum and its summand side by side.
+//! A residual is read where the sum goes: by the same invocation, element by element. Where nobody reads the residual again,
+//! both can be one buffer, which saves memory that would hold a sum and its summand side by side.
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::{Call, Input, LoweredBody, Place, Source};
 use crate::graph::{Graph, Id};
-use crate::kernels::Slot;
 use crate::kernels::spec::{Operand, Operation, View};
-use crate::roll::Rolled;
+use crate::roll::{Region, Rolled};
 
 /// Writes results over what they add to, in all bodies; `graphs` are the bodies' programs.
 pub fn write_over(model: &Graph, rolled: &Rolled, graphs: &[&Graph], bodies: &mut [LoweredBody]) {
     let kept: FxHashSet<Id> = model.outputs().iter().map(|output| output.id).collect();
     let mut readers: FxHashMap<Id, usize> = FxHashMap::default();
-    for node in rolled.regions.iter().flat_map(|region| region.args.iter().collect::<FxHashSet<_>>()) {
+    for node in rolled.regions.iter().flat_map(|region| &region.args) {
         *readers.entry(*node).or_default() += 1;
     }
     for (at, (graph, body)) in graphs.iter().zip(bodies).enumerate() {
-        let regions: Vec<_> = rolled.regions.iter().filter(|region| region.body == at).collect();
-        // The region is the only one that reads it, wherever the body stands, and it is no result.
-        let is_own = |arg: usize| {
-            regions.iter().all(|region| {
-                region.args.get(arg).is_some_and(|node| readers.get(node) == Some(&1) && !kept.contains(node))
-            })
-        };
-        let is_result = |value: usize| {
-            let outputs = body.outputs.iter().enumerate().filter(|(_, output)| **output == value);
-            outputs.into_iter().any(|(i, _)| regions.iter().any(|r| r.outputs.get(i).is_none_or(|n| kept.contains(n))))
-        };
+        let regions: Vec<&Region> = rolled.regions.iter().filter(|region| region.body == at).collect();
+        let found = Found { kept: &kept, readers: &readers, regions, graph, body };
         let ancestors = ancestors(&body.calls);
-        let mut changes = Vec::new();
-        for (call, found) in body.calls.iter().enumerate() {
-            let Operation::Linear { operands, out, .. } = found.operation.inner() else { continue };
-            let Some(&value) = found.values.first().filter(|value| !is_result(**value)) else { continue };
-            if *out != View::whole(out.width) {
-                continue;
-            }
-            let over = operands.iter().position(|operand| *operand == Operand::Matrix(*out));
-            let Some(operand) = over else { continue };
-            let source = found.inputs.iter().find_map(|(slot, input)| match input {
-                Input::Activation(source) if *slot == Slot::Operand(operand) => Some(*source),
-                Input::Activation(_) | Input::Weight(_) | Input::Vectors(_) => None,
-            });
-            let Some(source) = source else { continue };
-            let fits = match source {
-                Source::Value(v) => {
-                    let (old, new) = (body.values[v], body.values[value]);
-                    old == new && old.place == Place::Step && !body.outputs.contains(&v)
-                }
-                Source::Arg(arg) => {
-                    let shape = graph.declarations().args.get(arg).map(|decl| decl.shape.as_slice());
-                    let new = body.values[value];
-                    is_own(arg)
-                        && new.place == Place::Step
-                        && shape == Some(&[new.rows.dim(), i64::from(new.width).into()])
-                }
-            };
-            let reads = |call: &Call| {
-                call.inputs.iter().filter(|(_, input)| matches!(input, Input::Activation(s) if *s == source)).count()
-            };
-            // Whoever else reads it has done so when this call runs.
-            let last = (body.calls.iter().enumerate())
-                .all(|(other, it)| other == call || reads(it) == 0 || ancestors[call].contains(&other));
-            if fits && last && reads(found) == 1 {
-                changes.push((call, operand));
-            }
-        }
+        let over = |(call, before)| Some((call, found.over(call, before)?));
+        let changes: Vec<(usize, usize)> = ancestors.iter().enumerate().filter_map(over).collect();
         for (call, operand) in changes {
             if let Operation::Linear { operands, .. } = body.calls[call].operation.inner_mut() {
                 operands[operand] = Operand::Result;
             }
         }
     }
+}
+
+/// A body, and what is known of the model around it.
+struct Found<'m> {
+    /// Results of the model.
+    kept: &'m FxHashSet<Id>,
+    /// How many regions read a node from outside.
+    readers: &'m FxHashMap<Id, usize>,
+    /// Where the body stands.
+    regions: Vec<&'m Region>,
+    graph: &'m Graph,
+    body: &'m LoweredBody,
+}
+
+impl Found<'_> {
+    /// The operand over which a call can write its result; `before` are the calls that have run by then.
+    fn over(&self, call: usize, before: &FxHashSet<usize>) -> Option<usize> {
+        let body = self.body;
+        let found = &body.calls[call];
+        let Operation::Linear { operands, out, .. } = found.operation.inner() else { return None };
+        let value = *found.values.first()?;
+        let operand = operands.iter().position(|operand| *operand == Operand::Matrix(*out))?;
+        let source = found.operand(operand)?;
+        let others = body.calls.iter().enumerate().filter(|(other, it)| *other != call && reads(it, source) > 0);
+        let fits = *out == View::whole(out.width)
+            && body.values[value].place == Place::Step
+            && !self.is_result(value)
+            && self.is_free(source, value)
+            && reads(found, source) == 1
+            && others.into_iter().all(|(other, _)| before.contains(&other));
+        fits.then_some(operand)
+    }
+
+    /// Whether what stands there is like the value, and nobody needs it behind the body or beside it.
+    fn is_free(&self, source: Source, value: usize) -> bool {
+        let new = self.body.values[value];
+        match source {
+            Source::Value(old) => self.body.values[old] == new && !self.body.outputs.contains(&old),
+            Source::Arg(arg) => {
+                let declared = self.graph.declarations().args.get(arg);
+                let is_own = |region: &&Region| {
+                    let node = region.args.get(arg);
+                    node.is_some_and(|node| self.readers.get(node) == Some(&1) && !self.kept.contains(node))
+                };
+                declared.is_some_and(|decl| decl.shape == [new.rows.dim(), i64::from(new.width).into()])
+                    && self.regions.iter().all(is_own)
+            }
+        }
+    }
+
+    /// Whether a value is a result of the model wherever the body stands.
+    fn is_result(&self, value: usize) -> bool {
+        let outputs = self.body.outputs.iter().enumerate().filter(|(_, output)| **output == value);
+        let kept = |i: usize| self.regions.iter().any(|r| r.outputs.get(i).is_none_or(|node| self.kept.contains(node)));
+        outputs.into_iter().any(|(i, _)| kept(i))
+    }
+}
+
+/// How often a call reads an activation.
+fn reads(call: &Call, source: Source) -> usize {
+    call.inputs.iter().filter(|(_, input)| matches!(input, Input::Activation(read) if *read == source)).count()
 }
 
 /// For each call, those whose results it needs, directly or not.

@@ -84,7 +84,11 @@ impl Call {
     /// What its result is written over, if it is.
     pub fn over(&self) -> Option<Source> {
         let Operation::Linear { operands, .. } = self.operation.inner() else { return None };
-        let operand = operands.iter().position(|operand| *operand == Operand::Result)?;
+        self.operand(operands.iter().position(|operand| *operand == Operand::Result)?)
+    }
+
+    /// Where an operand comes from, if that is an activation.
+    fn operand(&self, operand: usize) -> Option<Source> {
         self.inputs.iter().find_map(|(slot, input)| match input {
             Input::Activation(source) if *slot == Slot::Operand(operand) => Some(*source),
             Input::Activation(_) | Input::Weight(_) | Input::Vectors(_) => None,
