@@ -79,13 +79,9 @@ pub(super) struct Linear<'a> {
 
 impl<'a> Linear<'a> {
     pub(super) fn of(operation: &'a Operation, target: &'a Target) -> Result<Linear<'a>, KernelError> {
-        let (mut prologue, mut gain, mut scaled) = (None, None, None);
-        match operation {
-            Operation::NormedLinear { prologue: norms, .. } => prologue = Some(norms),
-            Operation::GainedLinear { gain: operand, .. } => gain = Some(*operand),
-            Operation::ScaledLinear { eps, .. } => scaled = Some(*eps),
-            _ => {}
-        }
+        let prologue = if let Operation::NormedLinear { prologue, .. } = operation { Some(prologue) } else { None };
+        let gain = if let Operation::GainedLinear { gain, .. } = operation { Some(*gain) } else { None };
+        let scaled = if let Operation::ScaledLinear { eps, .. } = operation { Some(*eps) } else { None };
         let Operation::Linear { x, n, format, paired, term, operands, out, rows } = operation.inner() else {
             return Err(KernelError::Algorithm("linear for another operation".to_owned()));
         };
@@ -109,6 +105,15 @@ impl<'a> Linear<'a> {
         }
         let norm = prologue.map(|prologue| Normed::new(prologue, x, rows)).transpose()?;
         Ok(Linear { x, n, format, paired, term, operands, out, rows, norm, gain, scaled, target })
+    }
+
+    /// The same for files that know no moments.
+    fn without_moments(operation: &'a Operation, target: &'a Target) -> Result<Linear<'a>, KernelError> {
+        let linear = Linear::of(operation, target)?;
+        match linear.moments() {
+            None => Ok(linear),
+            Some(_) => Err(KernelError::Algorithm("where lanes of a subgroup make moments".to_owned())),
+        }
     }
 
     pub(super) fn weights(&self) -> u32 {
@@ -185,14 +190,18 @@ impl<'a> Linear<'a> {
             format: self.format,
             weights: self.weights(),
             norm: self.norm.map(|norm| norm.shape()),
-            moments: match (self.gain, self.scaled) {
-                (Some(_), _) => Some(Moments::Left),
-                (None, Some(_)) => Some(Moments::Read),
-                (None, None) => None,
-            },
+            moments: self.moments(),
             operands: operands_bytes(self.operands, self.n),
             rows: self.rows,
             wide: self.target.int64,
+        }
+    }
+
+    fn moments(&self) -> Option<Moments> {
+        match (self.gain, self.scaled) {
+            (Some(_), _) => Some(Moments::Left),
+            (None, Some(_)) => Some(Moments::Read),
+            (None, None) => None,
         }
     }
 
@@ -391,7 +400,7 @@ pub(crate) fn workgroup_tile(
     tile: WorkgroupTile,
     target: &Target,
 ) -> Result<Composed, KernelError> {
-    let linear = Linear::of(operation, target)?;
+    let linear = Linear::without_moments(operation, target)?;
     let WorkgroupTile { rows, octets } = tile;
     let along_rows = INVOCATIONS / ALONG_COLUMNS;
     let mut slots = linear.result("acc[c * R + r]", "acc[(C4 + c) * R + r]");
@@ -439,7 +448,7 @@ ws[item * 2u + 1u] = scaled(unpack(packed, 1u), ss[0u]);"
 
 /// Writes `linear/split_dot.wgsl`.
 pub(crate) fn split_dot(operation: &Operation, split: SplitDot, target: &Target) -> Result<Composed, KernelError> {
-    let linear = Linear::of(operation, target)?;
+    let linear = Linear::without_moments(operation, target)?;
     let SplitDot { rows, shares, fours } = split;
     let mut slots = linear.result("acc[r]", "acc[R + r]");
     let afterwards = linear.scales_afterwards(rows);

@@ -37,7 +37,8 @@ pub(super) fn load(interface: &mut Interface, columns: u32) {
     interface.function(format!("fn load_moments(m: u32, i: u32) -> vec4<f32> {{\n    return {value};\n}}\n"));
 }
 
-/// What finds the scale of each row of `linear/broadcast_tile.wgsl`, `scales[r]`: before lanes go different ways, since they hand it around.
+/// What finds the scale of each row of `linear/broadcast_tile.wgsl`, `scales[r]`: before lanes go different ways, since they
+/// hand it around.
 pub(super) fn scales(columns: u32, rows: u32, eps: f32) -> Result<String, KernelError> {
     let reciprocal = reciprocal(Norm::Rms, "squares", eps)?;
     let fours = fours(columns);

@@ -170,20 +170,19 @@ fn operations() -> Vec<Operation> {
         let (term, operands) = (Term::Operand(0), vec![gather(format, 7, Index::Ids)]);
         operations.push(Operation::Map { width: 60, term, operands, rows: Rows::Tokens });
     }
-    let over = |x, operands| Operation::Linear {
+    let over = |x| Operation::Linear {
         x,
         n: 44,
         format: Format::Bf16,
         paired: false,
         term: Term::Binary(Binary::Add, Box::new(Term::Acc), Box::new(Term::Operand(0))),
-        operands,
+        operands: vec![Operand::Result, Operand::Vector],
         out: View::whole(44),
         rows: Rows::Tokens,
     };
-    let linear_of = |x| Box::new(over(x, vec![Operand::Result, Operand::Vector]));
-    operations.push(*linear_of(View::whole(60)));
-    operations.push(Operation::GainedLinear { gain: 1, linear: linear_of(View::whole(60)) });
-    operations.push(Operation::ScaledLinear { eps: 1e-5, linear: linear_of(moments::view(60)) });
+    operations.push(over(View::whole(60)));
+    operations.push(Operation::GainedLinear { gain: 1, linear: Box::new(over(View::whole(60))) });
+    operations.push(Operation::ScaledLinear { eps: 1e-5, linear: Box::new(over(moments::view(60))) });
     let integers = [
         linear(Format::Int8(Group::Row), true, gate(), Vec::new()),
         linear(Format::Int8(Group::Of(32)), false, gelu, vec![Operand::Vector]),
@@ -380,6 +379,19 @@ fn branches_are_told_from_loops() {
     assert_eq!(handed_around_in_a_branch(&text(shuffle)), None);
     assert_eq!(handed_around_in_a_branch(&text(&format!("if (b) {{\n{shuffle}\n}}"))), Some(shuffle));
     assert_eq!(handed_around_in_a_branch(&text(&format!("if (b) {{\n}} else {{\n{shuffle}\n}}"))), Some(shuffle));
+}
+
+/// A file that knows no moments is an error for them, and not a kernel that forgets the scale.
+#[test]
+fn moments_need_their_file() {
+    let target = Target::all().iter().find(|target| target.subgroup_size.is_some()).unwrap();
+    let rows = RowRange { min: 1, max: Some(64) };
+    for operation in operations().iter().filter(|operation| has_moments(operation)) {
+        let others = candidates(operation.inner(), target, rows).unwrap().into_iter();
+        for choice in others.filter(|choice| !matches!(choice.algorithm, Algorithm::LinearBroadcast(_))) {
+            assert!(matches!(compose(operation, choice, target), Err(KernelError::Algorithm(_))), "{choice:?}");
+        }
+    }
 }
 
 fn has_moments(operation: &Operation) -> bool {
