@@ -12,14 +12,15 @@
 //! Codes of eight bits stand in order. Codes of four bits stand by octets of columns, one 32-bit word each: byte i of a
 //! word holds column i in its low half and column i + 4 in its high half, so that a mask gives four columns as bytes.
 //!
-//! In a *plan* ([`Format::arrange`]) four rows make a quad, because a lane contracts four columns at once, and what it reads for
-//! them in one iteration is to be in one place: caches and prefetchers ask for that.
+//! In a *plan* ([`Format::arrange`]) four rows make a *quad*, because a lane contracts four columns at once: the same word of
+//! each of the four stands side by side. So a load of sixteen bytes, a *quad word*, has what four columns need for one k of 32
+//! bits, two of 16, four of 8 or eight of 4.
 //!
 //! ```text
-//! 32 bytes of row 0, 32 of row 1, of row 2, of row 3, the next 32 of row 0 … | groups' words: rows 0 to 3 of group 0, of group 1 …
+//! word 0 of rows 0 to 3, word 1 of rows 0 to 3 … | groups' words: rows 0 to 3 of group 0, of group 1 …
 //! ```
 //!
-//! Pieces have 16 bytes where codes (or floats) are no multiple of 32. A quad has as many bytes as its rows.
+//! A quad has as many bytes as its rows.
 
 use super::{Format, FormatError, Group};
 
@@ -28,6 +29,9 @@ pub(crate) const LOAD: usize = 16;
 
 /// Columns that share the scale of an [`Format::Mxfp4`].
 const MX_BLOCK: u32 = 32;
+
+/// Bytes of a row that stand together in a plan.
+pub(crate) const WORD: usize = 4;
 
 /// Rows whose values stand beside each other in a plan; matrices are padded to a multiple of it.
 pub const QUAD: usize = 4;
@@ -71,11 +75,6 @@ impl Format {
         self.code_bytes(width) + (self.groups(width) * self.parameter_bytes()).next_multiple_of(LOAD)
     }
 
-    /// Bytes of a row that stand together in a plan.
-    pub(crate) fn piece_bytes(self, width: usize) -> usize {
-        if self.code_bytes(width).is_multiple_of(2 * LOAD) { 2 * LOAD } else { LOAD }
-    }
-
     /// Bytes of a group's parameters.
     pub fn parameter_bytes(self) -> usize {
         match self {
@@ -94,21 +93,28 @@ impl Format {
 
     /// The same in place of what a buffer holds.
     pub(crate) fn arrange_into(self, rows: &[u8], width: usize, arranged: &mut Vec<u8>) {
-        let (row_bytes, codes, piece) = (self.row_bytes(width).max(1), self.code_bytes(width), self.piece_bytes(width));
-        let (each, groups) = (self.parameter_bytes().max(1), self.groups(width));
+        let (row_bytes, codes) = (self.row_bytes(width).max(1), self.code_bytes(width));
+        let (each, groups) = (self.parameter_bytes(), self.groups(width));
         arranged.clear();
         arranged.resize(rows.len().next_multiple_of(QUAD * row_bytes), 0);
         for (quad, rows) in arranged.chunks_exact_mut(QUAD * row_bytes).zip(rows.chunks(QUAD * row_bytes)) {
             let (quad_codes, quad_parameters) = quad.split_at_mut(QUAD * codes);
+            if let Ok([a, b, c, d]) = <[&[u8]; QUAD]>::try_from(rows.chunks_exact(row_bytes).collect::<Vec<_>>()) {
+                let [a, b, c, d] = [a, b, c, d].map(|row| row[..codes].as_chunks::<WORD>().0);
+                let places = quad_codes.as_chunks_mut::<{ QUAD * WORD }>().0;
+                for ((((place, a), b), c), d) in places.iter_mut().zip(a).zip(b).zip(c).zip(d) {
+                    place[..4].copy_from_slice(a);
+                    place[4..8].copy_from_slice(b);
+                    place[8..12].copy_from_slice(c);
+                    place[12..].copy_from_slice(d);
+                }
+            } else {
+                for (j, row) in rows.chunks_exact(row_bytes).enumerate() {
+                    put(&row[..codes], WORD, j, quad_codes);
+                }
+            }
             for (j, row) in rows.chunks_exact(row_bytes).enumerate() {
-                let (codes, parameters) = row.split_at(codes);
-                for (place, from) in quad_codes.chunks_exact_mut(QUAD * piece).zip(codes.chunks_exact(piece)) {
-                    place[j * piece..(j + 1) * piece].copy_from_slice(from);
-                }
-                let places = quad_parameters.chunks_exact_mut(QUAD * each);
-                for (place, from) in places.zip(parameters.chunks_exact(each)).take(groups) {
-                    place[j * each..(j + 1) * each].copy_from_slice(from);
-                }
+                put(&row[codes..][..groups * each], each, j, quad_parameters);
             }
         }
     }
@@ -151,5 +157,13 @@ impl Format {
             return stored[column];
         }
         stored[column / 8 * 4 + column % 4] >> (4 * (column / 4 % 2)) & 15
+    }
+}
+
+/// Puts pieces of row `j` of a quad where they stand among those of the others.
+fn put(pieces: &[u8], bytes: usize, j: usize, quad: &mut [u8]) {
+    let bytes = bytes.max(1);
+    for (place, piece) in quad.chunks_exact_mut(QUAD * bytes).zip(pieces.chunks_exact(bytes)) {
+        place[j * bytes..(j + 1) * bytes].copy_from_slice(piece);
     }
 }

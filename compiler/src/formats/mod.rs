@@ -1,12 +1,11 @@
 //! How weights are stored: each format is a Rust file that packs and unpacks, and a WGSL file that unpacks.
 //!
-//! A row of a weight of floats is padded with zeros to a multiple of eight values ([`Format::padded`]). A shader loads
-//! eight values at once (`PackedF16` and so on) and takes them apart with two pure functions, `low_…` and `high_…`, or
-//! four at once (`HalfF16`) and unpacks them with `half_…`.
+//! A row of a weight of floats is padded with zeros to a multiple of eight values ([`Format::padded`]). Where they have 16 bits a
+//! shader takes halves of four words with pure functions, `low_…`, `high_…` and `halves_…`.
 //!
-//! A row of a quantized weight is first its codes and then the parameters of its groups (see `layout.rs`). A shader loads
-//! sixteen bytes of codes at once and turns four of them, a byte each, into levels with `levels_…`; a value is a level times its
-//! group's scale, or a level less its group's zero point, times the scale.
+//! A row of a quantized weight is first its codes and then the parameters of its groups (see `layout.rs`). A shader turns four
+//! codes into levels with `levels_…`; a value is a level times its group's scale, or a level less its group's zero point, times
+//! the scale.
 
 mod bf16;
 pub mod cache;
@@ -28,6 +27,7 @@ use warpweft_plan::{DType, PAD};
 pub use codes::{Codes, StoredCodes};
 pub use error::FormatError;
 pub use layout::QUAD;
+pub(crate) use layout::WORD;
 pub use name::UnknownFormat;
 pub use quantize::GroupFit;
 
@@ -144,7 +144,7 @@ impl Format {
         }
     }
 
-    /// The shader's half: the functions that unpack, and of floats the type of eight packed values.
+    /// The shader's half: the functions that unpack.
     pub fn wgsl(self) -> &'static str {
         match self {
             Format::F32 => include_str!("f32.wgsl"),
@@ -169,26 +169,6 @@ impl Format {
             Format::Fp8(_) => "fp8",
             Format::Mxfp4 => "mxfp4",
             Format::Nf4(_) => "nf4",
-        }
-    }
-
-    /// The shader's type of eight packed floats, or of sixteen bytes of codes.
-    pub fn packed(self) -> &'static str {
-        match self {
-            Format::F32 => "PackedF32",
-            Format::F16 => "PackedF16",
-            Format::Bf16 => "PackedBf16",
-            Format::Int8(_) | Format::Int4 { .. } | Format::Fp8(_) | Format::Mxfp4 | Format::Nf4(_) => "vec4<u32>",
-        }
-    }
-
-    /// The shader's type of four packed floats, or of sixteen bytes of codes.
-    pub fn half(self) -> &'static str {
-        match self {
-            Format::F32 => "HalfF32",
-            Format::F16 => "HalfF16",
-            Format::Bf16 => "HalfBf16",
-            Format::Int8(_) | Format::Int4 { .. } | Format::Fp8(_) | Format::Mxfp4 | Format::Nf4(_) => "vec4<u32>",
         }
     }
 

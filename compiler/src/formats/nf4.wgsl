@@ -1,9 +1,8 @@
-// Four names of quantiles, one in each byte: the quantiles, found by halving.
-fn levels_nf4(codes: u32) -> vec4<f32> {
-    let bits = unpack4xU8(codes);
-    let b0 = (bits & vec4<u32>(1u)) != vec4<u32>(0u);
-    let b1 = (bits & vec4<u32>(2u)) != vec4<u32>(0u);
-    let b2 = (bits & vec4<u32>(4u)) != vec4<u32>(0u);
+// Four names of quantiles, the lowest bits of four words: the quantiles, found by halving.
+fn levels_nf4(codes: vec4<u32>) -> vec4<f32> {
+    let b0 = (codes & vec4<u32>(1u)) != vec4<u32>(0u);
+    let b1 = (codes & vec4<u32>(2u)) != vec4<u32>(0u);
+    let b2 = (codes & vec4<u32>(4u)) != vec4<u32>(0u);
     let l0 = select(vec4<f32>(-1.0), vec4<f32>(-0.6961928), b0);
     let l2 = select(vec4<f32>(-0.52507305), vec4<f32>(-0.3949175), b0);
     let l4 = select(vec4<f32>(-0.28444138), vec4<f32>(-0.18477343), b0);
@@ -14,5 +13,5 @@ fn levels_nf4(codes: u32) -> vec4<f32> {
     let l14 = select(vec4<f32>(0.72295684), vec4<f32>(1.0), b0);
     let lower = select(select(l0, l2, b1), select(l4, l6, b1), b2);
     let upper = select(select(l8, l10, b1), select(l12, l14, b1), b2);
-    return select(lower, upper, bits >= vec4<u32>(8u));
+    return select(lower, upper, (codes & vec4<u32>(8u)) != vec4<u32>(0u));
 }

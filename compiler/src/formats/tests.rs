@@ -347,7 +347,7 @@ fn quads_have_the_bytes_of_their_rows() {
                 let mut back = vec![0; arranged.len()];
                 for (at, byte) in back.iter_mut().enumerate() {
                     let (row, at) = (at / row_bytes, at % row_bytes);
-                    let piece = if codes % 32 == 0 { 32 } else { 16 };
+                    let piece = 4;
                     let within = match at.checked_sub(codes) {
                         None => at / piece * 4 * piece + row % 4 * piece + at % piece,
                         Some(at) if at < format.groups(width) * each => {

@@ -6,8 +6,8 @@ use std::fmt::Write as _;
 use warpweft_plan::{Access, Binding, CacheFormat, PAD};
 
 use super::spec::{Index, Operand, Rows, Term, View};
+use super::table::table;
 use super::term::{Function, expression, reads};
-use super::weights::Weights;
 use super::{KernelError, Slot};
 use crate::formats::{Format, cache};
 use crate::target::Target;
@@ -149,10 +149,9 @@ impl Interface {
                     if rows != Rows::Tokens || window == 0 {
                         return Err(KernelError::Shape(format!("operand {i} gathers without tokens or rows")));
                     }
-                    self.bind(slot(i), &name, Access::Read, &format!("array<{}>", Weights::table_kind(format)));
                     self.kept.push(format!("index_{name}(m) < {window}u"));
                     let row = format!("min(index_{name}(m), {}u)", window - 1);
-                    Weights::table(self, format, width, &name, "m: u32, n4: u32", &row);
+                    table(self, slot(i), &name, format, width, ("m: u32, n4: u32", &row));
                 }
             }
         }

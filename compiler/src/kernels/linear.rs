@@ -11,7 +11,8 @@ use super::moments;
 use super::prologue::Normed;
 use super::spec::{Operand, Operation, Rows, Term, View};
 use super::term::reads;
-use super::weights::{Scales, Scaling, Weights};
+use super::weights::{Scaling, Weights};
+use super::weights_tile::{WeightsTile, afterwards, nest, sums};
 use crate::formats::Format;
 use crate::target::Target;
 
@@ -130,17 +131,17 @@ impl<'a> Linear<'a> {
 
     /// How it reads its weights, so many vec4s at a load.
     fn stored(&self, fours: u32) -> Weights {
-        Weights { format: self.format, width: self.x.width, fours, wide: self.target.int64 }
+        Weights::new(self.format, self.x.width, fours, self.target.int64)
     }
 
-    /// Bindings and functions, in binding order: x, w, w2, operands, tables, out, step; `raised` tells whether x is
-    /// [`Weights::lowered`].
-    fn interface(&self, stored: Weights, scales: Scales, raised: bool) -> Result<Interface, KernelError> {
+    /// Bindings and functions, in binding order: x, w, w2, operands, tables, out, step; scales are read for so many loads, and
+    /// `raised` tells whether x is [`Weights::lowered`].
+    fn interface(&self, stored: Weights, loads: u32, raised: bool) -> Result<Interface, KernelError> {
         let mut interface = Interface::of(self.target);
         interface.view_up_to(Slot::X, "x", self.x, stored.reach())?;
         interface.function(format!("fn last_row() -> u32 {{\n    return {} - 1u;\n}}\n", count(self.rows)));
         let bindings = [(Slot::W, "w"), (Slot::W2, "w2")];
-        stored.functions(&mut interface, &bindings[..self.weights() as usize], scales, raised);
+        stored.functions(&mut interface, &bindings[..self.weights() as usize], loads, raised);
         if let Some(norm) = self.norm {
             norm.functions(&mut interface, stored.reach())?;
         }
@@ -163,9 +164,8 @@ impl<'a> Linear<'a> {
         codes.functions(&mut interface);
         interface.function(format!("fn last_row() -> u32 {{\n    return {} - 1u;\n}}\n", count(self.rows)));
         let bindings = [(Slot::W, "w"), (Slot::W2, "w2")];
-        // A word has four codes, so that is what is loaded.
-        let stored = Weights { wide: false, ..self.stored(Codes::FOURS) };
-        stored.functions(&mut interface, &bindings[..self.weights() as usize], Scales::Vector, false);
+        let stored = Weights::new(self.format, self.x.width, Codes::FOURS, false);
+        stored.functions(&mut interface, &bindings[..self.weights() as usize], 1, false);
         self.results(&mut interface)?;
         Ok(interface)
     }
@@ -226,92 +226,6 @@ impl<'a> Linear<'a> {
         }
     }
 
-    /// The slots that read scales and multiply with them, of files whose loads of w are `ws`.
-    fn scales(&self, stored: Weights, tile: &ScaledTile<'_>) -> Vec<(&'static str, String)> {
-        let ScaledTile { columns, weight, row, load, loads, packed, within, sum } = *tile;
-        match stored.scaling() {
-            Scaling::None => Vec::new(),
-            Scaling::Unpacked => {
-                let groups = stored.groups_in(loads);
-                let read = stored.load_scales(loads, [weight, "n_scale", load], "c * 4u");
-                let scales = format!(
-                    "var ss: array<Scale, {columns} * 4u * {groups}u>;
-//# unroll
-for (var c = 0u; c < {columns}; c++) {{
-let n_scale = {row};
-{read}}}
-"
-                );
-                let fours = stored.fours * loads;
-                let weights: String = (0..4)
-                    .map(|j| {
-                        let scale = format!("ss[({packed} + {j}u) * {groups}u + ({within}) * {groups}u / {fours}u]");
-                        format!("let w{j} = scaled(unpack(ws[{packed} + {j}u], h), {scale});\n")
-                    })
-                    .collect();
-                vec![("scales", scales), ("weights", weights)]
-            }
-            Scaling::Afterwards => {
-                let afterwards = format!(
-                    "//# unroll
-for (var c = 0u; c < {columns}; c++) {{
-let n_scale = {row};
-let scales = load_scales({weight}, n_scale, 0u);
-//# unroll
-for (var r = 0u; r < R; r++) {{
-{sum} *= scales;
-}}
-}}
-"
-                );
-                vec![("row_scales", afterwards)]
-            }
-        }
-    }
-
-    /// The same for few rows of `linear/broadcast_tile.wgsl`: the sum over a group, or the part of it that is in a load, is
-    /// scaled instead of each weight, and what zero points take off is the sum of x times one number.
-    fn sums(&self, stored: Weights, tile: &ScaledTile<'_>) -> Vec<(&'static str, String)> {
-        let loads = tile.loads;
-        let groups = stored.groups_in(loads);
-        let all = self.scales(stored, tile);
-        let read = all.into_iter().filter(|(slot, _)| *slot == "scales");
-        let mut slots: Vec<(&'static str, String)> = read.collect();
-        let each = |body: &str| format!("//# unroll\nfor (var i = 0u; i < P * C4 * R; i++) {{\n{body}\n}}\n");
-        let of = |j: u32, part: &str| format!("ss[(c * 4u + {j}u) * {groups}u + u * {groups}u / {loads}u + g]{part}");
-        let four = |part: &str| (0..4).map(|j| of(j, part)).collect::<Vec<_>>().join(", ");
-        let biased = stored.is_biased();
-        let (scale, bias) = match biased {
-            true => (four(".x"), format!("let biases = vec4<f32>({});\n", four(".y"))),
-            false => (four(""), String::new()),
-        };
-        let taken_off = if biased { " + biases * xsum[r]" } else { "" };
-        let again = if biased { "//# unroll\nfor (var r = 0u; r < R; r++) {\nxsum[r] = 0.0;\n}\n" } else { "" };
-        slots.push((
-            "group",
-            format!(
-                "//# unroll
-for (var c = 0u; c < P * C4; c++) {{
-let scales = vec4<f32>({scale});
-{bias}//# unroll
-for (var r = 0u; r < R; r++) {{
-total[c * R + r] += acc[c * R + r] * scales{taken_off};
-acc[c * R + r] = vec4<f32>(0.0);
-}}
-}}
-{again}"
-            ),
-        ));
-        let xsum = if biased { "var xsum: array<f32, R>;\nvar sums: array<f32, X>;\n" } else { "" };
-        slots.push(("totals", format!("var total: array<vec4<f32>, P * C4 * R>;\n{xsum}")));
-        if biased {
-            slots.push(("xsums", "sums[i] = (xs[i].x + xs[i].y) + (xs[i].z + xs[i].w);".to_owned()));
-            slots.push(("met", "xsum[r] += subgroupShuffle(sums[item / S], item % S);".to_owned()));
-        }
-        slots.push(("sums", each("acc[i] = total[i];")));
-        slots
-    }
-
     /// Whether a tile of so many rows finds its scale while it contracts.
     fn scales_afterwards(&self, rows: u32) -> bool {
         rows == 1 && self.norm.is_some_and(|norm| norm.scales_afterwards())
@@ -327,56 +241,6 @@ acc[c * R + r] = vec4<f32>(0.0);
         };
         format!("{norm}linear_{}{acc2}_{}x{}_{tile}", self.format, self.x.width, self.n)
     }
-}
-
-/// Where a kernel file keeps what scales are about.
-#[derive(Clone, Copy)]
-struct ScaledTile<'t> {
-    /// How many vec4s of columns an invocation has, of all weights.
-    columns: &'t str,
-    /// The weight of vec4 c.
-    weight: &'t str,
-    /// Its first row.
-    row: &'t str,
-    /// The first load along k that scales are read for, and how many there are.
-    load: &'t str,
-    loads: u32,
-    /// The first of the four loads that are unpacked together, and the vec4 of all those loads.
-    packed: &'t str,
-    within: &'t str,
-    /// The sum of row r and vec4 c.
-    sum: &'t str,
-}
-
-/// What most files have.
-const SUMS: ScaledTile<'static> = ScaledTile {
-    columns: "P",
-    weight: "c",
-    row: "n",
-    load: "k",
-    loads: 1,
-    packed: "c * 4u",
-    within: "h",
-    sum: "acc[c * R + r]",
-};
-
-/// Puts what reads scales around the iterations that share them: `span` of `steps` of all the loads along k. A loop of its own and
-/// no `if`, which driver compilers on CPUs make a mask of, not a branch.
-fn nest(slots: &mut Vec<(&'static str, String)>, loads: u32, span: u32, steps: u32) {
-    let at = slots.iter().position(|(slot, _)| *slot == "scales");
-    let scales = at.map_or(String::new(), |at| slots.remove(at).1);
-    let all = span * steps;
-    let end = if loads.is_multiple_of(all) { format!("g0 + {all}u") } else { format!("min(g0 + {all}u, K)") };
-    let walk = format!(
-        "//# trips {}
-for (var g0 = 0u; g0 < K; g0 += {all}u) {{
-{scales}//# trips {span}
-for (var k = g0; k < {end}; k += U) {{
-",
-        loads.div_ceil(all)
-    );
-    slots.push(("walk", walk));
-    slots.push(("walked", "}\n".to_owned()));
 }
 
 /// Bytes of operands that a kernel of `width` columns must read for each row, and for all rows.
@@ -407,22 +271,27 @@ pub(crate) fn workgroup_tile(
     if let Some(norm) = linear.norm {
         slots.extend(norm.workgroup_slots()?);
     }
-    let stored = linear.stored(2);
-    let row = "4u * min(n0 + tx + c % C4 * TX, N4 - 1u)";
-    slots.extend(match stored.scaling() {
-        Scaling::None => Vec::new(),
-        Scaling::Afterwards => linear.scales(stored, &ScaledTile { columns: "P * C4", weight: "c / C4", row, ..SUMS }),
-        // An octet has one group.
-        Scaling::Unpacked => {
-            let read = stored.load_scale(["p", "n", "k8 + item % KO"]);
-            let unpacked = format!(
-                "var ss: array<Scale, 1u>;
-{read}ws[item * 2u] = scaled(unpack(packed, 0u), ss[0u]);
-ws[item * 2u + 1u] = scaled(unpack(packed, 1u), ss[0u]);"
-            );
-            vec![("unpacked", unpacked)]
+    let stored = linear.stored(2).singly();
+    match stored.scaling() {
+        Scaling::None => {}
+        Scaling::Afterwards => {
+            let quad = "min(n0 + tx + c % C4 * TX, N4 - 1u)";
+            slots.push(("row_scales", afterwards("P * C4", "c / C4", quad)));
         }
-    });
+        // Two k have one group.
+        Scaling::Unpacked => {
+            let values = [0, 1].map(|i| {
+                let value = stored.scaled(&format!("unpack(words{i}, (k + {i}u) % V)"), "0u");
+                format!("ws[(at + {i}u) * COLUMNS4 + c] = {value};\n")
+            });
+            let biases = if stored.is_biased() { "var bs: array<vec4<f32>, 1u>;\n" } else { "" };
+            let read = stored.load_scales(1, ["p", "quad", "k / 8u"], "0u");
+            slots.push(("unpacked", format!("var ss: array<vec4<f32>, 1u>;\n{biases}{read}{}", values.concat())));
+        }
+    }
+    if stored.values() > 1 {
+        slots.push(("second", "let words1 = words0;".to_owned()));
+    }
     Draft {
         name: linear.name(&format!("workgroup_{}x{}", rows * along_rows, 4 * ALONG_COLUMNS)),
         source: include_str!("linear/workgroup_tile.wgsl"),
@@ -433,12 +302,13 @@ ws[item * 2u + 1u] = scaled(unpack(packed, 1u), ss[0u]);"
             ("C4", 1, "vec4s of columns of an invocation"),
             ("P", linear.weights(), "weights"),
             ("KO", octets, "octets of k at a time"),
+            ("V", stored.values(), "values of a word of w"),
             ("K8", linear.k8(), "octets of k"),
             ("N4", linear.n4(), "vec4s of columns"),
             ("WIDTH", linear.x.width, "columns of x"),
         ],
         slots,
-        interface: linear.interface(stored, Scales::OfOne, false)?,
+        interface: linear.interface(stored, 1, false)?,
         launch: tile.launch(&linear.shape()),
         flops: linear.flops(),
         bytes: linear.shape().bytes(),
@@ -458,8 +328,18 @@ pub(crate) fn split_dot(operation: &Operation, split: SplitDot, target: &Target)
         }
         slots.extend(norm.split_slots(afterwards)?);
     }
-    let tile = ScaledTile { columns: "P", weight: "c", row: "n", packed: "p * 4u", ..SUMS };
-    slots.extend(linear.scales(linear.stored(fours), &tile));
+    let stored = linear.stored(fours);
+    let tile = WeightsTile {
+        columns: "P",
+        weight: "c",
+        quad: "min(column4, N4 - 1u)",
+        load: "k",
+        first: "k",
+        loads: 1,
+        scaled: true,
+        within: "h",
+    };
+    slots.extend(tile.slots(stored));
     Draft {
         name: linear.name(&format!("split{shares}_{rows}")),
         source: include_str!("linear/split_dot.wgsl"),
@@ -470,13 +350,14 @@ pub(crate) fn split_dot(operation: &Operation, split: SplitDot, target: &Target)
             ("P", linear.weights(), "weights"),
             ("NORMS", u32::from(afterwards), "norms of x whose scale follows"),
             ("H", fours, "vec4s of x that a load of w meets"),
-            ("K", linear.stored(fours).loads(), "loads of w along k"),
+            ("W", stored.words(), "quad words of a load of w"),
+            ("K", stored.loads(), "loads of w along k"),
             ("K8", linear.k8(), "octets of k"),
             ("N4", linear.n4(), "vec4s of columns"),
             ("WIDTH", linear.x.width, "columns of x"),
         ],
         slots,
-        interface: linear.interface(linear.stored(fours), Scales::OfFour(1), false)?,
+        interface: linear.interface(stored, 1, false)?,
         launch: split.launch(&linear.shape()),
         flops: linear.flops(),
         bytes: linear.shape().bytes(),
@@ -508,16 +389,20 @@ pub(crate) fn broadcast_tile(
     let stored = linear.stored(fours);
     let summed = rows <= MOST_SUMMED && stored.scaling() == Scaling::Unpacked && stored.has_whole_groups(1);
     let span = tile.span(&linear.shape());
-    let scaled = ScaledTile {
+    let weights = WeightsTile {
         columns: "P * C4",
         weight: "c / C4",
-        row: "4u * min(n4 + (c % C4) * S, N4 - 1u)",
-        load: if span > 1 { "g0" } else { "k" },
+        quad: "min(n4 + (c % C4) * S, N4 - 1u)",
+        load: "k + u",
+        first: if span > 1 { "g0" } else { "k" },
         loads: steps,
+        scaled: !summed,
         within: "u * H + h",
-        ..SUMS
     };
-    slots.extend(if summed { linear.sums(stored, &scaled) } else { linear.scales(stored, &scaled) });
+    slots.extend(weights.slots(stored));
+    if summed {
+        slots.extend(sums(stored, steps));
+    }
     if span > 1 {
         nest(&mut slots, stored.loads(), span, steps);
     }
@@ -527,8 +412,7 @@ pub(crate) fn broadcast_tile(
         slots.push(("lowered", "xs[i] *= lowered;".to_owned()));
     }
     if linear.format.is_quantized() {
-        let loads = linear.stored(fours).loads();
-        slots.push(("loads", format!("const K: u32 = {loads}u; // loads of w along k")));
+        slots.push(("loads", format!("const K: u32 = {}u; // loads of w along k", stored.loads())));
     }
     Draft {
         name: linear.name(&format!("broadcast{lanes}_{rows}x{}", columns4 * 4)),
@@ -539,6 +423,7 @@ pub(crate) fn broadcast_tile(
             ("C4", columns4, "vec4s of columns of a lane"),
             ("P", linear.weights(), "weights"),
             ("H", fours, "vec4s of x that a load of w meets"),
+            ("W", stored.words(), "quad words of a load of w"),
             ("G", if summed { stored.groups_in(1) } else { 1 }, "groups of a load whose sums are scaled"),
             ("U", steps, "loads of w along k in one iteration"),
             ("X", tile.loads(lanes), "vec4s of x that a lane reads in one iteration"),
@@ -547,7 +432,7 @@ pub(crate) fn broadcast_tile(
             ("WIDTH", linear.x.width, "columns of x"),
         ],
         slots,
-        interface: linear.interface(stored, Scales::OfFour(steps), lowered.is_some())?,
+        interface: linear.interface(stored, steps, lowered.is_some())?,
         launch: tile.launch(&linear.shape(), lanes, target.rates.registers),
         flops: linear.flops(),
         bytes: linear.shape().bytes(),

@@ -23,11 +23,13 @@ mod prologue;
 mod rowwise;
 pub mod spec;
 mod stored;
+mod table;
 mod template;
 mod term;
 mod unroll;
 mod validate;
 mod weights;
+mod weights_tile;
 
 pub use attention::AttentionTile;
 pub use batch::{Job, lower_all};

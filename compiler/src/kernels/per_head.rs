@@ -1,14 +1,12 @@
 //! A contraction of each head with its own rows of a weight: `out[m, h·n + i] = Σ_k x[m, h·K + k] · w[h·n + i, k]`.
 
-use warpweft_plan::Access;
-
 use super::KernelError;
 use super::compose::{Composed, Draft, Slot};
 use super::cost::linear::PerHeadShape;
 use super::interface::Interface;
 use super::linear::INVOCATIONS;
 use super::spec::{Rows, View};
-use super::weights::{Weights, place};
+use super::table::table;
 use crate::formats::Format;
 use crate::target::Target;
 
@@ -32,18 +30,7 @@ pub(crate) fn dot(linear: PerHead, target: &Target) -> Result<Composed, KernelEr
     let width = heads * n;
     let mut interface = Interface::of(target);
     interface.view(Slot::X, "x", x)?;
-    if format.is_quantized() {
-        interface.bind(Slot::W, "w", Access::Read, &format!("array<{}>", Weights::table_kind(format)));
-        Weights::table(&mut interface, format, k, "w", "n: u32, n4: u32", "n");
-    } else {
-        interface.format(format);
-        let (kind, suffix) = (format.half(), format.suffix());
-        interface.bind(Slot::W, "w", Access::Read, &format!("array<{kind}>"));
-        let place = place(format, k, format.bits() / 2, "n", "k4");
-        interface.function(format!(
-            "fn load_w(n: u32, k4: u32) -> vec4<f32> {{\n    return half_{suffix}(w[{place}]);\n}}\n"
-        ));
-    }
+    table(&mut interface, Slot::W, "w", format, k, ("n: u32, n4: u32", "n"));
     interface.result(View::whole(width), rows)?;
     let columns4 = width.div_ceil(4);
     let shape = PerHeadShape { heads, k, n, format, rows };

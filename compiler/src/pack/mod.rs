@@ -12,7 +12,7 @@ mod threads;
 use rustc_hash::FxHashMap;
 use warpweft_plan::{PAD, Tensor};
 
-use crate::formats::{Format, FormatError, QUAD};
+use crate::formats::{Format, FormatError, QUAD, WORD};
 use crate::graph::eval::EvalError;
 use crate::graph::{Element, Graph};
 use crate::lower::Layout;
@@ -54,7 +54,7 @@ impl Recipe {
                 (format, vec![quads, ROW_PAD * words])
             }
             Layout::Matrix => {
-                let piece = format.piece_bytes(columns as usize) as u64 / format.dtype().bytes();
+                let piece = WORD as u64 / format.dtype().bytes();
                 (format, vec![quads, padded / piece, ROW_PAD, piece])
             }
             Layout::Vector => (Format::F32, vec![padded]),

@@ -2,7 +2,7 @@ const MOST: f32 = 448.0; // the greatest number
 
 // Sixteen 8-bit floats (e4m3fn), four of them.
 fn restored(p: vec4<u32>, h: u32) -> vec4<f32> {
-    return levels_fp8(p[h]);
+    return levels_fp8(vec4<u32>(p[h]) >> vec4<u32>(0u, 8u, 16u, 24u));
 }
 
 // The nearest ones, of two the even one: above 2⁻⁶ by rounding twenty bits of the f32 away and moving the exponent's bias

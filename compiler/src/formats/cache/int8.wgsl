@@ -2,7 +2,7 @@ const MOST: f32 = 127.0; // the greatest code
 
 // Sixteen signed bytes, four of them.
 fn restored(p: vec4<u32>, h: u32) -> vec4<f32> {
-    return levels_int8(p[h]);
+    return levels_int8(vec4<u32>(p[h]) >> vec4<u32>(0u, 8u, 16u, 24u));
 }
 
 // The nearest whole numbers.

@@ -14,8 +14,8 @@ const N4: u32 = 96u; // vec4s of a row
 //# end
 
 //# slot functions
-fn levels_int8(codes: u32) -> vec4<f32> {
-    return vec4<f32>(unpack4xI8(codes));
+fn levels_int8(codes: vec4<u32>) -> vec4<f32> {
+    return vec4<f32>(bitcast<vec4<i32>>(codes << vec4<u32>(24u)) >> vec4<u32>(24u));
 }
 
 fn load_x(m: u32, k: u32) -> vec4<u32> {
@@ -43,5 +43,5 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         return;
     }
     let codes = load_x(m, n4 / 4u);
-    store(m, n4, levels_int8(codes[n4 % 4u]) * scale_x(m));
+    store(m, n4, levels_int8(vec4<u32>(codes[n4 % 4u]) >> vec4<u32>(0u, 8u, 16u, 24u)) * scale_x(m));
 }

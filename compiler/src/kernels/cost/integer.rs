@@ -3,7 +3,7 @@
 use warpweft_plan::{Cost, Dim, Work};
 
 use super::Launch;
-use super::linear::{LinearShape, WORD};
+use super::linear::LinearShape;
 use crate::formats::{Format, Group};
 use crate::kernels::codes::Codes;
 use crate::kernels::compose::{Algorithm, Choice, RowRange};
@@ -60,7 +60,7 @@ impl IntegerShape {
 
     /// What scaling the sums over a group of `rows` rows and four columns of each of `columns4` vec4s takes, for all groups.
     fn scaling(&self, rows: f64, columns4: f64, groups: u32) -> Work {
-        let each = Work { fmas: 8.0 * rows * columns4, scattered: 4.0 * columns4 * WORD, ..Work::default() };
+        let each = Work { fmas: 8.0 * rows * columns4, scattered: columns4, ..Work::default() };
         each.times(groups.into())
     }
 

@@ -163,19 +163,17 @@ impl LinearShape {
 
     /// How the weights are read, so many vec4s at a load.
     fn stored(&self, fours: u32) -> Weights {
-        Weights { format: self.format, width: self.k, fours, wide: self.wide }
+        Weights::new(self.format, self.k, fours, self.wide)
     }
 
-    /// Loads of four components that a load of w along k counts as.
+    /// Reads of four components that a load of four rows counts as.
     fn load(&self, fours: u32) -> f64 {
-        let stored = self.stored(fours);
-        counted(stored.components(stored.load_bytes()))
+        counted(self.stored(fours).reads())
     }
 
-    /// The same of the scales of a column's so many loads, which four columns read together.
+    /// The same of the scales of four rows' so many loads.
     fn load_of_scales(&self, fours: u32, steps: u32) -> f64 {
-        let (loads, components) = self.stored(fours).parameter_loads(steps);
-        f64::from(loads) * counted(components) / 4.0
+        counted(self.stored(fours).parameter_reads(steps))
     }
 
     /// Loads of w along k in one iteration: so many that each lane has x to read, and as many as can share what is read of
@@ -239,13 +237,14 @@ impl LinearShape {
     }
 }
 
-/// Loads of four components that one of so many counts as: smaller ones save little.
-fn counted(components: u32) -> f64 {
-    match components {
+/// Reads of four components that so many of so many components count as: smaller ones save little.
+fn counted((reads, components): (u32, u32)) -> f64 {
+    let each = match components {
         1 => WORD,
         2 => PAIR,
         n => f64::from(n) / 4.0,
-    }
+    };
+    f64::from(reads) * each
 }
 
 /// The fewest of `along` loads of w, each of which meets `each` vec4s of x, for which every lane has one of those to read.
@@ -288,7 +287,7 @@ impl BroadcastTile {
         let iteration = Work {
             fmas: 4.0 * fours * rows * columns * spill * long,
             loads: of_x,
-            scattered: loads_of_w * columns * walked,
+            scattered: loads_of_w * columns / 4.0 * walked,
             shared: 0.0,
             broadcasts: 4.0 * fours * rows,
         };
@@ -311,12 +310,12 @@ impl WorkgroupTile {
     pub(crate) fn launch(self, linear: &LinearShape) -> Launch {
         let columns = f64::from(4 * linear.weights);
         let rows = f64::from(self.rows);
-        let of_w = match linear.format.is_quantized() {
-            // Each row's scale is read for each octet.
-            true if linear.stored(2).scaling() == Scaling::Unpacked => linear.load(2) + WORD,
-            true => linear.load(2),
-            false => f64::from(linear.format.bytes()) / 4.0,
-        };
+        // A quad word for each two k, and their scale.
+        let stored = linear.stored(2).singly();
+        let of_w = match stored.scaling() {
+            Scaling::Unpacked => 4.0 * (1.0 + WORD),
+            Scaling::None | Scaling::Afterwards => f64::from((8 / stored.values()).max(4)),
+        } / 4.0;
         let octet = Work {
             fmas: 8.0 * rows * columns + 8.0,
             // Filling workgroup memory is shared, but costs index arithmetic and a barrier.
@@ -342,7 +341,7 @@ impl SplitDot {
     pub(crate) fn launch(self, linear: &LinearShape) -> Launch {
         let columns = f64::from(4 * linear.weights);
         let rows = f64::from(self.rows);
-        let of_w = (linear.load(self.fours) + linear.load_of_scales(self.fours, 1)) * 2.0 / f64::from(self.fours);
+        let of_w = (linear.load(self.fours) + linear.load_of_scales(self.fours, 1)) / 4.0 * 2.0 / f64::from(self.fours);
         // Lanes that are a loop gain nothing by standing beside each other.
         let (loads, scattered) = if linear.wide { (0.0, columns * of_w) } else { (columns * of_w, 0.0) };
         let octet = Work { fmas: 8.0 * rows * columns, loads: loads + 2.0 * rows, scattered, ..Work::default() };
@@ -387,8 +386,7 @@ impl PerHeadShape {
         let four = Work {
             fmas: 16.0 + 4.0 * self.format.decode(),
             loads: 1.0,
-            scattered: 4.0
-                * if self.format.is_quantized() { 2.0 * WORD } else { (f64::from(self.format.bytes()) / 4.0).max(0.7) },
+            scattered: 4.0 * WORD * f64::from((self.format.bits() / 8).max(1) + u32::from(self.format.is_quantized())),
             ..Work::default()
         };
         let stored = Work { loads: 1.0, ..Work::default() };

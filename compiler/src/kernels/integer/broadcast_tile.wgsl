@@ -26,8 +26,6 @@ const N4: u32 = 96u; // vec4s of columns
 //# end
 
 //# slot functions
-alias Packed = vec4<u32>;
-
 fn load_x(m: u32, k: u32) -> vec4<u32> {
     return x[m * (K + 2u) + k];
 }
@@ -36,12 +34,16 @@ fn scale_x(m: u32) -> f32 {
     return bitcast<f32>(x[m * (K + 2u) + K].x);
 }
 
-fn load_w(p: u32, n: u32, k: u32) -> Packed {
-    return w[n / 4u * (4u * K + 4u) + k / 2u * 8u + n % 4u * 2u + k % 2u];
+fn load_w(p: u32, n4: u32, i: u32) -> vec4<u32> {
+    return w[n4 * (4u * K + 4u) + i];
 }
 
-fn load_scales(p: u32, n: u32, at: u32) -> vec4<f32> {
-    return bitcast<vec4<f32>>(w[n / 4u * (4u * K + 4u) + 4u * K + at]);
+fn load_parameters(p: u32, n4: u32, i: u32) -> vec4<u32> {
+    return w[n4 * (4u * K + 4u) + 4u * K + i];
+}
+
+fn scale_of(words: vec4<u32>) -> vec4<f32> {
+    return bitcast<vec4<f32>>(words);
 }
 
 fn epilogue(m: u32, n4: u32, acc: vec4<f32>) -> vec4<f32> {
@@ -61,10 +63,9 @@ fn store(m: u32, n4: u32, value: vec4<f32>) {
 }
 //# end
 
-// Sixteen products.
-fn dot16(a: vec4<u32>, b: vec4<u32>) -> i32 {
-    let low = dot4I8Packed(a.x, b.x) + dot4I8Packed(a.y, b.y);
-    return low + dot4I8Packed(a.z, b.z) + dot4I8Packed(a.w, b.w);
+// Four products with each of four columns.
+fn dots(x: u32, w: vec4<u32>) -> vec4<i32> {
+    return vec4<i32>(dot4I8Packed(x, w.x), dot4I8Packed(x, w.y), dot4I8Packed(x, w.z), dot4I8Packed(x, w.w));
 }
 
 @compute @workgroup_size(S)
@@ -92,10 +93,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(subgroup_invocation_id
                 var ws: array<vec4<u32>, P * C4 * 4u>;
                 //# unroll
                 for (var c = 0u; c < P * C4; c++) {
-                    let n = 4u * min(n4 + (c % C4) * S, N4 - 1u);
+                    let quad = min(n4 + (c % C4) * S, N4 - 1u);
                     //# unroll
                     for (var j = 0u; j < 4u; j++) {
-                        ws[c * 4u + j] = load_w(c / C4, n + j, k + u);
+                        ws[c * 4u + j] = load_w(c / C4, quad, (k + u) * 4u + j);
                     }
                 }
                 //# unroll
@@ -104,17 +105,16 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(subgroup_invocation_id
                     let xr = subgroupShuffle(xs[item / S], item % S);
                     //# unroll
                     for (var c = 0u; c < P * C4; c++) {
-                        let low = vec2<i32>(dot16(xr, ws[c * 4u]), dot16(xr, ws[c * 4u + 1u]));
-                        let high = vec2<i32>(dot16(xr, ws[c * 4u + 2u]), dot16(xr, ws[c * 4u + 3u]));
-                        acc[c * R + r] += vec4<i32>(low, high);
+                        let low = dots(xr.x, ws[c * 4u]) + dots(xr.y, ws[c * 4u + 1u]);
+                        let high = dots(xr.z, ws[c * 4u + 2u]) + dots(xr.w, ws[c * 4u + 3u]);
+                        acc[c * R + r] += low + high;
                     }
                 }
             }
         }
         //# unroll
         for (var c = 0u; c < P * C4; c++) {
-            let n = 4u * min(n4 + (c % C4) * S, N4 - 1u);
-            let scales = load_scales(c / C4, n, g);
+            let scales = scale_of(load_parameters(c / C4, min(n4 + (c % C4) * S, N4 - 1u), g));
             //# unroll
             for (var r = 0u; r < R; r++) {
                 total[c * R + r] = fma(vec4<f32>(acc[c * R + r]), scales, total[c * R + r]);

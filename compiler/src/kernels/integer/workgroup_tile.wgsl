@@ -27,11 +27,10 @@ const W_ITEMS: u32 = P * 4 * TX * U;
 //# end
 
 var<workgroup> xs: array<vec4<u32>, X_ITEMS>;
+// ws[i * (P * TX) + c]: quad word i of the four columns c.
 var<workgroup> ws: array<vec4<u32>, W_ITEMS>;
 
 //# slot functions
-alias Packed = vec4<u32>;
-
 fn load_x(m: u32, k: u32) -> vec4<u32> {
     return x[m * (K + 2u) + k];
 }
@@ -40,12 +39,16 @@ fn scale_x(m: u32) -> f32 {
     return bitcast<f32>(x[m * (K + 2u) + K].x);
 }
 
-fn load_w(p: u32, n: u32, k: u32) -> Packed {
-    return w[n / 4u * (4u * K + 4u) + k / 2u * 8u + n % 4u * 2u + k % 2u];
+fn load_w(p: u32, n4: u32, i: u32) -> vec4<u32> {
+    return w[n4 * (4u * K + 4u) + i];
 }
 
-fn load_scales(p: u32, n: u32, at: u32) -> vec4<f32> {
-    return bitcast<vec4<f32>>(w[n / 4u * (4u * K + 4u) + 4u * K + at]);
+fn load_parameters(p: u32, n4: u32, i: u32) -> vec4<u32> {
+    return w[n4 * (4u * K + 4u) + 4u * K + i];
+}
+
+fn scale_of(words: vec4<u32>) -> vec4<f32> {
+    return bitcast<vec4<f32>>(words);
 }
 
 fn epilogue(m: u32, n4: u32, acc: vec4<f32>) -> vec4<f32> {
@@ -65,10 +68,9 @@ fn store(m: u32, n4: u32, value: vec4<f32>) {
 }
 //# end
 
-// Sixteen products.
-fn dot16(a: vec4<u32>, b: vec4<u32>) -> i32 {
-    let low = dot4I8Packed(a.x, b.x) + dot4I8Packed(a.y, b.y);
-    return low + dot4I8Packed(a.z, b.z) + dot4I8Packed(a.w, b.w);
+// Four products with each of four columns.
+fn dots(x: u32, w: vec4<u32>) -> vec4<i32> {
+    return vec4<i32>(dot4I8Packed(x, w.x), dot4I8Packed(x, w.y), dot4I8Packed(x, w.z), dot4I8Packed(x, w.w));
 }
 
 @compute @workgroup_size(T)
@@ -99,8 +101,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             for (var i = 0u; i < W_ITEMS; i += T) {
                 let item = i + index;
                 if (item < W_ITEMS) {
-                    let n = min(n0 * 4u + item / U % (4u * TX), 4u * N4 - 1u);
-                    ws[item] = load_w(item / (4u * TX * U), n, k + item % U);
+                    let c = item / (4u * U);
+                    let at = item % (4u * U);
+                    ws[at * (P * TX) + c] = load_w(c / TX, min(n0 + c % TX, N4 - 1u), k * 4u + at);
                 }
             }
             workgroupBarrier();
@@ -113,23 +116,24 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
                 }
                 //# unroll
                 for (var c = 0u; c < P; c++) {
-                    let column = (c * TX + tx) * 4u;
-                    let w0 = ws[column * U + u];
-                    let w1 = ws[(column + 1u) * U + u];
-                    let w2 = ws[(column + 2u) * U + u];
-                    let w3 = ws[(column + 3u) * U + u];
+                    let column = u * (4u * P * TX) + c * TX + tx;
+                    let w0 = ws[column];
+                    let w1 = ws[column + P * TX];
+                    let w2 = ws[column + 2u * P * TX];
+                    let w3 = ws[column + 3u * P * TX];
                     //# unroll
                     for (var r = 0u; r < R; r++) {
-                        acc[c * R + r] += vec4<i32>(dot16(xr[r], w0), dot16(xr[r], w1), dot16(xr[r], w2), dot16(xr[r], w3));
+                        let low = dots(xr[r].x, w0) + dots(xr[r].y, w1);
+                        acc[c * R + r] += low + dots(xr[r].z, w2) + dots(xr[r].w, w3);
                     }
                 }
             }
             workgroupBarrier();
         }
-        let n = 4u * min(column4, N4 - 1u);
+        let quad = min(column4, N4 - 1u);
         //# unroll
         for (var c = 0u; c < P; c++) {
-            let scales = load_scales(c, n, g);
+            let scales = scale_of(load_parameters(c, quad, g));
             //# unroll
             for (var r = 0u; r < R; r++) {
                 total[c * R + r] = fma(vec4<f32>(acc[c * R + r]), scales, total[c * R + r]);

@@ -1,7 +1,7 @@
 // Linear, tiles in registers: out[m, n] = epilogue(Σ_k x[m, k] · w[n, k])
 //
 // x [M, K], w [N, K], out [M, N]. A subgroup of S lanes makes R rows by 4·C4·S columns: a lane keeps all R rows of its
-// own columns and reads their weights; the lanes read x together, a vec4 each, and hand it around.
+// own columns and reads their weights, quad words; the lanes read x together, a vec4 each, and hand it around.
 // P is 2 where a second weight of the same shape is contracted too.
 
 //# slot constants
@@ -10,6 +10,7 @@ const R: u32 = 8u; // rows of a tile
 const C4: u32 = 2u; // vec4s of columns of a lane
 const P: u32 = 1u; // weights
 const H: u32 = 2u; // vec4s of x that a load of w meets
+const W: u32 = 8u; // quad words of a load of w
 const G: u32 = 1u; // groups of a load whose sums are scaled
 const U: u32 = 1u; // loads of w along k in one iteration
 const X: u32 = 2u; // vec4s of x that a lane reads in one iteration
@@ -22,29 +23,22 @@ const K: u32 = K8 * 2u / H; // loads of w along k
 
 //# slot bindings
 @group(0) @binding(0) var<storage, read> x: array<vec4<f32>>;
-@group(0) @binding(1) var<storage, read> w: array<PackedF32>;
+@group(0) @binding(1) var<storage, read> w: array<vec4<u32>>;
 @group(0) @binding(2) var<storage, read_write> out: array<vec4<f32>>;
 @group(0) @binding(3) var<uniform> step: vec4<u32>;
 //# end
 
 //# slot functions
-alias Packed = PackedF32;
-
-struct PackedF32 {
-    low: vec4<f32>,
-    high: vec4<f32>,
-}
-
 fn load_x(m: u32, k4: u32) -> vec4<f32> {
     return x[m * K8 * 2u + k4];
 }
 
-fn load_w(p: u32, n: u32, k: u32) -> Packed {
-    return w[n / 4u * (4u * K) + k * 4u + n % 4u];
+fn load_w(p: u32, n4: u32, i: u32) -> vec4<u32> {
+    return w[n4 * (8u * K8) + i];
 }
 
-fn unpack(packed: PackedF32, h: u32) -> vec4<f32> {
-    return select(packed.low, packed.high, h == 1u);
+fn unpack(words: vec4<u32>, at: u32) -> vec4<f32> {
+    return bitcast<vec4<f32>>(words);
 }
 
 fn epilogue(m: u32, n4: u32, acc: vec4<f32>) -> vec4<f32> {
@@ -101,34 +95,32 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(subgroup_invocation_id
         //# end
         //# unroll
         for (var u = 0u; u < U; u++) {
-            var ws: array<Packed, P * C4 * 4u>;
+            var ws: array<vec4<u32>, P * C4 * W>;
             //# unroll
             for (var c = 0u; c < P * C4; c++) {
-                let n = 4u * min(n4 + (c % C4) * S, N4 - 1u);
+                let quad = min(n4 + (c % C4) * S, N4 - 1u);
+                //# slot load
                 //# unroll
-                for (var j = 0u; j < 4u; j++) {
-                    ws[c * 4u + j] = load_w(c / C4, n + j, k + u);
+                for (var i = 0u; i < W; i++) {
+                    ws[c * W + i] = load_w(c / C4, quad, (k + u) * W + i);
                 }
+                //# end
             }
             //# unroll
             for (var g = 0u; g < G; g++) {
                 //# unroll
                 for (var part = 0u; part < H / G; part++) {
                     let h = g * (H / G) + part;
-                    // wt[4c + i]: element i of four k, of the four columns c.
+                    // wt[4c + i]: the four columns c at k + i.
                     var wt: array<vec4<f32>, P * C4 * 4u>;
                     //# unroll
                     for (var c = 0u; c < P * C4; c++) {
                         //# slot weights
-                        let w0 = unpack(ws[c * 4u], h);
-                        let w1 = unpack(ws[c * 4u + 1u], h);
-                        let w2 = unpack(ws[c * 4u + 2u], h);
-                        let w3 = unpack(ws[c * 4u + 3u], h);
+                        wt[c * 4u] = unpack(ws[c * W + h * 4u], 0u);
+                        wt[c * 4u + 1u] = unpack(ws[c * W + h * 4u + 1u], 0u);
+                        wt[c * 4u + 2u] = unpack(ws[c * W + h * 4u + 2u], 0u);
+                        wt[c * 4u + 3u] = unpack(ws[c * W + h * 4u + 3u], 0u);
                         //# end
-                        wt[c * 4u] = vec4<f32>(w0.x, w1.x, w2.x, w3.x);
-                        wt[c * 4u + 1u] = vec4<f32>(w0.y, w1.y, w2.y, w3.y);
-                        wt[c * 4u + 2u] = vec4<f32>(w0.z, w1.z, w2.z, w3.z);
-                        wt[c * 4u + 3u] = vec4<f32>(w0.w, w1.w, w2.w, w3.w);
                     }
                     //# unroll
                     for (var r = 0u; r < R; r++) {

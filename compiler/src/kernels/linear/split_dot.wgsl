@@ -11,6 +11,7 @@ const R: u32 = 1u; // rows
 const P: u32 = 1u; // weights
 const NORMS: u32 = 0u; // norms of x
 const H: u32 = 2u; // vec4s of x that a load of w meets
+const W: u32 = 8u; // quad words of a load of w
 const K: u32 = 48u; // loads of w along k
 const K8: u32 = 48u; // octets of k
 const N4: u32 = 96u; // vec4s of columns
@@ -18,7 +19,7 @@ const N4: u32 = 96u; // vec4s of columns
 
 //# slot bindings
 @group(0) @binding(0) var<storage, read> x: array<vec4<f32>>;
-@group(0) @binding(1) var<storage, read> w: array<PackedF32>;
+@group(0) @binding(1) var<storage, read> w: array<vec4<u32>>;
 @group(0) @binding(2) var<storage, read_write> out: array<vec4<f32>>;
 @group(0) @binding(3) var<uniform> step: vec4<u32>;
 //# end
@@ -26,23 +27,16 @@ const N4: u32 = 96u; // vec4s of columns
 var<workgroup> parts: array<vec4<f32>, (P * R + NORMS) * T>;
 
 //# slot functions
-alias Packed = PackedF32;
-
-struct PackedF32 {
-    low: vec4<f32>,
-    high: vec4<f32>,
-}
-
 fn load_x(m: u32, k4: u32) -> vec4<f32> {
     return x[m * K8 * 2u + k4];
 }
 
-fn load_w(p: u32, n: u32, k: u32) -> Packed {
-    return w[n / 4u * (4u * K8) + k * 4u + n % 4u];
+fn load_w(p: u32, n4: u32, i: u32) -> vec4<u32> {
+    return w[n4 * (8u * K8) + i];
 }
 
-fn unpack(packed: PackedF32, h: u32) -> vec4<f32> {
-    return select(packed.low, packed.high, h == 1u);
+fn unpack(words: vec4<u32>, at: u32) -> vec4<f32> {
+    return bitcast<vec4<f32>>(words);
 }
 
 fn epilogue(m: u32, n4: u32, acc: vec4<f32>) -> vec4<f32> {
@@ -67,16 +61,21 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let share = index % KS;
     let column4 = group.x * (T / KS) + index / KS;
     let m0 = group.y * R;
-    let n = 4u * min(column4, N4 - 1u);
+    let quad = min(column4, N4 - 1u);
     var acc: array<vec4<f32>, P * R>;
     //# slot statistics
     //# end
     //# trips (K + KS - 1) / KS
     for (var k = share; k < K; k += KS) {
-        var ws: array<Packed, P * 4u>;
+        var ws: array<vec4<u32>, P * W>;
         //# unroll
-        for (var i = 0u; i < P * 4u; i++) {
-            ws[i] = load_w(i / 4u, n + i % 4u, k);
+        for (var c = 0u; c < P; c++) {
+            //# slot load
+            //# unroll
+            for (var i = 0u; i < W; i++) {
+                ws[c * W + i] = load_w(c, quad, k * W + i);
+            }
+            //# end
         }
         //# slot scales
         //# end
@@ -88,14 +87,19 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
                 let xr = load_x(min(m0 + r, last_row()), k * H + h);
                 //# end
                 //# unroll
-                for (var p = 0u; p < P; p++) {
+                for (var c = 0u; c < P; c++) {
+                    // wt[4c + i]: the four columns of weight c at k + i.
+                    var wt: array<vec4<f32>, P * 4u>;
                     //# slot weights
-                    let w0 = unpack(ws[p * 4u], h);
-                    let w1 = unpack(ws[p * 4u + 1u], h);
-                    let w2 = unpack(ws[p * 4u + 2u], h);
-                    let w3 = unpack(ws[p * 4u + 3u], h);
+                    wt[c * 4u] = unpack(ws[c * W + h * 4u], 0u);
+                    wt[c * 4u + 1u] = unpack(ws[c * W + h * 4u + 1u], 0u);
+                    wt[c * 4u + 2u] = unpack(ws[c * W + h * 4u + 2u], 0u);
+                    wt[c * 4u + 3u] = unpack(ws[c * W + h * 4u + 3u], 0u);
                     //# end
-                    acc[p * R + r] += vec4<f32>(dot(xr, w0), dot(xr, w1), dot(xr, w2), dot(xr, w3));
+                    acc[c * R + r] = fma(vec4<f32>(xr.x), wt[c * 4u], acc[c * R + r]);
+                    acc[c * R + r] = fma(vec4<f32>(xr.y), wt[c * 4u + 1u], acc[c * R + r]);
+                    acc[c * R + r] = fma(vec4<f32>(xr.z), wt[c * 4u + 2u], acc[c * R + r]);
+                    acc[c * R + r] = fma(vec4<f32>(xr.w), wt[c * 4u + 3u], acc[c * R + r]);
                 }
             }
         }

@@ -11,43 +11,39 @@ const R: u32 = 4u; // rows of an invocation
 const C4: u32 = 1u; // vec4s of columns of an invocation
 const P: u32 = 1u; // weights
 const KO: u32 = 2u; // octets of k at a time
+const V: u32 = 1u; // values of a word of w
 const K8: u32 = 48u; // octets of k
 const N4: u32 = 96u; // vec4s of columns
 //# end
 const T: u32 = TX * TY;
 const X_ITEMS: u32 = TY * R * 2 * KO;
-const W_ITEMS: u32 = P * 4 * C4 * TX * KO;
+const COLUMNS4: u32 = P * C4 * TX;
+const W_ITEMS: u32 = COLUMNS4 * 4 * KO; // two k of four columns each
 
 //# slot bindings
 @group(0) @binding(0) var<storage, read> x: array<vec4<f32>>;
-@group(0) @binding(1) var<storage, read> w: array<PackedF32>;
+@group(0) @binding(1) var<storage, read> w: array<vec4<u32>>;
 @group(0) @binding(2) var<storage, read_write> out: array<vec4<f32>>;
 @group(0) @binding(3) var<uniform> step: vec4<u32>;
 //# end
 
 var<workgroup> xs: array<vec4<f32>, X_ITEMS>;
+// ws[k * COLUMNS4 + c]: the four columns c at k.
 var<workgroup> ws: array<vec4<f32>, W_ITEMS * 2>;
 //# slot memory
 //# end
 
 //# slot functions
-alias Packed = PackedF32;
-
-struct PackedF32 {
-    low: vec4<f32>,
-    high: vec4<f32>,
-}
-
 fn load_x(m: u32, k4: u32) -> vec4<f32> {
     return x[m * K8 * 2u + k4];
 }
 
-fn load_w(p: u32, n: u32, k: u32) -> Packed {
-    return w[n / 4u * (4u * K8) + k * 4u + n % 4u];
+fn load_w(p: u32, n4: u32, i: u32) -> vec4<u32> {
+    return w[n4 * (8u * K8) + i];
 }
 
-fn unpack(packed: PackedF32, h: u32) -> vec4<f32> {
-    return select(packed.low, packed.high, h == 1u);
+fn unpack(words: vec4<u32>, at: u32) -> vec4<f32> {
+    return bitcast<vec4<f32>>(words);
 }
 
 fn epilogue(m: u32, n4: u32, acc: vec4<f32>) -> vec4<f32> {
@@ -91,13 +87,18 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         for (var i = 0u; i < W_ITEMS; i += T) {
             let item = i + index;
             if (item < W_ITEMS) {
-                let p = item / (4u * C4 * TX * KO);
-                let column = item / KO % (4u * C4 * TX);
-                let n = min(n0 * 4u + column, 4u * N4 - 1u);
-                let packed = load_w(p, n, k8 + item % KO);
+                let c = item / (4u * KO);
+                let p = c / (C4 * TX);
+                let quad = min(n0 + c % (C4 * TX), N4 - 1u);
+                let at = 2u * (item % (4u * KO));
+                let k = k8 * 8u + at;
+                let words0 = load_w(p, quad, k / V);
+                //# slot second
+                let words1 = load_w(p, quad, (k + 1u) / V);
+                //# end
                 //# slot unpacked
-                ws[item * 2u] = unpack(packed, 0u);
-                ws[item * 2u + 1u] = unpack(packed, 1u);
+                ws[at * COLUMNS4 + c] = unpack(words0, k % V);
+                ws[(at + 1u) * COLUMNS4 + c] = unpack(words1, (k + 1u) % V);
                 //# end
             }
         }
@@ -111,14 +112,17 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             }
             //# unroll
             for (var c = 0u; c < P * C4; c++) {
-                let column = (c / C4 * (TX * C4) + tx + c % C4 * TX) * 4u;
-                let w0 = ws[column * (2u * KO) + k4];
-                let w1 = ws[(column + 1u) * (2u * KO) + k4];
-                let w2 = ws[(column + 2u) * (2u * KO) + k4];
-                let w3 = ws[(column + 3u) * (2u * KO) + k4];
+                let column = k4 * 4u * COLUMNS4 + c / C4 * (TX * C4) + tx + c % C4 * TX;
+                let w0 = ws[column];
+                let w1 = ws[column + COLUMNS4];
+                let w2 = ws[column + 2u * COLUMNS4];
+                let w3 = ws[column + 3u * COLUMNS4];
                 //# unroll
                 for (var r = 0u; r < R; r++) {
-                    acc[c * R + r] += vec4<f32>(dot(xr[r], w0), dot(xr[r], w1), dot(xr[r], w2), dot(xr[r], w3));
+                    acc[c * R + r] = fma(vec4<f32>(xr[r].x), w0, acc[c * R + r]);
+                    acc[c * R + r] = fma(vec4<f32>(xr[r].y), w1, acc[c * R + r]);
+                    acc[c * R + r] = fma(vec4<f32>(xr[r].z), w2, acc[c * R + r]);
+                    acc[c * R + r] = fma(vec4<f32>(xr[r].w), w3, acc[c * R + r]);
                 }
             }
         }

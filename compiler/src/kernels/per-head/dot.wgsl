@@ -13,7 +13,7 @@ const K4: u32 = 8u; // vec4s of a head of x
 
 //# slot bindings
 @group(0) @binding(0) var<storage, read> x: array<vec4<f32>>;
-@group(0) @binding(1) var<storage, read> w: array<vec4<f32>>;
+@group(0) @binding(1) var<storage, read> w: array<f32>;
 @group(0) @binding(2) var<storage, read_write> out: array<vec4<f32>>;
 @group(0) @binding(3) var<uniform> step: vec4<u32>;
 //# end
@@ -24,7 +24,8 @@ fn load_x(m: u32, n4: u32) -> vec4<f32> {
 }
 
 fn load_w(n: u32, k4: u32) -> vec4<f32> {
-    return w[n / 4u * 32u + k4 / 2u * 8u + n % 4u * 2u + k4 % 2u];
+    let first = n / 4u * 128u + n % 4u + 16u * k4;
+    return vec4<f32>(w[first], w[first + 4u], w[first + 8u], w[first + 12u]);
 }
 
 fn kept(m: u32) -> bool {

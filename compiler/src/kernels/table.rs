@@ -1,0 +1,67 @@
+//! Tables from which rows are gathered, and weights of which a kernel reads one row at a time.
+
+use warpweft_plan::Access;
+
+use super::Slot;
+use super::interface::Interface;
+use crate::formats::{Format, Group, QUAD, WORD};
+
+/// Binds a matrix of rows of `width` values and defines `load_name(…)`: four values of a row, decoded exactly as they are when they
+/// are unpacked. `row` is an expression of the function's parameters, of which one is `n4`, the vec4 of columns.
+pub(super) fn table(
+    interface: &mut Interface,
+    slot: Slot,
+    name: &str,
+    format: Format,
+    width: u32,
+    (parameters, row): (&str, &str),
+) {
+    interface.format(format);
+    interface.bind(slot, name, Access::Read, "array<u32>");
+    let suffix = format.suffix();
+    let [quad, codes] =
+        [format.row_bytes(width as usize), format.code_bytes(width as usize)].map(|bytes| QUAD * bytes / WORD);
+    let word = |i: &str| format!("{name}[first + ({i}) * 4u]");
+    let bytes = "vec4<u32>(0u, 8u, 16u, 24u)";
+    let value = match format {
+        Format::F32 => {
+            let words = ["4u * n4", "4u * n4 + 1u", "4u * n4 + 2u", "4u * n4 + 3u"].map(word);
+            format!("bitcast<vec4<f32>>(vec4<u32>({}))", words.join(", "))
+        }
+        Format::F16 | Format::Bf16 => {
+            let words = ["2u * n4", "2u * n4", "2u * n4 + 1u", "2u * n4 + 1u"].map(word);
+            let upper = "vec4<bool>(false, true, false, true)";
+            format!("halves_{suffix}(vec4<u32>({}), {upper})", words.join(", "))
+        }
+        Format::Int8(_) | Format::Fp8(_) => format!("levels_{suffix}(vec4<u32>({}) >> {bytes})", word("n4")),
+        Format::Int4 { .. } | Format::Mxfp4 | Format::Nf4(_) => {
+            format!("levels_{suffix}(vec4<u32>({} >> (4u * (n4 % 2u))) >> {bytes})", word("n4 / 2u"))
+        }
+    };
+    let group = match format.group() {
+        Some(Group::Of(group)) => format!("4u * n4 / {group}u"),
+        Some(Group::Row) | None => "0u".to_owned(),
+    };
+    let parameter = match format.parameter_bytes() {
+        4 => format!("vec4<u32>({name}[quad + {codes}u + {group} * 4u + row % 4u])"),
+        _ => format!("{name}[quad + {codes}u + {group}]"),
+    };
+    let scaled = match format {
+        Format::F32 | Format::F16 | Format::Bf16 => value,
+        Format::Int4 { zeros: true, .. } => {
+            format!("({value} - zero_int4({parameter})) * scale_int4({parameter})")
+        }
+        Format::Int4 { zeros: false, .. } => format!("({value} - 8.0) * bitcast<vec4<f32>>({parameter})"),
+        Format::Mxfp4 => format!("{value} * scale_mxfp4({parameter})[row % 4u]"),
+        Format::Int8(_) | Format::Fp8(_) | Format::Nf4(_) => format!("{value} * bitcast<vec4<f32>>({parameter})"),
+    };
+    interface.function(format!(
+        "fn load_{name}({parameters}) -> vec4<f32> {{
+    let row = {row};
+    let quad = row / 4u * {quad}u;
+    let first = quad + row % 4u;
+    return {scaled};
+}}
+"
+    ));
+}
