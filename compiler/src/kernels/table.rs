@@ -49,18 +49,19 @@ pub(super) fn table(
     let scaled = match format {
         Format::F32 | Format::F16 | Format::Bf16 => value,
         Format::Int4 { zeros: true, .. } => {
-            format!("({value} - zero_int4({parameter})) * scale_int4({parameter})")
+            format!("({value} - zero_int4(parameters)) * scale_int4(parameters)")
         }
-        Format::Int4 { zeros: false, .. } => format!("({value} - 8.0) * bitcast<vec4<f32>>({parameter})"),
-        Format::Mxfp4 => format!("{value} * scale_mxfp4({parameter})[row % 4u]"),
-        Format::Int8(_) | Format::Fp8(_) | Format::Nf4(_) => format!("{value} * bitcast<vec4<f32>>({parameter})"),
+        Format::Int4 { zeros: false, .. } => format!("({value} - 8.0) * bitcast<vec4<f32>>(parameters)"),
+        Format::Mxfp4 => format!("{value} * scale_mxfp4(parameters)[row % 4u]"),
+        Format::Int8(_) | Format::Fp8(_) | Format::Nf4(_) => format!("{value} * bitcast<vec4<f32>>(parameters)"),
     };
+    let read = if format.is_quantized() { format!("    let parameters = {parameter};\n") } else { String::new() };
     interface.function(format!(
         "fn load_{name}({parameters}) -> vec4<f32> {{
     let row = {row};
     let quad = row / 4u * {quad}u;
     let first = quad + row % 4u;
-    return {scaled};
+{read}    return {scaled};
 }}
 "
     ));

@@ -328,7 +328,7 @@ ws[{first} + {}u] = pair{i}.high;
     pub(crate) fn lowered(self, summed: bool) -> Option<&'static str> {
         match self.format {
             Format::Int8(_) => Some("5.9604645e-8"),
-            Format::Int4 { .. } if summed && self.is_biased() => Some(
+            Format::Int4 { .. } if summed && self.is_biased() && self.fours > 1 => Some(
                 "select(vec4<f32>(1.0, 0.00390625, 1.5258789e-5, 5.9604645e-8), \
                  vec4<f32>(0.0625, 0.00024414062, 9.536743e-7, 5.9604645e-8), lane % 2u == 1u)",
             ),
