@@ -14,6 +14,8 @@ pub struct Work {
     pub loads: f64,
     /// The same where each neighbour has a row of its own.
     pub scattered: f64,
+    /// Loads of texels of images.
+    pub texels: f64,
     /// Loads and stores of 16 bytes of workgroup memory.
     pub shared: f64,
     /// Values handed from one lane to others.
@@ -27,6 +29,7 @@ impl Work {
             fmas: self.fmas * factor,
             loads: self.loads * factor,
             scattered: self.scattered * factor,
+            texels: self.texels * factor,
             shared: self.shared * factor,
             broadcasts: self.broadcasts * factor,
         }
@@ -38,14 +41,15 @@ impl Work {
             fmas: self.fmas + other.fmas,
             loads: self.loads + other.loads,
             scattered: self.scattered + other.scattered,
+            texels: self.texels + other.texels,
             shared: self.shared + other.shared,
             broadcasts: self.broadcasts + other.broadcasts,
         }
     }
 
     /// Every count.
-    pub(crate) fn counts(self) -> [f64; 5] {
-        [self.fmas, self.loads, self.scattered, self.shared, self.broadcasts]
+    pub(crate) fn counts(self) -> [f64; 6] {
+        [self.fmas, self.loads, self.scattered, self.texels, self.shared, self.broadcasts]
     }
 }
 

@@ -97,6 +97,12 @@ pub const PAD: u64 = 8;
 /// Rows of one page of a cache.
 pub const PAGE_ROWS: u64 = 32;
 
+/// Bytes of a texel of an image: four words of 32 bits.
+pub const TEXEL: u64 = 16;
+
+/// Texels of a row of an image: texel i of a weight stands in row `i / IMAGE_WIDTH`.
+pub const IMAGE_WIDTH: u64 = 2048;
+
 /// Where the content of a [`Buffer`] comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
@@ -195,7 +201,7 @@ pub struct Binding {
     pub access: Access,
 }
 
-/// How a shader sees a buffer.
+/// How a shader sees a buffer, or a weight that is an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Access {
@@ -205,6 +211,9 @@ pub enum Access {
     ReadWrite,
     /// `var<uniform>`
     Uniform,
+    /// `texture_storage_2d<rgba32uint, read>`, [`IMAGE_WIDTH`] texels wide: the bytes of a weight in their order, [`TEXEL`] of
+    /// them a texel.
+    Image,
 }
 
 /// One dispatch.
@@ -289,6 +298,8 @@ pub struct Tier {
     pub binding_bytes: u64,
     /// Storage buffers in one kernel.
     pub storage_buffers: u32,
+    /// Storage images in one kernel.
+    pub images: u32,
 }
 
 /// A result that the runtime reads.

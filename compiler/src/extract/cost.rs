@@ -196,6 +196,7 @@ impl<'w> CostModel<'w> {
                     n: columns(result)?,
                     format: tensor(w)?.dtype.format()?,
                     rows: rows_of(result)?,
+                    images: self.target.images > 0,
                 };
                 let sizes = self.range(result).sizes(shape.rows);
                 shape.launch().seconds(&self.target.rates, shape.bytes(), sizes)
@@ -315,7 +316,7 @@ impl<'w> CostModel<'w> {
             moments,
             operands: term_operands(term, width(result)?),
             rows: rows_of(result)?,
-            wide: self.target.int64,
+            images: self.target.images > 0,
         };
         let of_codes = x.dtype.is_quantized();
         let key = (shape.k, shape.n, (shape.format, of_codes), weights, shape.operands, self.range(result));

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
-use warpweft_plan::{Access, Binding, CacheFormat, PAD};
+use warpweft_plan::{Access, Binding, CacheFormat, IMAGE_WIDTH, PAD};
 
 use super::spec::{Index, Operand, Rows, Term, View};
 use super::table::table;
@@ -18,6 +18,9 @@ pub(crate) struct Interface {
     /// Memory is read and written as 64-bit integers where it can be, and whether it is.
     longs: bool,
     has_longs: bool,
+    /// Weights are images, and whether there are any.
+    images: bool,
+    has_images: bool,
     bindings: Vec<(Slot, String, Access, String)>,
     functions: Vec<String>,
     formats: BTreeSet<Format>,
@@ -45,6 +48,12 @@ fn floats(longs: vec2<u64>) -> vec4<f32> {
 }
 ";
 
+/// Where a texel of a weight stands.
+const PLACE: &str = "fn place(texel: u32) -> vec2<u32> {
+    return vec2<u32>(texel % WIDTH, texel / WIDTH);
+}
+";
+
 /// What an [`Interface`] comes to.
 pub(crate) struct Bound {
     pub(crate) slots: Vec<Slot>,
@@ -58,7 +67,38 @@ pub(crate) struct Bound {
 impl Interface {
     /// An empty one for a target.
     pub(crate) fn of(target: &Target) -> Interface {
-        Interface { longs: target.int64, ..Interface::default() }
+        Interface { longs: target.int64, images: target.images > 0, ..Interface::default() }
+    }
+
+    /// Binds a weight that is read by [`Interface::quad_word`].
+    pub(crate) fn bind_quads(&mut self, slot: Slot, name: &str) {
+        self.bind_weight(slot, name, "array<vec4<u32>>");
+    }
+
+    /// The quad word number `at` of what [`Interface::bind_quads`] bound: an expression.
+    pub(crate) fn quad_word(&self, name: &str, at: &str) -> String {
+        if self.images { format!("textureLoad({name}, place({at}))") } else { format!("{name}[{at}]") }
+    }
+
+    /// Binds a weight whose words are read one by one, by [`Interface::word`].
+    pub(crate) fn bind_words(&mut self, slot: Slot, name: &str) {
+        self.bind_weight(slot, name, "array<u32>");
+    }
+
+    /// Word `part` of quad word `quad` of what [`Interface::bind_words`] bound: an expression.
+    pub(crate) fn word(&self, name: &str, quad: &str, part: &str) -> String {
+        match self.images {
+            true => format!("{}[{part}]", self.quad_word(name, quad)),
+            false => format!("{name}[({quad}) * 4u + {part}]"),
+        }
+    }
+
+    fn bind_weight(&mut self, slot: Slot, name: &str, kind: &str) {
+        self.has_images |= self.images;
+        match self.images {
+            true => self.bind(slot, name, Access::Image, "texture_storage_2d<rgba32uint, read>"),
+            false => self.bind(slot, name, Access::Read, kind),
+        }
     }
 
     /// Binds what is read in vec4s of floats, by [`Interface::four`].
@@ -268,19 +308,25 @@ impl Interface {
 
     /// Numbers the bindings and checks them against the target's limits.
     pub(crate) fn finish(self, target: &Target) -> Result<Bound, KernelError> {
-        let storage = self.bindings.iter().filter(|b| b.2 != Access::Uniform).count() as u32;
-        if storage > target.limits.storage_buffers {
-            return Err(KernelError::StorageBuffers { need: storage, limit: target.limits.storage_buffers });
+        let count = |of: &[Access]| self.bindings.iter().filter(|b| of.contains(&b.2)).count() as u32;
+        let (need, limit) = (count(&[Access::Read, Access::ReadWrite]), target.limits.storage_buffers);
+        if need > limit {
+            return Err(KernelError::StorageBuffers { need, limit });
+        }
+        let (need, limit) = (count(&[Access::Image]), target.images);
+        if need > limit {
+            return Err(KernelError::Images { need, limit });
         }
         let mut declarations = String::new();
         let (mut slots, mut bindings) = (Vec::new(), Vec::new());
         for (number, (slot, name, access, kind)) in self.bindings.into_iter().enumerate() {
             let space = match access {
-                Access::Read => "storage, read",
-                Access::ReadWrite => "storage, read_write",
-                Access::Uniform => "uniform",
+                Access::Read => "<storage, read>",
+                Access::ReadWrite => "<storage, read_write>",
+                Access::Uniform => "<uniform>",
+                Access::Image => "",
             };
-            let _ = writeln!(declarations, "@group(0) @binding({number}) var<{space}> {name}: {kind};");
+            let _ = writeln!(declarations, "@group(0) @binding({number}) var{space} {name}: {kind};");
             slots.push(slot);
             bindings.push(Binding { name, access });
         }
@@ -290,11 +336,14 @@ impl Interface {
         let caches = self.cache.map_or_else(Vec::new, cache::wgsl);
         let library = self.library.iter().map(|f| f.wgsl());
         let longs = self.has_longs.then_some(LONGS);
+        let place = PLACE.replace("WIDTH", &format!("{IMAGE_WIDTH}u"));
+        let place = self.has_images.then_some(place.as_str());
         let functions: Vec<&str> = formats
             .into_iter()
             .chain(caches)
             .chain(library)
             .chain(longs)
+            .chain(place)
             .chain(self.functions.iter().map(String::as_str))
             .collect();
         Ok(Bound { slots, bindings, declarations, functions: functions.join("\n") })

@@ -131,7 +131,7 @@ impl<'a> Linear<'a> {
 
     /// How it reads its weights, so many vec4s at a load.
     fn stored(&self, fours: u32) -> Weights {
-        Weights::new(self.format, self.x.width, fours, self.target.int64)
+        Weights::new(self.format, self.x.width, fours)
     }
 
     /// Bindings and functions, in binding order: x, w, w2, operands, tables, out, step; scales are read for so many loads, and
@@ -164,7 +164,7 @@ impl<'a> Linear<'a> {
         codes.functions(&mut interface);
         interface.function(format!("fn last_row() -> u32 {{\n    return {} - 1u;\n}}\n", count(self.rows)));
         let bindings = [(Slot::W, "w"), (Slot::W2, "w2")];
-        let stored = Weights::new(self.format, self.x.width, Codes::FOURS, false);
+        let stored = Weights::new(self.format, self.x.width, Codes::FOURS);
         stored.functions(&mut interface, &bindings[..self.weights() as usize], 1, false);
         self.results(&mut interface)?;
         Ok(interface)
@@ -193,7 +193,7 @@ impl<'a> Linear<'a> {
             moments: self.moments(),
             operands: operands_bytes(self.operands, self.n),
             rows: self.rows,
-            wide: self.target.int64,
+            images: self.target.images > 0,
         }
     }
 
@@ -271,7 +271,7 @@ pub(crate) fn workgroup_tile(
     if let Some(norm) = linear.norm {
         slots.extend(norm.workgroup_slots()?);
     }
-    let stored = linear.stored(2).singly();
+    let stored = linear.stored(2);
     match stored.scaling() {
         Scaling::None => {}
         Scaling::Afterwards => {

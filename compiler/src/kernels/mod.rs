@@ -53,6 +53,14 @@ pub enum KernelError {
         /// What there is.
         limit: u32,
     },
+    /// The operation reads more weights as images than the target has.
+    #[error("it needs {need} storage images, the target has {limit}")]
+    Images {
+        /// What it needs.
+        need: u32,
+        /// What there is.
+        limit: u32,
+    },
     /// The operation asks for more workgroup memory than the target has.
     #[error("it needs {need} bytes of workgroup memory, the target has {limit}")]
     WorkgroupBytes {

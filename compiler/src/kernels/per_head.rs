@@ -33,7 +33,7 @@ pub(crate) fn dot(linear: PerHead, target: &Target) -> Result<Composed, KernelEr
     table(&mut interface, Slot::W, "w", format, k, ("n: u32, n4: u32", "n"));
     interface.result(View::whole(width), rows)?;
     let columns4 = width.div_ceil(4);
-    let shape = PerHeadShape { heads, k, n, format, rows };
+    let shape = PerHeadShape { heads, k, n, format, rows, images: target.images > 0 };
     Draft {
         name: format!("per_head_{format}_{heads}x{k}x{n}"),
         source: include_str!("per-head/dot.wgsl"),

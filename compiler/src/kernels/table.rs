@@ -1,10 +1,8 @@
 //! Tables from which rows are gathered, and weights of which a kernel reads one row at a time.
 
-use warpweft_plan::Access;
-
 use super::Slot;
 use super::interface::Interface;
-use crate::formats::{Format, Group, QUAD, WORD};
+use crate::formats::{Format, Group, WORD};
 
 /// Binds a matrix of rows of `width` values and defines `load_name(…)`: four values of a row, decoded exactly as they are when they
 /// are unpacked. `row` is an expression of the function's parameters, of which one is `n4`, the vec4 of columns.
@@ -17,11 +15,10 @@ pub(super) fn table(
     (parameters, row): (&str, &str),
 ) {
     interface.format(format);
-    interface.bind(slot, name, Access::Read, "array<u32>");
+    interface.bind_words(slot, name);
     let suffix = format.suffix();
-    let [quad, codes] =
-        [format.row_bytes(width as usize), format.code_bytes(width as usize)].map(|bytes| QUAD * bytes / WORD);
-    let word = |i: &str| format!("{name}[first + ({i}) * 4u]");
+    let [quad, codes] = [format.row_bytes(width as usize), format.code_bytes(width as usize)].map(|bytes| bytes / WORD);
+    let word = |i: &str| interface.word(name, &format!("first + {i}"), "row % 4u");
     let bytes = "vec4<u32>(0u, 8u, 16u, 24u)";
     let value = match format {
         Format::F32 => {
@@ -43,8 +40,8 @@ pub(super) fn table(
         Some(Group::Row) | None => "0u".to_owned(),
     };
     let parameter = match format.parameter_bytes() {
-        4 => format!("vec4<u32>({name}[quad + {codes}u + {group} * 4u + row % 4u])"),
-        _ => format!("{name}[quad + {codes}u + {group}]"),
+        4 => format!("vec4<u32>({})", interface.word(name, &format!("first + {codes}u + {group}"), "row % 4u")),
+        _ => interface.word(name, &format!("first + {codes}u + {group} / 4u"), &format!("{group} % 4u")),
     };
     let scaled = match format {
         Format::F32 | Format::F16 | Format::Bf16 => value,
@@ -59,8 +56,7 @@ pub(super) fn table(
     interface.function(format!(
         "fn load_{name}({parameters}) -> vec4<f32> {{
     let row = {row};
-    let quad = row / 4u * {quad}u;
-    let first = quad + row % 4u;
+    let first = row / 4u * {quad}u;
 {read}    return {scaled};
 }}
 "

@@ -1,11 +1,11 @@
-//! How kernels read matrices of weights: quad words (`formats/layout.rs`), one or two at a time, decoded when they meet x.
+//! How kernels read matrices of weights: quad words (`formats/layout.rs`), decoded when they meet x.
 //!
 //! A *load* is so many of them as meet some vec4s of x. What scales a group of columns is read beside it, or, where a row has
 //! one scale, multiplied into the finished sum.
 
 use std::fmt::Write as _;
 
-use warpweft_plan::{Access, PAD};
+use warpweft_plan::PAD;
 
 use super::Slot;
 use super::interface::Interface;
@@ -19,38 +19,6 @@ pub(crate) struct Weights {
     pub(crate) width: u32,
     /// vec4s of x that a load meets.
     pub(crate) fours: u32,
-    /// What is read at once.
-    pub(crate) unit: Unit,
-}
-
-/// What is read of a matrix at once.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Unit {
-    /// A quad word, four components of 32 bits.
-    Words,
-    /// A quad word, two components of 64 bits.
-    Longs,
-    /// Two quad words, four components of 64 bits.
-    Pairs,
-}
-
-impl Unit {
-    /// The shader's type.
-    fn kind(self) -> &'static str {
-        match self {
-            Unit::Words => "vec4<u32>",
-            Unit::Longs => "vec2<u64>",
-            Unit::Pairs => "vec4<u64>",
-        }
-    }
-
-    /// Components of as many quad words as there are in it.
-    fn components(self) -> u32 {
-        match self {
-            Unit::Words | Unit::Pairs => 4,
-            Unit::Longs => 2,
-        }
-    }
 }
 
 /// When the scales of a quantized weight are multiplied in.
@@ -67,8 +35,6 @@ pub(crate) enum Scaling {
 /// In what parameters of groups are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Parameters {
-    /// Two quad words at once.
-    Pairs,
     /// Quad words.
     Quads,
     /// Words, each of which has a byte of each row's group.
@@ -76,26 +42,17 @@ enum Parameters {
 }
 
 impl Weights {
-    /// Loads that meet so many vec4s of x, of memory that is read as 64-bit integers where `wide`.
-    pub(crate) fn new(format: Format, width: u32, fours: u32, wide: bool) -> Weights {
-        let single = Weights { format, width, fours, unit: if wide { Unit::Longs } else { Unit::Words } };
-        if wide && single.words() > 1 { Weights { unit: Unit::Pairs, ..single } } else { single }
+    /// Loads that meet so many vec4s of x.
+    pub(crate) fn new(format: Format, width: u32, fours: u32) -> Weights {
+        Weights { format, width, fours }
     }
 
-    /// The same, one quad word at a time.
-    pub(crate) fn singly(self) -> Weights {
-        match self.unit {
-            Unit::Pairs => Weights { unit: Unit::Longs, ..self },
-            Unit::Longs | Unit::Words => self,
-        }
-    }
-
-    /// How many vec4s of x a load can meet, the most first: no more than eight quad words have, and than all rows are
-    /// multiples of.
-    pub(crate) fn loads_of(format: Format, width: u32, wide: bool) -> &'static [u32] {
+    /// How many vec4s of x a load can meet, the most first: no more than four quad words have, of images eight, and than all
+    /// rows are multiples of.
+    pub(crate) fn loads_of(format: Format, width: u32, images: bool) -> &'static [u32] {
         let width = width as usize;
-        let wide = wide && format.code_bytes(width).is_multiple_of(32);
-        match (format.bits(), wide) {
+        let many = images && format.code_bytes(width).is_multiple_of(32);
+        match (format.bits(), many) {
             (4, true) => &[16, 8, 4, 2, 1],
             (4, false) => &[8, 4, 2, 1],
             (8, true) => &[8, 4, 2, 1],
@@ -183,33 +140,16 @@ impl Weights {
     /// In what the parameters that so many loads need are read.
     fn parameters(self, loads: u32) -> Parameters {
         let (groups, each) = (self.groups_in(loads), self.groups_of_quad());
-        let of = |units: u32| self.has_whole_groups(loads) && groups.is_multiple_of(units * each);
-        if self.unit == Unit::Pairs && of(2) {
-            Parameters::Pairs
-        } else if each == 1 || of(1) {
-            Parameters::Quads
-        } else {
-            Parameters::Bytes
-        }
-    }
-
-    /// Reads of a load and the components of each.
-    pub(crate) fn reads(self) -> (u32, u32) {
-        let each = if self.unit == Unit::Pairs { 2 } else { 1 };
-        (self.words() / each, self.unit.components())
+        let whole = self.has_whole_groups(loads) && groups.is_multiple_of(each);
+        if each == 1 || whole { Parameters::Quads } else { Parameters::Bytes }
     }
 
     /// Reads of the scales of so many loads and the components of each.
     pub(crate) fn parameter_reads(self, loads: u32) -> (u32, u32) {
-        let (groups, each) = (self.groups_in(loads), self.groups_of_quad());
+        let groups = self.groups_in(loads);
         match (self.scaling(), self.parameters(loads)) {
             (Scaling::None | Scaling::Afterwards, _) => (0, 1),
-            (Scaling::Unpacked, Parameters::Pairs) => (groups / each / 2, 4),
-            (Scaling::Unpacked, Parameters::Quads) => match self.unit {
-                // The halves of a pair are read one by one.
-                Unit::Pairs => (2 * groups / each, 1),
-                Unit::Words | Unit::Longs => (groups / each, self.unit.components()),
-            },
+            (Scaling::Unpacked, Parameters::Quads) => (groups / self.groups_of_quad(), 4),
             (Scaling::Unpacked, Parameters::Bytes) => (groups, 1),
         }
     }
@@ -217,29 +157,12 @@ impl Weights {
     /// Statements that read load `k` of four rows, `quad`, of weight `p` into `ws` from `first` on.
     pub(crate) fn load(self, [p, quad, k]: [&str; 3], first: &str) -> String {
         let words = self.words();
-        if self.unit != Unit::Pairs {
-            let of_load = if 4 * self.fours < self.values() {
-                format!("({k}) / {}u", self.values() / (4 * self.fours))
-            } else {
-                format!("({k}) * {words}u")
-            };
-            return (0..words)
-                .map(|i| format!("ws[{first} + {i}u] = load_w({p}, {quad}, {of_load} + {i}u);\n"))
-                .collect();
-        }
-        (0..words / 2)
-            .map(|i| {
-                format!(
-                    "let pair{i} = load_pair({p}, {quad}, ({k}) * {}u + {i}u);
-ws[{first} + {}u] = pair{i}.low;
-ws[{first} + {}u] = pair{i}.high;
-",
-                    words / 2,
-                    2 * i,
-                    2 * i + 1
-                )
-            })
-            .collect()
+        let of_load = if 4 * self.fours < self.values() {
+            format!("({k}) / {}u", self.values() / (4 * self.fours))
+        } else {
+            format!("({k}) * {words}u")
+        };
+        (0..words).map(|i| format!("ws[{first} + {i}u] = load_w({p}, {quad}, {of_load} + {i}u);\n")).collect()
     }
 
     /// Four columns at k `4 h + i` of load `k`, which `ws` has from `first` on: an expression.
@@ -273,17 +196,6 @@ ws[{first} + {}u] = pair{i}.high;
             _ => format!("{quad}[{}u]", g % each),
         };
         match read {
-            Parameters::Pairs => {
-                let pairs = groups / each / 2;
-                for i in 0..pairs {
-                    let at = format!("({k}) / {loads}u * {pairs}u + {i}u");
-                    let _ = writeln!(text, "let parameters{i} = load_parameter_pair({p}, {quad}, {at});");
-                }
-                let half = |unit: u32| {
-                    format!("parameters{}.{}", unit / 2, if unit.is_multiple_of(2) { "low" } else { "high" })
-                };
-                words.extend((0..groups).map(|g| of_quad(half(g / each), g)));
-            }
             Parameters::Quads => {
                 let quads = groups / each;
                 for i in 0..quads {
@@ -343,9 +255,9 @@ ws[{first} + {}u] = pair{i}.high;
             .map(|bytes| (bytes / WORD) as u32)
     }
 
-    /// Binds the weights and defines `load_w(p, n4, i) -> vec4<u32>`, the i-th quad word of the n4-th four rows of weight p, or
-    /// `load_pair`, the i-th two of them; `unpack(words, at)`, value `at` of each of four words; and what reads scales for so many
-    /// loads. Where `raised`, what is unpacked is as many times greater as x is [`Weights::lowered`].
+    /// Binds the weights and defines `load_w(p, n4, i) -> vec4<u32>`, the i-th quad word of the n4-th four rows of weight p;
+    /// `unpack(words, at)`, value `at` of each of four words; and what reads scales for so many loads. Where `raised`, what is
+    /// unpacked is as many times greater as x is [`Weights::lowered`].
     pub(crate) fn functions(
         self,
         interface: &mut Interface,
@@ -355,38 +267,20 @@ ws[{first} + {}u] = pair{i}.high;
     ) {
         interface.format(self.format);
         for (slot, name) in bindings {
-            interface.bind(*slot, name, Access::Read, &format!("array<{}>", self.unit.kind()));
-        }
-        if self.unit != Unit::Words {
-            interface.longs();
+            interface.bind_quads(*slot, name);
         }
         let paired = bindings.len() > 1;
-        let function = |name: &str, at: &str, kind: &str, of: &dyn Fn(&str) -> String| {
+        let function = |name: &str, kind: &str, of: &dyn Fn(&str) -> String| {
             let second = if paired {
                 format!("    if (p == 1u) {{\n        return {};\n    }}\n", of("w2"))
             } else {
                 String::new()
             };
-            format!("fn {name}(p: u32, n4: u32, {at}: u32) -> {kind} {{\n{second}    return {};\n}}\n", of("w"))
+            format!("fn {name}(p: u32, n4: u32, i: u32) -> {kind} {{\n{second}    return {};\n}}\n", of("w"))
         };
         let [quad, codes] = self.quad();
-        let pair = |at: &str| format!("n4 * {}u + {at}", quad / 2);
-        let mut text = String::new();
-        if self.unit == Unit::Pairs {
-            text += "struct Pair {
-    low: vec4<u32>,
-    high: vec4<u32>,
-}
-
-fn pair_of(longs: vec4<u64>) -> Pair {
-    return Pair(four_words(longs.xy), four_words(longs.zw));
-}
-
-";
-            text += &function("load_pair", "i", "Pair", &|name| format!("pair_of({name}[{}])", pair("i")));
-        } else {
-            text += &function("load_w", "i", "vec4<u32>", &|name| self.quad_word(name, &format!("n4 * {quad}u + i")));
-        }
+        let word = |name: &str, at: &str| interface.quad_word(name, at);
+        let mut text = function("load_w", "vec4<u32>", &|name| word(name, &format!("n4 * {quad}u + i")));
         let _ = write!(
             text,
             "\nfn unpack(words: vec4<u32>, at: u32) -> vec4<f32> {{\n    return {};\n}}\n",
@@ -395,40 +289,16 @@ fn pair_of(longs: vec4<u64>) -> Pair {
         if self.scaling() != Scaling::None {
             text += "\n";
             text += &match self.parameters(loads) {
-                Parameters::Pairs => function("load_parameter_pair", "i", "Pair", &|name| {
-                    format!("pair_of({name}[{}])", pair(&format!("{}u + i", codes / 2)))
+                Parameters::Quads => function("load_parameters", "vec4<u32>", &|name| {
+                    word(name, &format!("n4 * {quad}u + {codes}u + i"))
                 }),
-                Parameters::Quads => function("load_parameters", "i", "vec4<u32>", &|name| {
-                    self.quad_word(name, &format!("n4 * {quad}u + {codes}u + i"))
-                }),
-                Parameters::Bytes => function("load_parameters", "i", "u32", &|name| {
-                    self.word(name, &format!("n4 * {}u + {}u + i", 4 * quad, 4 * codes))
+                Parameters::Bytes => function("load_parameters", "u32", &|name| {
+                    format!("{}[i % 4u]", word(name, &format!("n4 * {quad}u + {codes}u + i / 4u")))
                 }),
             };
             text += &self.scale();
         }
         interface.function(text);
-    }
-
-    /// Quad word `at`, an expression.
-    fn quad_word(self, name: &str, at: &str) -> String {
-        match self.unit {
-            Unit::Words => format!("{name}[{at}]"),
-            Unit::Longs => format!("four_words({name}[{at}])"),
-            Unit::Pairs => {
-                let half = |i: u32| format!("{name}[({at}) / 2u][({at}) % 2u * 2u + {i}u]");
-                format!("four_words(vec2<u64>({}, {}))", half(0), half(1))
-            }
-        }
-    }
-
-    /// Word `at`, an expression.
-    fn word(self, name: &str, at: &str) -> String {
-        match self.unit {
-            Unit::Words => format!("{name}[({at}) / 4u][({at}) % 4u]"),
-            Unit::Longs => format!("split({name}[({at}) / 4u][({at}) % 4u / 2u])[({at}) % 2u]"),
-            Unit::Pairs => format!("split({name}[({at}) / 8u][({at}) % 8u / 2u])[({at}) % 2u]"),
-        }
     }
 
     /// Value `at` of each of four words: an expression, of codes their levels, less the zero point where all have the same.

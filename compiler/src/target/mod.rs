@@ -18,9 +18,12 @@ pub struct Target {
     pub name: String,
     /// Lanes of a subgroup, the same for every dispatch; none where subgroups cannot be used.
     pub subgroup_size: Option<u32>,
-    /// It has 64-bit integers, and loads weights as such: where a load is a loop over lanes and components, as on a processor,
-    /// it costs by the component and not by the byte.
+    /// It has 64-bit integers, and loads what is no weight as such: where a load is a loop over lanes and components, as on a
+    /// processor, it costs by the component and not by the byte.
     pub int64: bool,
+    /// Storage images of one kernel. Weights are read as such where there are any: where a load of a buffer is a loop over
+    /// lanes, that of an image is not.
+    pub images: u32,
     /// WGSL extensions that its shaders are written with.
     pub enable: Vec<String>,
     /// What a kernel may ask for.
@@ -71,6 +74,7 @@ impl Target {
             workgroup_invocations: self.limits.workgroup_invocations,
             binding_bytes: self.limits.binding_bytes,
             storage_buffers: self.limits.storage_buffers,
+            images: self.images,
         }
     }
 }
@@ -103,7 +107,7 @@ mod tests {
             );
             assert_eq!(target.limits, Target::all()[0].limits, "only subgroups are asked for beyond WebGPU's defaults");
             assert_eq!(target.tier().subgroup_size, target.subgroup_size);
-            assert_eq!(target.tier().int64, target.int64);
+            assert_eq!((target.tier().int64, target.tier().images), (target.int64, target.images));
         }
         assert_eq!(Target::named("cuda"), None);
     }

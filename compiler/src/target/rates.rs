@@ -24,6 +24,8 @@ pub struct Rates {
     pub load: f64,
     /// The same when each lane loads from another row.
     pub scattered_load: f64,
+    /// The same of a texel of an image, where weights are images.
+    pub texel: f64,
     /// What reading 16 bytes from workgroup memory costs, in multiply-adds.
     pub workgroup_load: f64,
     /// What handing one f32 from a lane to the others costs, in multiply-adds.
@@ -69,6 +71,7 @@ impl Rates {
         let one = work.fmas
             + work.loads * self.load
             + work.scattered * self.scattered_load
+            + work.texels * self.texel
             + work.shared * self.workgroup_load
             + work.broadcasts * self.broadcast;
         let invocations = f64::from(dispatch.invocations.max(1));
@@ -119,6 +122,7 @@ mod tests {
             units: 2,
             load: 10.0,
             scattered_load: 20.0,
+            texel: 3.0,
             workgroup_load: 5.0,
             broadcast: 1.0,
             registers: 64,
@@ -139,8 +143,8 @@ mod tests {
         // Large workgroups have a unit each.
         assert!((seconds(&cost(100.0), 256, 1, 0) - 51200.0).abs() < 1e-3);
         assert!((seconds(&cost(100.0), 8, 8, 10_000) - 10640.0).abs() < 1e-3);
-        let loads = Cost::of(Work { loads: 1.0, scattered: 1.0, shared: 1.0, broadcasts: 1.0, fmas: 0.0 });
-        assert!((seconds(&loads, 64, 2, 0) - 36.0 * 128.0).abs() < 1e-3);
+        let loads = Cost::of(Work { loads: 1.0, scattered: 1.0, texels: 1.0, shared: 1.0, broadcasts: 1.0, fmas: 0.0 });
+        assert!((seconds(&loads, 64, 2, 0) - 39.0 * 128.0).abs() < 1e-3);
     }
 
     #[test]

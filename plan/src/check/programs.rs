@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use super::{MAX_FAMILY, MAX_GROUPS, MAX_STEP_ROWS, check_size};
 use crate::error::{PlanError, clipped, invalid};
-use crate::{Access, Dim, Groups, Input, Kernel, OutputKind, Plan, Program, Role, Sizes, Step, Tap, Tier};
+use crate::{Access, Dim, Groups, Input, Kernel, OutputKind, Plan, Program, Role, Sizes, Step, TEXEL, Tap, Tier};
 
 pub(super) fn check(plan: &Plan) -> Result<(), PlanError> {
     if plan.programs.is_empty() {
@@ -138,10 +138,14 @@ fn check_kernel_tier(at: &str, kernel: &Kernel, tier: &Tier) -> Result<(), PlanE
         let expected = format!("at most the tier's {}", tier.workgroup_invocations);
         return Err(invalid(format!("{at}: invocations in a workgroup"), invocations, expected));
     }
-    let storage = kernel.bindings.iter().filter(|b| b.access != Access::Uniform).count();
-    if storage > tier.storage_buffers as usize {
-        let expected = format!("at most the tier's {}", tier.storage_buffers);
-        return Err(invalid(format!("{at}: storage bindings"), storage, expected));
+    let count = |accesses: &[Access]| kernel.bindings.iter().filter(|b| accesses.contains(&b.access)).count();
+    for (what, found, most) in [
+        ("storage bindings", count(&[Access::Read, Access::ReadWrite]), tier.storage_buffers),
+        ("images", count(&[Access::Image]), tier.images),
+    ] {
+        if found > most as usize {
+            return Err(invalid(format!("{at}: {what}"), found, format!("at most the tier's {most}")));
+        }
     }
     Ok(())
 }
@@ -168,7 +172,8 @@ fn check_operands(
             .ok_or_else(|| invalid(&at, format!("buffer {index}"), format!("below {}", plan.buffers.len())))?;
         let expected = match buffer.role {
             Role::Input(Input::Step) => &[Access::Uniform][..],
-            Role::Input(_) | Role::Weight { .. } => &[Access::Read],
+            Role::Input(_) => &[Access::Read],
+            Role::Weight { .. } => &[Access::Read, Access::Image],
             Role::Scratch | Role::Output | Role::Cache { .. } => &[Access::Read, Access::ReadWrite],
         };
         if !expected.contains(&binding.access) {
@@ -179,6 +184,9 @@ fn check_operands(
         if let Some(bytes) = weight.filter(|&n| n as u64 > program.tier.binding_bytes) {
             let expected = format!("at most the tier's {} bytes", program.tier.binding_bytes);
             return Err(invalid(&at, format!("a weight of {bytes} bytes"), expected));
+        }
+        if let Some(bytes) = weight.filter(|&n| binding.access == Access::Image && !(n as u64).is_multiple_of(TEXEL)) {
+            return Err(invalid(&at, format!("an image of {bytes} bytes"), format!("a multiple of {TEXEL}")));
         }
         let computed = matches!(buffer.role, Role::Scratch | Role::Output);
         if computed && binding.access == Access::Read && !written.contains(&index) {

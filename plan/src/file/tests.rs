@@ -195,6 +195,20 @@ fn lies_are_named() {
         ("buffers: found 3, expected 4", Box::new(|p| p.programs[0].steps[0].buffers.truncate(3))),
         ("found ReadWrite of a buffer", Box::new(|p| p.kernels[0].bindings[0].access = Access::ReadWrite)),
         ("found Uniform of a buffer", Box::new(|p| p.kernels[0].bindings[0].access = Access::Uniform)),
+        (
+            "images: found 1, expected at most the tier's 0",
+            Box::new(|p| p.kernels[0].bindings[0].access = Access::Image),
+        ),
+        (
+            "an image of 312 bytes, expected a multiple of 16",
+            Box::new(|p| {
+                p.programs.drain(..2);
+                p.programs[0].min_rows = 1;
+                p.kernels[0].bindings[0].access = Access::Image;
+                p.buffers[0].bytes = Dim::constant(312);
+            }),
+        ),
+        ("found Image of a buffer", Box::new(|p| p.kernels[1].bindings[2].access = Access::Image)),
         ("which no step before wrote", Box::new(|p| p.programs[0].steps.swap(0, 1))),
         ("written and bound twice", Box::new(|p| p.programs[0].steps[1].buffers[4] = 3)),
         ("grid.x: per", Box::new(|p| p.programs[0].steps[0].grid[0].per = 0)),

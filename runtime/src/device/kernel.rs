@@ -3,6 +3,7 @@
 use warpweft_plan::{Access, Binding, Kernel, MAX_GROUPS};
 
 use super::Device;
+use super::stored::{self, Stored};
 use crate::RuntimeError;
 
 /// A compiled kernel.
@@ -50,12 +51,14 @@ impl Pipeline {
         Pipeline { pipeline, layout }
     }
 
-    /// Binds buffers in the order of the kernel's bindings.
-    pub(crate) fn bind(&self, device: &Device, buffers: &[&wgpu::Buffer]) -> wgpu::BindGroup {
-        let entries: Vec<_> = (0..)
-            .zip(buffers)
-            .map(|(binding, buffer)| wgpu::BindGroupEntry { binding, resource: buffer.as_entire_binding() })
-            .collect();
+    /// Binds resources in the order of the kernel's bindings.
+    pub(crate) fn bind<'a>(
+        &self,
+        device: &Device,
+        resources: impl IntoIterator<Item = wgpu::BindingResource<'a>>,
+    ) -> wgpu::BindGroup {
+        let entries: Vec<_> =
+            (0..).zip(resources).map(|(binding, resource)| wgpu::BindGroupEntry { binding, resource }).collect();
         device.gpu.create_bind_group(&wgpu::BindGroupDescriptor {
             label: None,
             layout: &self.layout,
@@ -65,17 +68,14 @@ impl Pipeline {
 }
 
 fn layout_entry(binding: u32, access: Access) -> wgpu::BindGroupLayoutEntry {
+    let buffer = |ty| wgpu::BindingType::Buffer { ty, has_dynamic_offset: false, min_binding_size: None };
     let ty = match access {
-        Access::Read => wgpu::BufferBindingType::Storage { read_only: true },
-        Access::ReadWrite => wgpu::BufferBindingType::Storage { read_only: false },
-        Access::Uniform => wgpu::BufferBindingType::Uniform,
+        Access::Read => buffer(wgpu::BufferBindingType::Storage { read_only: true }),
+        Access::ReadWrite => buffer(wgpu::BufferBindingType::Storage { read_only: false }),
+        Access::Uniform => buffer(wgpu::BufferBindingType::Uniform),
+        Access::Image => stored::IMAGE,
     };
-    wgpu::BindGroupLayoutEntry {
-        binding,
-        visibility: wgpu::ShaderStages::COMPUTE,
-        ty: wgpu::BindingType::Buffer { ty, has_dynamic_offset: false, min_binding_size: None },
-        count: None,
-    }
+    wgpu::BindGroupLayoutEntry { binding, visibility: wgpu::ShaderStages::COMPUTE, ty, count: None }
 }
 
 /// What [`Device::time_kernel`] measured.
@@ -92,9 +92,9 @@ const ROUND: f64 = 5e-3;
 /// Dispatches of a round at the most.
 const MOST: f64 = 400.0;
 
-/// Buffers of kernels with the same bindings.
+/// Buffers and images of kernels with the same bindings.
 #[derive(Clone, Debug)]
-pub struct Buffers(Vec<wgpu::Buffer>);
+pub struct Buffers(Vec<Stored>);
 
 /// A kernel that is measured.
 #[derive(Debug)]
@@ -151,14 +151,9 @@ impl Device {
     ) -> Result<KernelRun, RuntimeError> {
         check_call(kernel, grid, &contents.iter().map(|bytes| bytes.len() as u64).collect::<Vec<_>>())?;
         let pipeline = Pipeline::new(self, kernel).await?;
-        let (buffers, group) = self
-            .guard("preparing a kernel", || {
-                let buffers: Vec<_> =
-                    kernel.bindings.iter().zip(contents).map(|(b, bytes)| self.filled(b.access, bytes)).collect();
-                let group = pipeline.bind(self, &buffers.iter().collect::<Vec<_>>());
-                (buffers, group)
-            })
-            .await?;
+        let Buffers(buffers) = self.buffers(&kernel.bindings, contents).await?;
+        let bind = || pipeline.bind(self, buffers.iter().map(Stored::resource));
+        let group = self.guard("preparing a kernel", bind).await?;
         let mut seconds = Vec::new();
         for run in 0..=repeat {
             let start = crate::run::Clock::start();
@@ -178,15 +173,18 @@ impl Device {
             }
         }
         let mut outputs = Vec::new();
-        for (buffer, binding) in buffers.iter().zip(&kernel.bindings) {
-            if binding.access == Access::ReadWrite {
-                outputs.push(self.download(buffer).await?);
+        for (stored, binding) in buffers.iter().zip(&kernel.bindings) {
+            match stored {
+                Stored::Buffer(buffer) if binding.access == Access::ReadWrite => {
+                    outputs.push(self.download(buffer).await?);
+                }
+                Stored::Buffer(_) | Stored::Image(..) => {}
             }
         }
         Ok(KernelRun { outputs, seconds })
     }
 
-    /// Buffers with these contents, for [`Device::trial`]: one for each binding of the kernels that share them.
+    /// Buffers and images with these contents, for [`Device::trial`]: one for each binding of the kernels that share them.
     ///
     /// # Errors
     /// [`RuntimeError::OutOfMemory`] and other refusals of the device.
@@ -200,10 +198,10 @@ impl Device {
     /// # Errors
     /// As [`Device::run_kernel`].
     pub async fn trial(&self, kernel: &Kernel, grid: [u32; 3], buffers: &Buffers) -> Result<Trial, RuntimeError> {
-        let sizes: Vec<u64> = buffers.0.iter().map(wgpu::Buffer::size).collect();
+        let sizes: Vec<u64> = buffers.0.iter().map(Stored::bytes).collect();
         check_call(kernel, grid, &sizes)?;
         let pipeline = Pipeline::new(self, kernel).await?;
-        let bind = || pipeline.bind(self, &buffers.0.iter().collect::<Vec<_>>());
+        let bind = || pipeline.bind(self, buffers.0.iter().map(Stored::resource));
         let group = self.guard("preparing a kernel", bind).await?;
         let mut trial = Trial { pipeline, group, grid, one: f64::INFINITY, more: 0, many: f64::INFINITY };
         self.round(&trial, 1).await?;
@@ -244,19 +242,10 @@ impl Device {
         Ok(start.seconds())
     }
 
-    fn filled(&self, access: Access, bytes: &[u8]) -> wgpu::Buffer {
-        let kind = match access {
-            Access::Uniform => wgpu::BufferUsages::UNIFORM,
-            Access::Read | Access::ReadWrite => wgpu::BufferUsages::STORAGE,
-        };
-        let buffer = self.gpu.create_buffer(&wgpu::BufferDescriptor {
-            label: None,
-            size: bytes.len() as u64,
-            usage: kind | wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::COPY_SRC,
-            mapped_at_creation: false,
-        });
-        self.queue.write_buffer(&buffer, 0, bytes);
-        buffer
+    fn filled(&self, access: Access, bytes: &[u8]) -> Stored {
+        let stored = Stored::new(self, None, access, bytes.len() as u64);
+        stored.write(self, 0, bytes);
+        stored
     }
 
     async fn download(&self, buffer: &wgpu::Buffer) -> Result<Vec<u8>, RuntimeError> {

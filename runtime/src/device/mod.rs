@@ -3,6 +3,7 @@
 mod adapter;
 mod bandwidth;
 mod kernel;
+mod stored;
 #[cfg(test)]
 mod tests;
 mod tier;
@@ -13,6 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 pub use adapter::{Adapter, AdapterChoice, adapters, choose};
 pub(crate) use kernel::Pipeline;
 pub use kernel::{Buffers, KernelRun, Trial};
+pub(crate) use stored::{IMAGE_ROW, Stored, image_rows};
 pub use tier::best_target;
 #[cfg(not(target_arch = "wasm32"))]
 pub use wait::block_on;

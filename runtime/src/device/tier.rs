@@ -1,8 +1,9 @@
 //! Which of a plan's targets an adapter can run.
 
-use warpweft_plan::{OutputKind, Plan, Program, Tier};
+use warpweft_plan::{IMAGE_WIDTH, OutputKind, Plan, Program, Tier};
 
 use super::Adapter;
+use super::stored::image_rows;
 use crate::RuntimeError;
 
 /// What is missing for a tier; `None` if nothing.
@@ -19,6 +20,7 @@ pub(super) fn lacks(
         let has = subgroup_size.map_or("none of a fixed size".into(), |n| format!("{n}"));
         return Some(format!("subgroups of {wanted} (has {has})"));
     }
+    let texels = if tier.images > 0 { IMAGE_WIDTH.max(image_rows(tier.binding_bytes)) } else { 0 };
     let numbers = [
         (
             "bytes of workgroup memory",
@@ -36,6 +38,8 @@ pub(super) fn lacks(
             tier.storage_buffers.into(),
             limits.max_storage_buffers_per_shader_stage.into(),
         ),
+        ("storage images in a shader", tier.images.into(), limits.max_storage_textures_per_shader_stage.into()),
+        ("texels along an image", texels, limits.max_texture_dimension_2d.into()),
     ];
     numbers.into_iter().find(|(_, wanted, has)| has < wanted).map(|(what, n, has)| format!("{n} {what} (has {has})"))
 }

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use warpweft_plan::{OutputKind, Plan, Program, Role, Step};
+use warpweft_plan::{Access, OutputKind, Plan, Program, Role, Step};
+
+use crate::device::{IMAGE_ROW, image_rows};
 
 /// Bytes of a packed tensor that a kernel binds: tensor, offset, size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -10,6 +12,20 @@ pub(crate) struct Window {
     pub(crate) tensor: usize,
     pub(crate) offset: u64,
     pub(crate) bytes: u64,
+    /// It is bound as an image.
+    pub(crate) image: bool,
+}
+
+impl Window {
+    /// Bytes that it takes on the device.
+    pub(crate) fn held(&self) -> u64 {
+        if self.image { image_rows(self.bytes) * IMAGE_ROW } else { self.bytes }
+    }
+
+    /// How kernels see it.
+    pub(crate) fn access(&self) -> Access {
+        if self.image { Access::Image } else { Access::Read }
+    }
 }
 
 /// The programs for one output on one target, and what they use.
@@ -53,17 +69,22 @@ impl Job {
 
     /// The weights, each once.
     pub(crate) fn windows(&self, plan: &Plan) -> BTreeSet<Window> {
-        self.buffers.iter().filter_map(|&i| window(plan, i)).collect()
+        let steps = self.programs.iter().flat_map(|&i| &plan.programs[i].steps);
+        let bound = steps.flat_map(|step| step.buffers.iter().zip(&plan.kernels[step.kernel].bindings));
+        bound.filter_map(|(&i, binding)| window(plan, i, binding.access)).collect()
     }
 }
 
-/// The window of a weight buffer.
-pub(crate) fn window(plan: &Plan, buffer: usize) -> Option<Window> {
+/// The window of a weight as a kernel sees it.
+pub(crate) fn window(plan: &Plan, buffer: usize, access: Access) -> Option<Window> {
     let buffer = &plan.buffers[buffer];
     match buffer.role {
-        Role::Weight { tensor, offset } => {
-            Some(Window { tensor, offset, bytes: u64::try_from(buffer.bytes.constant).unwrap_or(0) })
-        }
+        Role::Weight { tensor, offset } => Some(Window {
+            tensor,
+            offset,
+            bytes: u64::try_from(buffer.bytes.constant).unwrap_or(0),
+            image: access == Access::Image,
+        }),
         _ => None,
     }
 }

@@ -31,7 +31,8 @@ impl Account {
     /// What a job needs for steps of some extent, with these weights on the device.
     pub(crate) fn new(plan: &Plan, job: &Job, weights: &BTreeSet<Window>, extent: Extent) -> Account {
         let activations = scratch::sizes(plan, job, extent).into_iter().fold(0, u64::saturating_add);
-        let mut account = Account { weights: weights.iter().map(|w| w.bytes).sum(), activations, ..Account::default() };
+        let mut account =
+            Account { weights: weights.iter().map(Window::held).sum(), activations, ..Account::default() };
         for &index in &job.buffers {
             let bytes = size(plan, index, extent);
             let (part, copies) = match plan.buffers[index].role {

@@ -7,7 +7,7 @@ use warpweft_plan::PlanFile;
 
 use super::job::Window;
 use crate::RuntimeError;
-use crate::device::Device;
+use crate::device::{Device, IMAGE_ROW, Stored};
 use crate::model::{OnProgress, Progress};
 
 /// Bytes that the device takes at once, and as many that are read meanwhile.
@@ -41,12 +41,12 @@ impl Stage {
         PIECE - self.filled
     }
 
-    /// Takes bytes `at .. at + size` of a window, which go to the same place of `buffer`.
+    /// Takes bytes `at .. at + size` of a window, which go to the same place of `to`.
     fn take(
         &mut self,
         file: &PlanFile,
         (window, at, size): (Window, u64, u64),
-        buffer: &wgpu::Buffer,
+        to: &Stored,
         bytes: &mut [u8],
     ) -> Result<(), RuntimeError> {
         let refused = |e: wgpu::MapRangeError| RuntimeError::Refused { doing: DOING.into(), message: e.to_string() };
@@ -58,8 +58,9 @@ impl Stage {
             view.slice(start..start + part).copy_from_slice(&bytes[..part]);
             start += part;
         }
-        self.encoder.copy_buffer_to_buffer(&self.buffer, self.filled, buffer, at, size);
-        self.filled += size.next_multiple_of(wgpu::MAP_ALIGNMENT);
+        to.copy(&mut self.encoder, (&self.buffer, self.filled), at, size);
+        // So that each place has whole rows of images.
+        self.filled += size.next_multiple_of(IMAGE_ROW);
         Ok(())
     }
 
@@ -74,50 +75,49 @@ impl Stage {
     }
 }
 
+/// Lets the device have what the first stage holds, and goes on with the other, whose piece it has by then.
+async fn turn(device: &Device, stages: &mut [Stage; 2]) -> Result<(), RuntimeError> {
+    device.idle(DOING).await?;
+    device.guard(DOING, || stages[0].submit(device)).await?;
+    stages.swap(0, 1);
+    Ok(())
+}
+
 /// Puts `windows` on the device, except those in `loaded`, which grows by them.
 pub(crate) async fn upload(
     device: &Device,
     file: &PlanFile,
     windows: &BTreeSet<Window>,
-    loaded: &mut HashMap<Window, wgpu::Buffer>,
+    loaded: &mut HashMap<Window, Stored>,
     progress: OnProgress<'_>,
 ) -> Result<(), RuntimeError> {
     let missing: Vec<Window> = windows.iter().filter(|w| !loaded.contains_key(w)).copied().collect();
     let total: u64 = missing.iter().map(|w| w.bytes).sum();
-    let [mut stage, mut other] = device.guard(DOING, || [Stage::new(device), Stage::new(device)]).await?;
+    let mut stages = device.guard(DOING, || [Stage::new(device), Stage::new(device)]).await?;
     let (mut done, mut read) = (0, 0);
     let mut bytes = vec![0; READ];
     for window in missing {
         let label = file.plan().tensors[window.tensor].name.as_str();
-        let buffer = device.guard(DOING, || create(device, label, window.bytes)).await?;
+        let stored = device.guard(DOING, || Stored::new(device, Some(label), window.access(), window.bytes)).await?;
         let mut at = 0;
         while at < window.bytes {
-            let size = (window.bytes - at).min(stage.room());
-            device.guard(DOING, || stage.take(file, (window, at, size), &buffer, &mut bytes)).await??;
+            // An image of which a part is copied is cleared before, so what can go up as a whole does.
+            let whole = window.image && window.held() <= PIECE;
+            let room = stages[0].room();
+            if room == 0 || whole && room < window.held() {
+                turn(device, &mut stages).await?;
+                progress(Progress::Weights { done, total });
+                done = read;
+            }
+            let size = (window.bytes - at).min(stages[0].room());
+            device.guard(DOING, || stages[0].take(file, (window, at, size), &stored, &mut bytes)).await??;
             at += size;
             read += size;
-            if stage.room() == 0 {
-                // For the piece before this one.
-                device.idle(DOING).await?;
-                progress(Progress::Weights { done, total });
-                device.guard(DOING, || stage.submit(device)).await?;
-                done = read;
-                std::mem::swap(&mut stage, &mut other);
-            }
         }
-        loaded.insert(window, buffer);
+        loaded.insert(window, stored);
     }
-    device.guard(DOING, || stage.submit(device)).await?;
+    turn(device, &mut stages).await?;
     device.idle(DOING).await?;
     progress(Progress::Weights { done: total, total });
     Ok(())
-}
-
-fn create(device: &Device, label: &str, size: u64) -> wgpu::Buffer {
-    device.gpu.create_buffer(&wgpu::BufferDescriptor {
-        label: Some(label),
-        size,
-        usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST,
-        mapped_at_creation: false,
-    })
 }

@@ -6,7 +6,7 @@ use warpweft_plan::{OutputKind, Plan, PlanFile, Program};
 
 use super::{Matrix, OnProgress, Options, Progress, TimedStep};
 use crate::RuntimeError;
-use crate::device::{Adapter, Device, Pipeline, best_target, choose};
+use crate::device::{Adapter, Device, Pipeline, Stored, best_target, choose};
 use crate::load::job::{Job, Window};
 use crate::load::memory::{self, Account, Extent};
 use crate::load::{pipelines, upload};
@@ -38,7 +38,7 @@ pub struct Engine {
     file: PlanFile,
     pub(crate) device: Device,
     options: Options,
-    pub(super) weights: HashMap<Window, wgpu::Buffer>,
+    pub(super) weights: HashMap<Window, Stored>,
     pipelines: HashMap<usize, Pipeline>,
     prepared: BTreeMap<OutputKind, Prepared>,
     /// Activations of the output that ran last.

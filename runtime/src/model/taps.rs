@@ -69,12 +69,12 @@ impl Engine {
         }
         let windows: Vec<Window> = self.weights.keys().filter(|w| w.tensor == tensor).copied().collect();
         for window in windows {
-            let Some(buffer) = self.weights.get(&window) else { continue };
+            let Some(stored) = self.weights.get(&window) else { continue };
             let range = window.offset as usize..(window.offset + window.bytes) as usize;
             let pieces = bytes.get(range).unwrap_or_default().chunks(PIECE).enumerate();
             for (i, piece) in pieces {
                 let write = || {
-                    self.device.queue.write_buffer(buffer, (i * PIECE) as u64, piece);
+                    stored.write(&self.device, (i * PIECE) as u64, piece);
                     self.device.queue.submit([]);
                 };
                 self.device.guard(doing, write).await?;

@@ -2,10 +2,10 @@
 
 use std::collections::HashMap;
 
-use warpweft_plan::{Input, Plan, Role};
+use warpweft_plan::{Binding, Input, Plan, Role};
 
 use crate::RuntimeError;
-use crate::device::{Device, Pipeline};
+use crate::device::{Device, Pipeline, Stored};
 use crate::load::job::{Job, Window, window};
 use crate::load::memory::{Extent, size};
 use crate::load::scratch;
@@ -14,7 +14,7 @@ use crate::session::Pool;
 /// What stays on the device from step to step.
 #[derive(Clone, Copy)]
 pub(crate) struct Resident<'a> {
-    pub(crate) weights: &'a HashMap<Window, wgpu::Buffer>,
+    pub(crate) weights: &'a HashMap<Window, Stored>,
     pub(crate) pools: &'a [Pool],
     pub(crate) pipelines: &'a HashMap<usize, Pipeline>,
 }
@@ -72,13 +72,15 @@ impl Arena {
         let ranks: HashMap<usize, usize> = ranked.into_iter().enumerate().map(|(rank, i)| (i, rank)).collect();
         let bind = || -> Option<Vec<wgpu::BindGroup>> {
             let bound = program.steps.iter().map(|step| {
-                let operand = |&i: &usize| match (window(plan, i), ranks.get(&i)) {
-                    (Some(window), _) => resident.weights.get(&window),
-                    (None, Some(&rank)) => self.scratch.get(rank),
-                    (None, None) => self.buffers.get(&i).or_else(|| cache(i)),
+                let operand = |(&i, binding): (&usize, &Binding)| match (window(plan, i, binding.access), ranks.get(&i))
+                {
+                    (Some(window), _) => resident.weights.get(&window).map(Stored::resource),
+                    (None, Some(&rank)) => self.scratch.get(rank).map(wgpu::Buffer::as_entire_binding),
+                    (None, None) => self.buffers.get(&i).or_else(|| cache(i)).map(wgpu::Buffer::as_entire_binding),
                 };
-                let operands: Option<Vec<&wgpu::Buffer>> = step.buffers.iter().map(operand).collect();
-                Some(resident.pipelines.get(&step.kernel)?.bind(device, &operands?))
+                let bound = step.buffers.iter().zip(&plan.kernels[step.kernel].bindings);
+                let operands: Option<Vec<_>> = bound.map(operand).collect();
+                Some(resident.pipelines.get(&step.kernel)?.bind(device, operands?))
             });
             bound.collect()
         };

@@ -99,7 +99,7 @@ impl Device {
             let usage = wgpu::BufferUsages::STORAGE;
             let out =
                 self.gpu.create_buffer(&wgpu::BufferDescriptor { label: None, size, usage, mapped_at_creation: false });
-            let group = pipeline.bind(self, &[&out]);
+            let group = pipeline.bind(self, [out.as_entire_binding()]);
             let timer = Timer::new(self, STEPS);
             let mut encoder = self.gpu.create_command_encoder(&Default::default());
             let length = if timer.inside() { STEPS } else { 1 };

@@ -260,6 +260,7 @@ fn kernels(plan: &Plan) -> Vec<KernelFacts<'_>> {
         Access::Read => "read",
         Access::ReadWrite => "read_write",
         Access::Uniform => "uniform",
+        Access::Image => "image",
     };
     let facts = plan.kernels.iter().map(|kernel| KernelFacts {
         name: &kernel.name,

@@ -30,8 +30,14 @@ impl Sample {
 const PRIOR: f64 = 0.02;
 
 /// The rates that are fitted; the others are measured by themselves, or are sizes.
-const FITTED: [fn(&mut Rates) -> &mut f64; 5] =
-    [|r| &mut r.fmas, |r| &mut r.load, |r| &mut r.scattered_load, |r| &mut r.workgroup_load, |r| &mut r.broadcast];
+const FITTED: [fn(&mut Rates) -> &mut f64; 6] = [
+    |r| &mut r.fmas,
+    |r| &mut r.load,
+    |r| &mut r.scattered_load,
+    |r| &mut r.texel,
+    |r| &mut r.workgroup_load,
+    |r| &mut r.broadcast,
+];
 
 /// Rates near `start` under which predictions are closest to what was measured: the sum of squared logarithms of the
 /// quotients is made small, one rate at a time.
@@ -70,7 +76,9 @@ pub(crate) fn fit(start: &Rates, samples: &[Sample]) -> Rates {
 fn loss(rates: &Rates, start: &Rates, samples: &[Sample]) -> f64 {
     let of_samples: f64 = samples.iter().map(|s| (s.predicted(rates) / s.seconds.max(1e-9)).ln().powi(2)).sum();
     let (mut rates, mut start) = (rates.clone(), start.clone());
-    let moved: f64 = FITTED.iter().map(|rate| (*rate(&mut rates) / *rate(&mut start)).ln().powi(2)).sum();
+    // A target without images has no rate of texels.
+    let both = FITTED.iter().map(|rate| [*rate(&mut rates), *rate(&mut start)]).filter(|[_, start]| *start > 0.0);
+    let moved: f64 = both.map(|[rate, start]| (rate / start).ln().powi(2)).sum();
     of_samples + PRIOR * moved
 }
 
@@ -139,7 +147,8 @@ mod tests {
                 let once = Work {
                     fmas: 4e4 * a + decode,
                     loads: 300.0 * b,
-                    scattered: 100.0 * a * a,
+                    texels: 100.0 * a * a,
+                    scattered: 0.0,
                     broadcasts: 2e3 * b,
                     shared: 90.0,
                 };
@@ -160,7 +169,7 @@ mod tests {
         let mut truth = start.clone();
         truth.fmas *= 3.0;
         truth.load *= 2.0;
-        truth.scattered_load /= 2.0;
+        truth.texel /= 2.0;
         let samples = samples(&truth);
         let (before, after) = (quality(start, &samples), quality(&fit(start, &samples), &samples));
         assert!(before.median_error > 0.5, "{before:?}");

@@ -190,6 +190,7 @@ fn text(report: &Report<'_>, file: &Rates, adapter: &Adapter) -> String {
         ("launch", units::seconds(file.launch), units::seconds(rates.launch), "of a workgroup"),
         ("load", units::significant(file.load), units::significant(rates.load), "in multiply-adds"),
         ("scattered load", units::significant(file.scattered_load), units::significant(rates.scattered_load), ""),
+        ("texel", units::significant(file.texel), units::significant(rates.texel), "of an image"),
         ("workgroup load", units::significant(file.workgroup_load), units::significant(rates.workgroup_load), ""),
         ("broadcast", units::significant(file.broadcast), units::significant(rates.broadcast), ""),
     ] {

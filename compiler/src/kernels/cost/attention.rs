@@ -157,8 +157,8 @@ impl AttentionTile {
             fmas: fmas * (0.5 + 0.5 * idle) * spill,
             loads: fmas / reuse,
             scattered: fmas / reuse,
-            shared: 0.0,
             broadcasts: fmas / 4.0,
+            ..Work::default()
         };
         Launch { invocations: lanes, grid: attention.grid(self.rows), cost: attention.cost(key, 4 * lanes) }
     }
@@ -172,8 +172,13 @@ impl CachedTile {
         let spill = (4.0 * vectors * (2.0 + c4) / f64::from(registers)).max(1.0);
         let of_v = attention.caches.map_or(1, |[_, v]| shared(v, attention.value_dim.div_ceil(4), lanes));
         let (keys, values, decode) = attention.reading(lanes, of_v);
-        let key =
-            Work { fmas: fmas * spill + decode, loads: values, scattered: keys, shared: 0.0, broadcasts: fmas / 4.0 };
+        let key = Work {
+            fmas: fmas * spill + decode,
+            loads: values,
+            scattered: keys,
+            broadcasts: fmas / 4.0,
+            ..Work::default()
+        };
         Launch {
             invocations: lanes,
             grid: attention.cached_grid(self.rows, self.heads),

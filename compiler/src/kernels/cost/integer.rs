@@ -60,7 +60,7 @@ impl IntegerShape {
 
     /// What scaling the sums over a group of `rows` rows and four columns of each of `columns4` vec4s takes, for all groups.
     fn scaling(&self, rows: f64, columns4: f64, groups: u32) -> Work {
-        let each = Work { fmas: 8.0 * rows * columns4, scattered: columns4, ..Work::default() };
+        let each = Work { fmas: 8.0 * rows * columns4, ..Work::default() }.and(self.0.scattered(columns4));
         each.times(groups.into())
     }
 
@@ -106,10 +106,10 @@ impl IntegerTile {
         let iteration = Work {
             fmas: 16.0 * rates.dot4 * rows * columns4 * steps * spill,
             loads: self.loads(lanes).into(),
-            scattered: 4.0 * columns4 * steps,
-            shared: 0.0,
             broadcasts: 4.0 * rows * steps,
+            ..Work::default()
         };
+        let iteration = iteration.and(shape.0.scattered(4.0 * columns4 * steps));
         let once = iteration
             .times(f64::from(shape.loads()) / steps)
             .and(shape.scaling(rows, columns4, groups))

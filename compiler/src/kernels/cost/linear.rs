@@ -37,12 +37,8 @@ const LEAST_NESTED: u32 = 16;
 /// What a load of one component counts as, where one of four is 1.
 pub(super) const WORD: f64 = 0.5;
 
-/// The same of two components.
-const PAIR: f64 = 0.7;
-
-/// What a load of four components takes on a CPU, in multiply-adds: a constant, because a kernel's text must not depend on
-/// measured rates.
-const SCATTERED: f64 = 95.0;
+/// What a texel takes, in multiply-adds: a constant, because a kernel's text must not depend on measured rates.
+const TEXEL: f64 = 18.0;
 
 /// A contraction as far as its time is concerned.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -63,8 +59,8 @@ pub(crate) struct LinearShape {
     pub(crate) operands: [i64; 2],
     /// What a row is.
     pub(crate) rows: Rows,
-    /// Weights are loaded as 64-bit integers.
-    pub(crate) wide: bool,
+    /// Weights are images: the target is a CPU.
+    pub(crate) images: bool,
 }
 
 /// What a contraction has to do with [moments](crate::graph::moments).
@@ -163,17 +159,27 @@ impl LinearShape {
 
     /// How the weights are read, so many vec4s at a load.
     fn stored(&self, fours: u32) -> Weights {
-        Weights::new(self.format, self.k, fours, self.wide)
+        Weights::new(self.format, self.k, fours)
     }
 
-    /// Reads of four components that a load of four rows counts as.
+    /// Quad words of a load of four rows.
     fn load(&self, fours: u32) -> f64 {
-        counted(self.stored(fours).reads())
+        f64::from(self.stored(fours).words())
     }
 
-    /// The same of the scales of four rows' so many loads.
+    /// The same of the scales of four rows' so many loads; a word alone saves little.
     fn load_of_scales(&self, fours: u32, steps: u32) -> f64 {
-        counted(self.stored(fours).parameter_reads(steps))
+        let (reads, components) = self.stored(fours).parameter_reads(steps);
+        let each = if components == 1 && !self.images { WORD } else { 1.0 };
+        f64::from(reads) * each
+    }
+
+    /// Reading so many quad words, each neighbour those of other rows.
+    pub(super) fn scattered(&self, words: f64) -> Work {
+        match self.images {
+            true => Work { texels: words, ..Work::default() },
+            false => Work { scattered: words, ..Work::default() },
+        }
     }
 
     /// Loads of w along k in one iteration: so many that each lane has x to read, and as many as can share what is read of
@@ -197,7 +203,7 @@ impl LinearShape {
 
     /// vec4s of x that a load of w meets, for so many multiply-adds with each: as many as a body of that size allows.
     fn fours(&self, each: u32) -> u32 {
-        let all = Weights::loads_of(self.format, self.k, self.wide);
+        let all = Weights::loads_of(self.format, self.k, self.images);
         let fits = |fours: &&u32| 16 * **fours * each < LARGE_BODY;
         let least = all.last().copied().unwrap_or(1);
         all.iter().find(fits).copied().unwrap_or(least)
@@ -237,16 +243,6 @@ impl LinearShape {
     }
 }
 
-/// Reads of four components that so many of so many components count as: smaller ones save little.
-fn counted((reads, components): (u32, u32)) -> f64 {
-    let each = match components {
-        1 => WORD,
-        2 => PAIR,
-        n => f64::from(n) / 4.0,
-    };
-    f64::from(reads) * each
-}
-
 /// The fewest of `along` loads of w, each of which meets `each` vec4s of x, for which every lane has one of those to read.
 fn steps_per_iteration(along: u32, each: u32, lanes: u32) -> u32 {
     let wanted = (lanes / each).clamp(1, 4);
@@ -262,9 +258,9 @@ impl BroadcastTile {
     /// Iterations that read their scales together, where each load of scales is a loop and a loop around iterations takes less.
     pub(crate) fn span(self, linear: &LinearShape) -> u32 {
         let span = linear.stored(self.fours).span(self.steps);
-        let saved = linear.load_of_scales(self.fours, self.steps) * SCATTERED * f64::from(span - 1);
+        let saved = linear.load_of_scales(self.fours, self.steps) * TEXEL * f64::from(span - 1);
         let gains = self.rows >= LEAST_NESTED && saved > NESTED * f64::from(self.rows);
-        if linear.wide && gains { span } else { 1 }
+        if linear.images && gains { span } else { 1 }
     }
 
     pub(crate) fn launch(self, linear: &LinearShape, lanes: u32, registers: u32) -> Launch {
@@ -276,10 +272,9 @@ impl BroadcastTile {
         let loads_of_w = f64::from(self.steps) * linear.load(self.fours) + scales;
         let of_x = f64::from(self.loads(lanes));
         let spill = (rows * columns / f64::from(registers)).max(1.0).powf(1.5);
-        // Those whose lanes are a loop are CPUs.
-        let leaves = linear.wide && 4.0 * fours * rows * columns > f64::from(LARGE_BODY);
+        let leaves = linear.images && 4.0 * fours * rows * columns > f64::from(LARGE_BODY);
         let long = if leaves { LONG_BODY } else { 1.0 };
-        let walked = match linear.wide && self.rows <= MOST_SUMMED {
+        let walked = match linear.images && self.rows <= MOST_SUMMED {
             true if linear.weights * self.columns4 * lanes > TRACKED => LOST,
             true if self.columns4 > 1 => TWO_QUADS,
             true | false => 1.0,
@@ -287,10 +282,10 @@ impl BroadcastTile {
         let iteration = Work {
             fmas: 4.0 * fours * rows * columns * spill * long,
             loads: of_x,
-            scattered: loads_of_w * columns / 4.0 * walked,
-            shared: 0.0,
             broadcasts: 4.0 * fours * rows,
+            ..Work::default()
         };
+        let iteration = iteration.and(linear.scattered(loads_of_w * columns / 4.0 * walked));
         let decode = linear.decode(fours * columns, self.rows <= MOST_SUMMED);
         let iteration = iteration.and(decode).and(linear.reading().times(of_x));
         let iterations = linear.iterations(self.fours, self.steps);
@@ -311,7 +306,7 @@ impl WorkgroupTile {
         let columns = f64::from(4 * linear.weights);
         let rows = f64::from(self.rows);
         // A quad word for each two k, and their scale.
-        let stored = linear.stored(2).singly();
+        let stored = linear.stored(2);
         let of_w = match stored.scaling() {
             Scaling::Unpacked => 4.0 * (1.0 + WORD),
             Scaling::None | Scaling::Afterwards => f64::from((8 / stored.values()).max(4)),
@@ -342,9 +337,12 @@ impl SplitDot {
         let columns = f64::from(4 * linear.weights);
         let rows = f64::from(self.rows);
         let of_w = (linear.load(self.fours) + linear.load_of_scales(self.fours, 1)) / 4.0 * 2.0 / f64::from(self.fours);
+        let octet = Work { fmas: 8.0 * rows * columns, loads: 2.0 * rows, ..Work::default() };
         // Lanes that are a loop gain nothing by standing beside each other.
-        let (loads, scattered) = if linear.wide { (0.0, columns * of_w) } else { (columns * of_w, 0.0) };
-        let octet = Work { fmas: 8.0 * rows * columns, loads: loads + 2.0 * rows, scattered, ..Work::default() };
+        let octet = octet.and(match linear.images {
+            true => linear.scattered(columns * of_w),
+            false => Work { loads: columns * of_w, ..Work::default() },
+        });
         // The last of the work is adding up through workgroup memory.
         let shared = columns / 4.0 * rows * f64::from(self.shares);
         let sums = Work { shared, fmas: 4.0 * shared, ..Work::default() };
@@ -371,6 +369,8 @@ pub(crate) struct PerHeadShape {
     pub(crate) n: u32,
     pub(crate) format: Format,
     pub(crate) rows: Rows,
+    /// Weights are images.
+    pub(crate) images: bool,
 }
 
 impl PerHeadShape {
@@ -383,12 +383,12 @@ impl PerHeadShape {
     pub(crate) fn launch(&self) -> Launch {
         let columns4 = (self.heads * self.n).div_ceil(4);
         // Four weights and one of x at a time; a load of 8 bytes saves little.
-        let four = Work {
-            fmas: 16.0 + 4.0 * self.format.decode(),
-            loads: 1.0,
-            scattered: 4.0 * WORD * f64::from((self.format.bits() / 8).max(1) + u32::from(self.format.is_quantized())),
-            ..Work::default()
-        };
+        let reads = 4.0 * f64::from((self.format.bits() / 8).max(1) + u32::from(self.format.is_quantized()));
+        let four = Work { fmas: 16.0 + 4.0 * self.format.decode(), loads: 1.0, ..Work::default() };
+        let four = four.and(match self.images {
+            true => Work { texels: reads, ..Work::default() },
+            false => Work { scattered: WORD * reads, ..Work::default() },
+        });
         let stored = Work { loads: 1.0, ..Work::default() };
         let once = four.times(f64::from(self.k.div_ceil(4))).and(stored);
         let grid = [

@@ -38,6 +38,7 @@ pub(super) fn sample() -> Plan {
         workgroup_invocations: 256,
         binding_bytes: 1 << 27,
         storage_buffers: 8,
+        images: u32::from(subgroup_size.is_some()),
     };
     let program = |target: &str, size, min_rows, max_rows| Program {
         target: target.into(),

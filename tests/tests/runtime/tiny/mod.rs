@@ -79,6 +79,7 @@ pub(crate) fn tier(subgroup_size: Option<u32>) -> Tier {
     Tier {
         subgroup_size,
         int64: false,
+        images: 0,
         workgroup_bytes: 16_384,
         workgroup_invocations: 256,
         binding_bytes: 1 << 27,
