@@ -74,7 +74,7 @@ impl Keys {
 }
 
 /// What one invocation of a kernel does in a step.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Cost {
     /// However long the sequence is.
@@ -85,6 +85,23 @@ pub struct Cost {
     /// The rows of its sequence that it walks.
     #[serde(default)]
     pub keys: Keys,
+    /// How many times as long memory takes as it does for bytes in their order.
+    #[serde(default = "in_order", skip_serializing_if = "is_in_order")]
+    pub disorder: f64,
+}
+
+impl Default for Cost {
+    fn default() -> Cost {
+        Cost { once: Work::default(), key: Work::default(), keys: Keys::default(), disorder: in_order() }
+    }
+}
+
+fn in_order() -> f64 {
+    1.0
+}
+
+fn is_in_order(disorder: &f64) -> bool {
+    *disorder == in_order()
 }
 
 impl Cost {

@@ -62,7 +62,7 @@ impl Rates {
     ///
     /// ```text
     /// dispatch + max(memory, lanes) + 0.1 · min(memory, lanes)
-    /// memory = bytes / bandwidth
+    /// memory = bytes · disorder / bandwidth
     /// lanes  = ⌈groups / places⌉ · (launch + what an invocation does, in multiply-adds · invocations · places / fmas)
     /// places = max(units, lanes / invocations)
     /// ```
@@ -78,7 +78,7 @@ impl Rates {
         let places = (f64::from(self.lanes) / invocations).max(self.units.max(1).into()).floor();
         let waves = (dispatch.groups as f64 / places).ceil();
         let lanes = waves * (self.launch + one * invocations * places / self.fmas);
-        let memory = dispatch.bytes as f64 / self.bandwidth;
+        let memory = dispatch.bytes as f64 * cost.disorder / self.bandwidth;
         self.dispatch + lanes.max(memory) + SEEN * lanes.min(memory)
     }
 

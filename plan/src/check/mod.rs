@@ -172,7 +172,7 @@ fn check_kernels(kernels: &[Kernel]) -> Result<(), PlanError> {
             return Err(invalid(format!("{at}: loop_trips"), kernel.loop_trips, format!("at most {MAX_LOOP_TRIPS}")));
         }
         let cost = &kernel.cost;
-        let counts = cost.once.counts().into_iter().chain(cost.key.counts());
+        let counts = cost.once.counts().into_iter().chain(cost.key.counts()).chain([cost.disorder]);
         if let Some(count) = counts.into_iter().find(|n| !(0.0..=MAX_COUNT).contains(n)) {
             return Err(invalid(format!("{at}: cost"), count, format!("counts from 0 to {MAX_COUNT:e}")));
         }
