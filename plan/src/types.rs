@@ -100,8 +100,9 @@ pub const PAGE_ROWS: u64 = 32;
 /// Bytes of a texel of an image: four words of 32 bits.
 pub const TEXEL: u64 = 16;
 
-/// Texels of a row of an image: texel i of a weight stands in row `i / IMAGE_WIDTH`.
-pub const IMAGE_WIDTH: u64 = 2048;
+/// Texels of a row of an image: texel i of a weight stands in row `i / IMAGE_WIDTH`. With WebGPU's 8,192 rows an image holds
+/// what its largest storage binding does.
+pub const IMAGE_WIDTH: u64 = 1024;
 
 /// Where the content of a [`Buffer`] comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]

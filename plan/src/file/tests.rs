@@ -208,7 +208,13 @@ fn lies_are_named() {
                 p.buffers[0].bytes = Dim::constant(312);
             }),
         ),
-        ("found Image of a buffer", Box::new(|p| p.kernels[1].bindings[2].access = Access::Image)),
+        (
+            "found Image of a buffer with the role Scratch",
+            Box::new(|p| {
+                p.programs.drain(..2);
+                p.kernels[1].bindings[2].access = Access::Image;
+            }),
+        ),
         ("which no step before wrote", Box::new(|p| p.programs[0].steps.swap(0, 1))),
         ("written and bound twice", Box::new(|p| p.programs[0].steps[1].buffers[4] = 3)),
         ("grid.x: per", Box::new(|p| p.programs[0].steps[0].grid[0].per = 0)),

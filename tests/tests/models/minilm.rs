@@ -5,7 +5,7 @@ use std::fs;
 use warpweft_compiler::WeightChoice;
 use warpweft_compiler::graph::eval::{SourceInputs, evaluate};
 use warpweft_models::{Imported, import};
-use warpweft_plan::{OutputKind, PlanFile};
+use warpweft_plan::{IMAGE_WIDTH, OutputKind, PlanFile, TEXEL};
 use warpweft_runtime::Model;
 use warpweft_tests::{Reference, Runner, compiled, fixture, minilm, plan_file, quantized, runners, worst};
 
@@ -112,13 +112,19 @@ fn four_calibrated_bits_give_nearly_the_same_vectors() {
     assert!(mean >= 0.98, "{runner}: mean cosine {mean}");
 }
 
-/// The weights on the device have the bytes that the plan stores, and there is nothing beside what the runtime counts that
+/// The weights on the device have the bytes that the plan stores, images with whole rows, and there is nothing beside what the runtime counts that
 /// could be a decoded copy.
 fn held_as_stored(model: &Model, runner: &Runner) {
     let (engine, plan) = (model.engine(), model.engine().plan());
     let stored: u64 = plan.tensors.iter().filter_map(|tensor| tensor.bytes()).sum();
     let held = engine.held();
-    assert_eq!(held.weights, stored, "{runner}: the device holds the bytes of the plan");
+    let images = if runner.target.images > 0 { plan.tensors.len() as u64 } else { 0 };
+    let padding = held.weights.checked_sub(stored);
+    assert!(
+        padding.is_some_and(|bytes| bytes <= images * IMAGE_WIDTH * TEXEL),
+        "{runner}: the device holds {} bytes for the {stored} of the plan",
+        held.weights
+    );
     let account = engine.account(OutputKind::Embedding, 1).unwrap();
     assert_eq!(held.weights, account.weights, "{runner}: and those that were accounted for");
     let Some(allocated) = engine.device().allocated() else { return };
