@@ -177,6 +177,7 @@ fn lies_are_named() {
         ("loop_trips: found 65536, expected at most 65535", Box::new(|p| p.kernels[0].loop_trips = 65_536)),
         ("cost: found -1", Box::new(|p| p.kernels[0].cost.once.loads = -1.0)),
         ("cost: found inf", Box::new(|p| p.kernels[0].cost.key.fmas = f64::INFINITY)),
+        ("cost: found NaN", Box::new(|p| p.kernels[0].cost.disorder = f64::NAN)),
         ("a family that is empty", Box::new(|p| p.programs[0].tunings = vec![tuning("", 0, 0)])),
         ("there twice", Box::new(|p| p.programs[0].tunings = vec![tuning("a", 0, 0), tuning("a", 0, 0)])),
         ("kernel 9 in place of 0", Box::new(|p| p.programs[0].tunings = vec![tuning("a", 0, 9)])),

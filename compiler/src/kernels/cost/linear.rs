@@ -255,7 +255,7 @@ impl BroadcastTile {
         (self.rows * self.fours * self.steps).div_ceil(lanes)
     }
 
-    /// Iterations that read their scales together, where each load of scales is a loop and a loop around iterations takes less.
+    /// Iterations that read their scales together, where a loop around them takes less than reading again.
     pub(crate) fn span(self, linear: &LinearShape) -> u32 {
         let span = linear.stored(self.fours).span(self.steps);
         let saved = linear.load_of_scales(self.fours, self.steps) * TEXEL * f64::from(span - 1);
