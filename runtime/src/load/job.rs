@@ -85,6 +85,6 @@ pub(crate) fn window(plan: &Plan, buffer: usize, access: Access) -> Option<Windo
             bytes: u64::try_from(buffer.bytes.constant).unwrap_or(0),
             image: access == Access::Image,
         }),
-        _ => None,
+        Role::Scratch | Role::Input(_) | Role::Output | Role::Cache { .. } => None,
     }
 }

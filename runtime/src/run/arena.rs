@@ -112,7 +112,7 @@ impl Arena {
     pub(crate) fn inputs<'a>(&'a self, plan: &'a Plan) -> impl Iterator<Item = (Input, &'a wgpu::Buffer)> {
         self.buffers.iter().filter_map(|(&i, buffer)| match plan.buffers[i].role {
             Role::Input(input) => Some((input, buffer)),
-            _ => None,
+            Role::Weight { .. } | Role::Scratch | Role::Output | Role::Cache { .. } => None,
         })
     }
 }
