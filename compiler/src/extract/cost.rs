@@ -317,6 +317,7 @@ impl<'w> CostModel<'w> {
             operands: term_operands(term, width(result)?),
             rows: rows_of(result)?,
             images: self.target.images > 0,
+            looped: self.target.int64,
         };
         let of_codes = x.dtype.is_quantized();
         let key = (shape.k, shape.n, (shape.format, of_codes), weights, shape.operands, self.range(result));

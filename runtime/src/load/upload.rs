@@ -99,10 +99,10 @@ pub(crate) async fn upload(
     for window in missing {
         let label = file.plan().tensors[window.tensor].name.as_str();
         let stored = device.guard(DOING, || Stored::new(device, Some(label), window.access(), window.bytes)).await?;
+        // An image of which a part is copied is cleared before, so what can go up as a whole does.
+        let whole = window.image && window.held() <= PIECE;
         let mut at = 0;
         while at < window.bytes {
-            // An image of which a part is copied is cleared before, so what can go up as a whole does.
-            let whole = window.image && window.held() <= PIECE;
             let room = stages[0].room();
             if room == 0 || whole && room < window.held() {
                 turn(device, &mut stages).await?;

@@ -59,8 +59,10 @@ pub(crate) struct LinearShape {
     pub(crate) operands: [i64; 2],
     /// What a row is.
     pub(crate) rows: Rows,
-    /// Weights are images: the target is a CPU.
+    /// Weights are images.
     pub(crate) images: bool,
+    /// A load of a buffer is a loop over lanes: the target is a CPU.
+    pub(crate) looped: bool,
 }
 
 /// What a contraction has to do with [moments](crate::graph::moments).
@@ -260,7 +262,7 @@ impl BroadcastTile {
         let span = linear.stored(self.fours).span(self.steps);
         let saved = linear.load_of_scales(self.fours, self.steps) * TEXEL * f64::from(span - 1);
         let gains = self.rows >= LEAST_NESTED && saved > NESTED * f64::from(self.rows);
-        if linear.images && gains { span } else { 1 }
+        if linear.looped && gains { span } else { 1 }
     }
 
     pub(crate) fn launch(self, linear: &LinearShape, lanes: u32, registers: u32) -> Launch {
@@ -272,9 +274,9 @@ impl BroadcastTile {
         let loads_of_w = f64::from(self.steps) * linear.load(self.fours) + scales;
         let of_x = f64::from(self.loads(lanes));
         let spill = (rows * columns / f64::from(registers)).max(1.0).powf(1.5);
-        let leaves = linear.images && 4.0 * fours * rows * columns > f64::from(LARGE_BODY);
+        let leaves = linear.looped && 4.0 * fours * rows * columns > f64::from(LARGE_BODY);
         let long = if leaves { LONG_BODY } else { 1.0 };
-        let disorder = match linear.images && self.rows <= MOST_SUMMED {
+        let disorder = match linear.looped && self.rows <= MOST_SUMMED {
             true if linear.weights * self.columns4 * lanes > TRACKED => LOST,
             true if self.columns4 > 1 => TWO_QUADS,
             true | false => 1.0,
@@ -339,7 +341,7 @@ impl SplitDot {
         let of_w = (linear.load(self.fours) + linear.load_of_scales(self.fours, 1)) / 4.0 * 2.0 / f64::from(self.fours);
         let octet = Work { fmas: 8.0 * rows * columns, loads: 2.0 * rows, ..Work::default() };
         // Lanes that are a loop gain nothing by standing beside each other.
-        let octet = octet.and(match linear.images {
+        let octet = octet.and(match linear.looped {
             true => linear.scattered(columns * of_w),
             false => Work { loads: columns * of_w, ..Work::default() },
         });
