@@ -98,12 +98,28 @@ impl PlanFile {
     /// # Errors
     /// [`PlanError::Invalid`] if the tensor has no such bytes, [`PlanError::Io`] if they cannot be read.
     pub fn read_tensor(&self, tensor: usize, offset: u64, into: &mut [u8]) -> Result<(), PlanError> {
+        let start = self.place(tensor, offset, into.len() as u64)?;
+        let io = PlanError::io(format!("read the tensor {:?}", self.plan.tensors[tensor].name));
+        self.source.read_at(start, into).map_err(io)
+    }
+
+    /// Tells the source that so many bytes of a tensor from `offset` on will be read soon, so that it can fetch them
+    /// meanwhile.
+    ///
+    /// # Errors
+    /// [`PlanError::Invalid`] if the tensor has no such bytes.
+    pub fn expect_tensor(&self, tensor: usize, offset: u64, bytes: u64) -> Result<(), PlanError> {
+        self.source.expect(self.place(tensor, offset, bytes)?, bytes);
+        Ok(())
+    }
+
+    /// Where in the source bytes of a tensor are.
+    fn place(&self, tensor: usize, offset: u64, bytes: u64) -> Result<u64, PlanError> {
         let size = self.plan.tensors.get(tensor).and_then(|t| t.bytes()).unwrap_or(0);
-        if offset.checked_add(into.len() as u64).is_none_or(|end| end > size) {
-            let found = format!("a read of {} bytes at {offset}", into.len());
+        if offset.checked_add(bytes).is_none_or(|end| end > size) {
+            let found = format!("a read of {bytes} bytes at {offset}");
             return Err(invalid(format!("tensor {tensor}"), found, format!("a window in its {size} bytes")));
         }
-        let io = PlanError::io(format!("read the tensor {:?}", self.plan.tensors[tensor].name));
-        self.source.read_at(self.starts[tensor] + offset, into).map_err(io)
+        Ok(self.starts[tensor] + offset)
     }
 }

@@ -12,6 +12,11 @@ pub trait Source: Send + Sync {
     /// # Errors
     /// `UnexpectedEof` if there are fewer bytes; whatever the system reports.
     fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<()>;
+
+    /// Is told that so many bytes from `offset` on will be read soon. Nothing depends on it.
+    fn expect(&self, offset: u64, bytes: u64) {
+        let _ = (offset, bytes);
+    }
 }
 
 /// Bytes in memory.
@@ -59,6 +64,13 @@ impl Source for OpenFile {
     #[cfg(unix)]
     fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<()> {
         std::os::unix::fs::FileExt::read_exact_at(&self.file, into, offset)
+    }
+
+    /// A disk that is asked for one piece at a time waits for each; one that knows of the next pieces reads them side by side.
+    #[cfg(target_os = "linux")]
+    fn expect(&self, offset: u64, bytes: u64) {
+        // What the system cannot read ahead is read when it is asked for.
+        let _ = rustix::fs::fadvise(&self.file, offset, std::num::NonZero::new(bytes), rustix::fs::Advice::WillNeed);
     }
 
     #[cfg(windows)]

@@ -22,6 +22,7 @@ fn reads_what_was_written() {
     }
     assert!(file.read_tensor(2, 0, &mut [0]).is_err());
     assert!(file.read_tensor(0, u64::MAX, &mut [0]).is_err());
+    assert!(file.expect_tensor(0, 0, 4).is_ok() && file.expect_tensor(0, 4, u64::MAX - 4).is_err());
 }
 
 #[test]

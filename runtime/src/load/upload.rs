@@ -16,6 +16,36 @@ const PIECE: u64 = 8 << 20;
 const DOING: &str = "uploading weights";
 /// Bytes read from the file at a time.
 const READ: usize = 1 << 20;
+/// Bytes that the file is told of before they are read.
+const AHEAD: u64 = 32 << 20;
+
+/// Tells a file what will be read of it, piece by piece.
+struct Ahead<'w> {
+    file: &'w PlanFile,
+    windows: &'w [Window],
+    /// Bytes of the first window that it knows of.
+    at: u64,
+    /// The same of all.
+    known: u64,
+}
+
+impl Ahead<'_> {
+    /// So many bytes of all windows are read.
+    fn reach(&mut self, read: u64) -> Result<(), RuntimeError> {
+        while self.known < read + AHEAD
+            && let Some((window, later)) = self.windows.split_first()
+        {
+            let bytes = (window.bytes - self.at).min(PIECE);
+            self.file.expect_tensor(window.tensor, window.offset + self.at, bytes)?;
+            self.known += bytes;
+            self.at += bytes;
+            if self.at == window.bytes {
+                (self.windows, self.at) = (later, 0);
+            }
+        }
+        Ok(())
+    }
+}
 
 /// A buffer through which bytes go up. It is mapped except while the device copies from it. Always the same two: a fresh
 /// one for each piece would have all of its pages made anew.
@@ -96,13 +126,15 @@ pub(crate) async fn upload(
     let mut stages = device.guard(DOING, || [Stage::new(device), Stage::new(device)]).await?;
     let (mut done, mut read) = (0, 0);
     let mut bytes = vec![0; READ];
-    for window in missing {
+    let mut ahead = Ahead { file, windows: &missing, at: 0, known: 0 };
+    for &window in &missing {
         let label = file.plan().tensors[window.tensor].name.as_str();
         let stored = device.guard(DOING, || Stored::new(device, Some(label), window.access(), window.bytes)).await?;
         // An image of which a part is copied is cleared before, so what can go up as a whole does.
         let whole = window.image && window.held() <= PIECE;
         let mut at = 0;
         while at < window.bytes {
+            ahead.reach(read)?;
             let room = stages[0].room();
             if room == 0 || whole && room < window.held() {
                 turn(device, &mut stages).await?;

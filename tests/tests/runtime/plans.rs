@@ -1,6 +1,9 @@
 //! The runtime, on a plan written by hand and whatever adapter there is.
 
-use warpweft_plan::{Groups, OutputKind, Plan};
+use std::ops::Range;
+use std::sync::{Arc, Mutex};
+
+use warpweft_plan::{Assets, Dim, Groups, OutputKind, Plan, PlanFile, PlanWriter, Role, Source};
 use warpweft_runtime::{
     AdapterChoice, Device, Fault, Model, Options, Progress, RuntimeError, StepClock, adapters, block_on, choose,
 };
@@ -65,6 +68,57 @@ fn texts_are_cut_and_never_padded() {
     assert_eq!(found.tokens, [4, 2, 6, 3]);
     found.vectors.iter().zip(expected).for_each(|(row, ids)| assert_close(row, &tiny::embedding(ids)));
     assert!(matches!(model.embed(&["a huge"]), Err(RuntimeError::Id { sequence: 0, id: 99, vocab_size: 11 })));
+}
+
+/// Bytes that remember which of them they were told of before they were read.
+struct Watched {
+    bytes: Vec<u8>,
+    told: Mutex<Vec<Range<u64>>>,
+    /// For each read behind the header: whether all of it had been told, and how many bytes from its beginning on.
+    reads: Arc<Mutex<Vec<(bool, u64)>>>,
+}
+
+impl Source for Watched {
+    fn size(&self) -> u64 {
+        self.bytes.len() as u64
+    }
+
+    fn read_at(&self, offset: u64, into: &mut [u8]) -> std::io::Result<()> {
+        into.copy_from_slice(&self.bytes[offset as usize..][..into.len()]);
+        if offset > 0 {
+            let told = self.told.lock().unwrap();
+            let reach = told.iter().filter(|r| r.end > offset).map(|r| r.end - r.start.max(offset)).sum();
+            self.reads.lock().unwrap().push((into.len() as u64 <= reach, reach));
+        }
+        Ok(())
+    }
+
+    fn expect(&self, offset: u64, bytes: u64) {
+        self.told.lock().unwrap().push(offset..offset + bytes);
+    }
+}
+
+#[test]
+fn weights_are_expected_before_they_are_read_and_not_all_at_once() {
+    let mut plan = tiny::plan();
+    let rows = 1 << 20;
+    let bytes = rows * 32;
+    for tensor in 0..2 {
+        plan.tensors[tensor].shape[0] = rows;
+        plan.buffers[tensor].bytes = Dim::constant(bytes as i64);
+        plan.buffers[tensor].role = Role::Weight { tensor, offset: 0 };
+    }
+    let mut writer = PlanWriter::new(Vec::new(), &plan, &Assets::default()).unwrap();
+    for tensor in 0..2 {
+        writer.tensor(tensor).unwrap();
+        writer.write(&vec![0; bytes as usize]).unwrap();
+    }
+    let reads = Arc::default();
+    let source = Watched { bytes: writer.into_inner().unwrap(), told: Mutex::default(), reads: Arc::clone(&reads) };
+    Model::from_plan(PlanFile::from_source(source).unwrap(), &Options::default(), &mut |_| ()).unwrap();
+    let reads = reads.lock().unwrap();
+    assert!(reads.len() > 8 && reads.iter().all(|(told, _)| *told), "{reads:?}");
+    assert!((16 << 20..48 << 20).contains(&reads[0].1), "{reads:?}");
 }
 
 #[test]
