@@ -12,12 +12,54 @@ use crate::error::PlanError;
 
 /// Bytes that are collected before they are written.
 const BUFFER: usize = 1 << 20;
+/// Bytes after which the disk begins with them, so that little is left to wait for in the end.
+#[cfg(target_os = "linux")]
+const BATCH: u64 = 16 << 20;
 
 /// The sink of [`PlanWriter::create`].
 #[derive(Debug)]
 pub struct Staged {
-    file: BufWriter<Hidden>,
+    file: BufWriter<Flowing>,
     path: PathBuf,
+}
+
+/// What goes to disk while it is written.
+#[derive(Debug)]
+struct Flowing {
+    file: Hidden,
+    written: u64,
+    /// Bytes with which the disk has begun.
+    begun: u64,
+}
+
+impl Flowing {
+    #[cfg(target_os = "linux")]
+    fn flow(&mut self) {
+        if let Some(bytes) = std::num::NonZero::new(self.written - self.begun).filter(|n| n.get() >= BATCH) {
+            // Linux lets go of these bytes once they are on disk; those that are not yet it begins to write, and keeps. What it
+            // does not begin here is written in the end.
+            let _ = rustix::fs::fadvise(self.file.file(), self.begun, Some(bytes), rustix::fs::Advice::DontNeed);
+            self.begun = self.written;
+        }
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn flow(&mut self) {
+        self.begun = self.written;
+    }
+}
+
+impl Write for Flowing {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let count = self.file.file().write(bytes)?;
+        self.written += count as u64;
+        self.flow();
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.file().flush()
+    }
 }
 
 /// A file that no one sees yet.
@@ -51,8 +93,8 @@ impl PlanWriter<Staged> {
         if path.is_dir() {
             return Err(io()(io::Error::other("it is a directory")));
         }
-        let file = BufWriter::with_capacity(BUFFER, Hidden::create(folder(path)).map_err(io())?);
-        PlanWriter::new(Staged { file, path: path.to_owned() }, plan, assets)
+        let file = Flowing { file: Hidden::create(folder(path)).map_err(io())?, written: 0, begun: 0 };
+        PlanWriter::new(Staged { file: BufWriter::with_capacity(BUFFER, file), path: path.to_owned() }, plan, assets)
     }
 
     /// Makes the bytes durable and gives the file its name, replacing what was there in one step.
@@ -62,7 +104,7 @@ impl PlanWriter<Staged> {
     pub fn finish(self) -> Result<(), PlanError> {
         let Staged { file, path } = self.into_inner()?;
         let io = || PlanError::io(format!("write {}", path.display()));
-        let hidden = file.into_inner().map_err(|e| io()(e.into_error()))?;
+        let hidden = file.into_inner().map_err(|e| io()(e.into_error()))?.file;
         hidden.file().sync_all().map_err(io())?;
         hidden.publish(&path).map_err(io())?;
         // The rename is durable once the folder is; where folders cannot be synced, that is the system's business.
@@ -94,16 +136,6 @@ impl Hidden {
             Hidden::Unnamed(file) => linux::publish(&file, path),
             Hidden::Named(file) => file.persist(path).map(drop).map_err(|e| e.error),
         }
-    }
-}
-
-impl Write for Hidden {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.file().write(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.file().flush()
     }
 }
 
