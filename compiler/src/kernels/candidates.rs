@@ -1,4 +1,4 @@
-//! The greatest values of long rows, in two dispatches.
+//! The greatest values of rows: of long ones in two dispatches, chunks first.
 
 use warpweft_plan::Access;
 
@@ -15,17 +15,20 @@ const INVOCATIONS: u32 = 256;
 /// Columns of a chunk.
 const CHUNK: u32 = 8192;
 
+/// Text of both kernels that search.
+const DIGIT: &str = include_str!("candidates/digit.wgsl");
+
 /// The most columns: their indices are exact as floats.
 const MOST_COLUMNS: u32 = 1 << 24;
+
+/// Whether rows of `width` columns are searched in chunks, since one workgroup cannot hold them.
+pub fn is_chunked(width: u32) -> bool {
+    chunks(width) > 1
+}
 
 /// What `candidates/chunk.wgsl` leaves of rows of `width` columns.
 pub fn groups_view(width: u32) -> View {
     View::whole(chunks(width) * (2 * INVOCATIONS + 2))
-}
-
-/// Columns of a chunk of a row.
-fn columns(width: u32) -> u32 {
-    CHUNK.min(width.next_multiple_of(4 * INVOCATIONS))
 }
 
 fn chunks(width: u32) -> u32 {
@@ -55,36 +58,64 @@ pub(crate) fn chunk_of_candidates(x: View, rows: Rows, target: &Target) -> Resul
     interface.output("array<u32>");
     interface.function(row_count(rows));
     let chunks = chunks(x.width);
-    let columns = columns(x.width);
     Draft {
         name: format!("candidates_chunk_of_{}", x.width),
         source: include_str!("candidates/chunk.wgsl"),
         constants: vec![
             ("T", INVOCATIONS, "invocations"),
             ("WIDTH", x.width, "columns"),
-            ("CHUNK", columns, "columns of a chunk"),
-            ("V", columns / INVOCATIONS / 4, "vec4s of columns of an invocation"),
+            ("CHUNK", CHUNK, "columns of a chunk"),
+            ("V", CHUNK / INVOCATIONS / 4, "vec4s of columns of an invocation"),
             ("OUT_STRIDE", groups_view(x.width).stride, "of out"),
         ],
         slots: Vec::new(),
         interface,
-        launch: cost::rowwise::groups(columns / INVOCATIONS, chunks, rows, INVOCATIONS),
+        launch: cost::rowwise::groups(CHUNK / INVOCATIONS, chunks, rows, INVOCATIONS),
         flops: rows.dim() * (8 * i64::from(x.width)),
         bytes: rows.dim() * (4 * i64::from(x.width)),
     }
     .finish(target)
 }
 
-/// Writes `candidates/merge.wgsl`.
-pub(crate) fn merge_candidates(x: View, n: u32, rows: Rows, target: &Target) -> Result<Composed, KernelError> {
+/// Writes `candidates/row.wgsl`, or `candidates/merge.wgsl` for rows that are searched in chunks.
+pub(crate) fn greatest(x: View, n: u32, rows: Rows, target: &Target) -> Result<Composed, KernelError> {
+    check(x.width, n)?;
+    if is_chunked(x.width) { merge(x, n, rows, target) } else { row(x, n, rows, target) }
+}
+
+fn row(x: View, n: u32, rows: Rows, target: &Target) -> Result<Composed, KernelError> {
+    let mut interface = Interface::of(target);
+    interface.view(Slot::X, "x", x)?;
+    interface.output("array<f32>");
+    interface.function(row_count(rows));
+    let vec4s = x.width.div_ceil(4 * INVOCATIONS);
+    Draft {
+        name: format!("candidates_{n}_of_{}", x.width),
+        source: include_str!("candidates/row.wgsl"),
+        constants: vec![
+            ("T", INVOCATIONS, "invocations, one for each digit"),
+            ("N", n, "greatest values"),
+            ("WIDTH", x.width, "columns"),
+            ("V", vec4s, "vec4s of columns of an invocation"),
+            ("OUT_STRIDE", View::whole(1 + 2 * n).stride, "of out"),
+        ],
+        slots: vec![("digit", DIGIT.to_owned())],
+        interface,
+        launch: cost::rowwise::candidates_of_row(4 * vec4s, rows, INVOCATIONS),
+        flops: rows.dim() * (16 * i64::from(x.width)),
+        bytes: rows.dim() * i64::from(4 * x.width + 8 * n),
+    }
+    .finish(target)
+}
+
+fn merge(x: View, n: u32, rows: Rows, target: &Target) -> Result<Composed, KernelError> {
     let width = x.width;
-    check(width, n)?;
     let mut interface = Interface::of(target);
     interface.view(Slot::X, "x", x)?;
     interface.bind(Slot::Operand(0), "groups", Access::Read, "array<u32>");
     interface.output("array<f32>");
     interface.function(row_count(rows));
-    let (chunks, columns) = (chunks(width), columns(width));
+    let chunks = chunks(width);
     Draft {
         name: format!("candidates_merge_{n}_of_{width}"),
         source: include_str!("candidates/merge.wgsl"),
@@ -92,17 +123,17 @@ pub(crate) fn merge_candidates(x: View, n: u32, rows: Rows, target: &Target) -> 
             ("T", INVOCATIONS, "invocations, one for each digit"),
             ("N", n, "greatest values"),
             ("WIDTH", width, "columns"),
-            ("CHUNK", columns, "columns of a chunk"),
+            ("CHUNK", CHUNK, "columns of a chunk"),
             ("CHUNKS", chunks, "chunks"),
-            ("V", columns / INVOCATIONS / 4, "vec4s of columns of a group"),
+            ("V", CHUNK / INVOCATIONS / 4, "vec4s of columns of a group"),
             ("STRIDE", groups_view(width).stride, "of groups"),
             ("OUT_STRIDE", View::whole(1 + 2 * n).stride, "of out"),
         ],
-        slots: Vec::new(),
+        slots: vec![("digit", DIGIT.to_owned())],
         interface,
-        launch: cost::rowwise::candidates(chunks, columns / INVOCATIONS, rows, INVOCATIONS),
-        flops: rows.dim() * (8 * i64::from(chunks * INVOCATIONS + n * columns / INVOCATIONS)),
-        bytes: rows.dim() * i64::from(8 * (chunks * INVOCATIONS + n) + 4 * n * columns / INVOCATIONS),
+        launch: cost::rowwise::candidates(chunks, CHUNK / INVOCATIONS, rows, INVOCATIONS),
+        flops: rows.dim() * (8 * i64::from(chunks * INVOCATIONS + n * CHUNK / INVOCATIONS)),
+        bytes: rows.dim() * i64::from(8 * (chunks * INVOCATIONS + n) + 4 * n * CHUNK / INVOCATIONS),
     }
     .finish(target)
 }

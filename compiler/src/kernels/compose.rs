@@ -2,7 +2,7 @@
 
 use warpweft_plan::{Binding, Cost, Dim, Groups, Kernel, Sizes};
 
-use super::candidates::{chunk_of_candidates, merge_candidates};
+use super::candidates::{chunk_of_candidates, greatest};
 use super::cost::Launch;
 use super::interface::{Bound, Interface};
 use super::spec::{Operation, Rows};
@@ -237,7 +237,7 @@ fn only(operation: &Operation, target: &Target) -> Result<Composed, KernelError>
         Operation::Heads { parts, vector } => heads::ready(parts, *vector, target),
         Operation::CombineAttention { .. } => cached::combine(operation, target),
         Operation::CandidateChunks { x, rows } => chunk_of_candidates(*x, *rows, target),
-        Operation::Candidates { x, n, rows } => merge_candidates(*x, *n, *rows, target),
+        Operation::Candidates { x, n, rows } => greatest(*x, *n, *rows, target),
         _ => Err(KernelError::Algorithm("for an operation with several".to_owned())),
     }
 }

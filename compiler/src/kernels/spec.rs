@@ -448,7 +448,8 @@ pub enum Operation {
         /// What a row is.
         rows: Rows,
     },
-    /// What the chunks hold, the only operand, becomes logarithm of the sum of exponentials, greatest values and their columns.
+    /// Of each row, logarithm of the sum of exponentials, greatest values and their columns. The only operand is what the chunks
+    /// hold, of rows that are searched so (`candidates::is_chunked`).
     Candidates {
         /// Scores.
         x: View,
@@ -479,6 +480,55 @@ impl Operation {
             | Operation::ScaledLinear { linear, .. }
             | Operation::IntegerLinear(linear) => linear,
             other => other,
+        }
+    }
+
+    /// What is pointwise at its end: the operands, and where the result goes.
+    pub fn pointwise(&self) -> Option<(&[Operand], View)> {
+        match self.inner() {
+            Operation::Linear { operands, out, .. } => Some((operands, *out)),
+            Operation::Normalize { operands, width, .. } | Operation::Map { operands, width, .. } => {
+                Some((operands, View::whole(*width)))
+            }
+            Operation::NormedLinear { .. }
+            | Operation::GainedLinear { .. }
+            | Operation::ScaledLinear { .. }
+            | Operation::IntegerLinear(_)
+            | Operation::Quantize { .. }
+            | Operation::Dequantize { .. }
+            | Operation::PerHead { .. }
+            | Operation::Attention(_)
+            | Operation::Columns { .. }
+            | Operation::Pool { .. }
+            | Operation::Heads { .. }
+            | Operation::CachedAttention { .. }
+            | Operation::CombineAttention { .. }
+            | Operation::CandidateChunks { .. }
+            | Operation::Candidates { .. } => None,
+        }
+    }
+
+    /// The operands of [`Operation::pointwise`].
+    pub fn operands_mut(&mut self) -> Option<&mut Vec<Operand>> {
+        match self.inner_mut() {
+            Operation::Linear { operands, .. }
+            | Operation::Normalize { operands, .. }
+            | Operation::Map { operands, .. } => Some(operands),
+            Operation::NormedLinear { .. }
+            | Operation::GainedLinear { .. }
+            | Operation::ScaledLinear { .. }
+            | Operation::IntegerLinear(_)
+            | Operation::Quantize { .. }
+            | Operation::Dequantize { .. }
+            | Operation::PerHead { .. }
+            | Operation::Attention(_)
+            | Operation::Columns { .. }
+            | Operation::Pool { .. }
+            | Operation::Heads { .. }
+            | Operation::CachedAttention { .. }
+            | Operation::CombineAttention { .. }
+            | Operation::CandidateChunks { .. }
+            | Operation::Candidates { .. } => None,
         }
     }
 

@@ -1,13 +1,14 @@
 //! Results that are written over what they add to.
 //!
-//! A residual is read where the sum goes: by the same invocation, element by element. Where nobody reads the residual again,
-//! both can be one buffer, which saves memory that would hold a sum and its summand side by side.
+//! A residual is read where the sum goes: by the same invocation, element by element. So are the rows that a norm goes over,
+//! before that. Where nobody reads them again, both can be one buffer, which saves memory that would hold a sum and its summand
+//! side by side.
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::{Call, Input, LoweredBody, Place, Source};
 use crate::graph::{Graph, Id};
-use crate::kernels::spec::{Operand, Operation, View};
+use crate::kernels::spec::{Operand, View};
 use crate::roll::{Region, Rolled};
 
 /// Writes results over what they add to, in all bodies; `graphs` are the bodies' programs.
@@ -24,7 +25,7 @@ pub fn write_over(model: &Graph, rolled: &Rolled, graphs: &[&Graph], bodies: &mu
         let over = |(call, before)| Some((call, found.over(call, before)?));
         let changes: Vec<(usize, usize)> = ancestors.iter().enumerate().filter_map(over).collect();
         for (call, operand) in changes {
-            if let Operation::Linear { operands, .. } = body.calls[call].operation.inner_mut() {
+            if let Some(operands) = body.calls[call].operation.operands_mut() {
                 operands[operand] = Operand::Result;
             }
         }
@@ -48,18 +49,19 @@ impl Found<'_> {
     fn over(&self, call: usize, before: &FxHashSet<usize>) -> Option<usize> {
         let body = self.body;
         let found = &body.calls[call];
-        let Operation::Linear { operands, out, .. } = found.operation.inner() else { return None };
+        let (operands, out) = found.operation.pointwise()?;
         let value = *found.values.first()?;
-        let operand = operands.iter().position(|operand| *operand == Operand::Matrix(*out))?;
-        let source = found.operand(operand)?;
-        let others = body.calls.iter().enumerate().filter(|(other, it)| *other != call && reads(it, source) > 0);
-        let fits = *out == View::whole(out.width)
-            && body.values[value].place == Place::Step
-            && !self.is_result(value)
-            && self.is_free(source, value)
-            && reads(found, source) == 1
-            && others.into_iter().all(|(other, _)| before.contains(&other));
-        fits.then_some(operand)
+        let fits = |&operand: &usize| {
+            let Some(source) = found.operand(operand) else { return false };
+            let others = body.calls.iter().enumerate().filter(|(other, it)| *other != call && reads(it, source) > 0);
+            operands[operand] == Operand::Matrix(out)
+                && self.is_free(source, value)
+                && reads(found, source) == 1
+                && others.into_iter().all(|(other, _)| before.contains(&other))
+        };
+        // Of several the last: a residual stands behind what was just made, and its buffer is the older one.
+        let is_whole = out == View::whole(out.width) && body.values[value].place == Place::Step;
+        if is_whole && !self.is_result(value) { (0..operands.len()).rev().find(fits) } else { None }
     }
 
     /// Whether what stands there is like the value, and nobody needs it behind the body or beside it.

@@ -18,7 +18,7 @@ use rustc_hash::FxHashMap;
 use warpweft_plan::{CacheFormat, CacheRows, Dim};
 
 use crate::graph::{Fact, FactError, Graph, Op, TensorFact};
-use crate::kernels::candidates::groups_view;
+use crate::kernels::candidates::{groups_view, is_chunked};
 use crate::kernels::spec::{Attention, Norm, Operand, Operation, Pool, Rows, View};
 use crate::kernels::{RowRange, Slot};
 use call::CallBuilder;
@@ -83,8 +83,7 @@ pub struct Call {
 impl Call {
     /// What its result is written over, if it is.
     pub fn over(&self) -> Option<Source> {
-        let Operation::Linear { operands, .. } = self.operation.inner() else { return None };
-        self.operand(operands.iter().position(|operand| *operand == Operand::Result)?)
+        self.operand(self.operation.pointwise()?.0.iter().position(|operand| *operand == Operand::Result)?)
     }
 
     /// Where an operand comes from, if that is an activation.
@@ -482,18 +481,22 @@ impl Lowering<'_> {
 }
 
 impl Lowering<'_> {
-    /// Two calls: each chunk of columns, then all of them.
+    /// Two calls where a row is searched in chunks: these first.
     fn candidates(&mut self, id: Id, x: Id, n: Id) -> Result<(), LowerError> {
         let Value { width: columns, rows, .. } = self.matrix(x)?;
         let n = self.int(n)?;
-        let mut first = CallBuilder::new(self);
-        let (view, _) = first.activation(Slot::X, x)?;
-        let first = first.finish_apart(|_| Operation::CandidateChunks { x: view, rows });
-        let groups = self.value(Value::of_step(groups_view(columns).width, rows));
-        self.calls.push(Call { values: vec![groups], ..first });
+        let mut groups = None;
+        if is_chunked(columns) {
+            let mut first = CallBuilder::new(self);
+            let (view, _) = first.activation(Slot::X, x)?;
+            let first = first.finish_apart(|_| Operation::CandidateChunks { x: view, rows });
+            let value = self.value(Value::of_step(groups_view(columns).width, rows));
+            self.calls.push(Call { values: vec![value], ..first });
+            groups = Some(value);
+        }
         let mut second = CallBuilder::new(self);
         let (view, _) = second.activation(Slot::X, x)?;
-        second.bind(Slot::Operand(0), Source::Value(groups));
+        groups.into_iter().for_each(|groups| second.bind(Slot::Operand(0), Source::Value(groups)));
         let second = second.finish_apart(|_| Operation::Candidates { x: view, n, rows });
         let value = self.matrix(id)?;
         self.push(id, value, vec![second]);

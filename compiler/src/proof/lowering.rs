@@ -4,6 +4,7 @@ use warpweft_plan::provenance::Class;
 
 use super::calls::Group;
 use crate::graph::{Fact, Graph, Op};
+use crate::kernels::candidates::is_chunked;
 use crate::kernels::spec::{Norm, Operation, Prologue};
 use crate::lower::LoweredBody;
 
@@ -88,7 +89,11 @@ pub(super) fn steps(body: &Graph, lowered: &LoweredBody, group: &Group) -> Vec<L
     }
     match operations.last() {
         Some(Operation::CombineAttention { .. }) => steps.push(SPLIT_CONTEXT),
-        Some(Operation::Candidates { .. }) => steps.push(SPLIT_CANDIDATES),
+        Some(Operation::Candidates { x, .. }) => {
+            if is_chunked(x.width) {
+                steps.push(SPLIT_CANDIDATES);
+            }
+        }
         Some(
             Operation::Linear { .. }
             | Operation::PerHead { .. }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use warpweft_plan::{Access, OutputKind, Plan, Program, Role, Sizes, Step};
+use warpweft_plan::{Access, Plan, Program, Role, Sizes, Step};
 
 use crate::made::{Made, fixtures};
 
@@ -40,10 +40,7 @@ fn scratch_buffers_are_at_most_a_quarter_above_what_must_be_alive_at_once() {
             for sizes in sizes(program) {
                 let (arena, alive) = arena(plan, program, sizes);
                 assert!(alive > 0 && alive <= arena, "{name}: {alive} of {arena} bytes alive");
-                // With 512 ids, the candidates of 16 rows are as large as activations that are 64 wide, and whatever shares
-                // buffers with them is larger than it need be. At published sizes nothing is: `published.rs`.
-                let small = program.max_rows == Some(16) && program.output.kind == OutputKind::Candidates;
-                if !small && arena * 4 > alive * 5 {
+                if arena * 4 > alive * 5 {
                     wasteful.push(format!("{name}, {}: {arena} bytes for {alive}", label(program)));
                 }
             }

@@ -1,7 +1,7 @@
 //! The greatest values of rows.
 
 use warpweft_compiler::kernels::Slot;
-use warpweft_compiler::kernels::candidates::groups_view;
+use warpweft_compiler::kernels::candidates::{groups_view, is_chunked};
 use warpweft_compiler::kernels::spec::{Operation, Rows, View};
 use warpweft_tests::gpu;
 
@@ -18,19 +18,21 @@ fn run(rows: Vec<Vec<f32>>, n: u32) {
     }
     data.exactly(Slot::X, values);
     let chunks = Operation::CandidateChunks { x, rows: Rows::Sequences };
-    let merge = Operation::Candidates { x, n, rows: Rows::Sequences };
+    let greatest = Operation::Candidates { x, n, rows: Rows::Sequences };
     let (between, out) = (groups_view(width), View::whole(1 + 2 * n));
     let fresh = |view: View| bytes(&vec![UNTOUCHED; rows.len() * view.stride as usize], f32::to_le_bytes);
     everywhere(|device, target| {
-        let [first] = &kernels(&chunks, target)[..] else { panic!("one kernel") };
-        let parts = gpu::run(device, first, data.sizes(), |slot| match slot {
-            Slot::Out => fresh(between),
-            slot => data.bytes(slot),
+        let parts = is_chunked(width).then(|| {
+            let [first] = &kernels(&chunks, target)[..] else { panic!("one kernel") };
+            gpu::run(device, first, data.sizes(), |slot| match slot {
+                Slot::Out => fresh(between),
+                slot => data.bytes(slot),
+            })
         });
-        let [second] = &kernels(&merge, target)[..] else { panic!("one kernel") };
+        let [second] = &kernels(&greatest, target)[..] else { panic!("one kernel") };
         let found = floats(&gpu::run(device, second, data.sizes(), |slot| match slot {
             Slot::Out => fresh(out),
-            Slot::Operand(0) => parts.clone(),
+            Slot::Operand(0) => parts.clone().unwrap(),
             slot => data.bytes(slot),
         }));
         for (m, row) in rows.iter().enumerate() {
@@ -53,7 +55,7 @@ fn run(rows: Vec<Vec<f32>>, n: u32) {
 
 #[test]
 fn ordinary_rows() {
-    for (width, n) in [(509, 256), (20, 20), (1, 1), (8192, 7), (8193, 256), (40000, 256)] {
+    for (width, n) in [(509, 256), (20, 20), (1, 1), (4099, 256), (8192, 7), (8193, 256), (40000, 256)] {
         let mut random = Random::new(u64::try_from(width).unwrap());
         run((0..3).map(|_| random.numbers(width as usize, 15.0)).collect(), n);
     }
@@ -66,14 +68,17 @@ fn the_largest_vocabulary() {
 
 #[test]
 fn ties_and_extremes() {
-    let rows: Vec<Vec<f32>> = vec![
-        vec![1.5; 20_000],
-        (0..20_000).map(|i| (i % 7) as f32).collect(),
-        (0..20_000).map(|i| if i % 5000 == 77 { 3e38 } else { -3e38 }).collect(),
-        (0..20_000).map(|i| if i > 19_900 { 1.0 } else { f32::NEG_INFINITY }).collect(),
-        vec![f32::NEG_INFINITY; 20_000],
-        (0..20_000).map(|i| if i % 2 == 0 { 0.0 } else { -0.0 }).collect(),
-        (0..20_000).map(|i| -1e-30 * (i as f32)).collect(),
-    ];
-    run(rows, 256);
+    for width in [300, 8000, 20_000] {
+        let row = |value: &dyn Fn(usize) -> f32| (0..width).map(value).collect::<Vec<f32>>();
+        let rows = vec![
+            row(&|_| 1.5),
+            row(&|i| (i % 7) as f32),
+            row(&|i| if i % 5000 == 77 { 3e38 } else { -3e38 }),
+            row(&|i| if i > width - 100 { 1.0 } else { f32::NEG_INFINITY }),
+            row(&|_| f32::NEG_INFINITY),
+            row(&|i| if i % 2 == 0 { 0.0 } else { -0.0 }),
+            row(&|i| -1e-30 * (i as f32)),
+        ];
+        run(rows, 256);
+    }
 }

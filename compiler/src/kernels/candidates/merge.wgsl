@@ -4,7 +4,7 @@
 // out [M, 1 + 2·N]. No value is among the N greatest whose group is not among the N with the greatest best ones: each of
 // those has a greater value. So these groups are found first, then the values in them. The N-th greatest (key, column) is
 // found digit by digit, 8 bits at a time: how many have which digit, of those that agree with what is known, until all of
-// these are wanted. Whatever is not less is kept; a kept value's place is the number of greater ones.
+// these are wanted (digit.wgsl). Whatever is not less is kept; a kept value's place is the number of greater ones.
 
 //# slot constants
 const T: u32 = 256u; // invocations, one for each digit
@@ -102,37 +102,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
                 atomicAdd(&counts[(select(key.y, key.x, high) >> shift) & 255u], 1u);
             }
         }
-        workgroupBarrier();
-        if (index < 16u) {
-            var count = 0u;
-            //# trips 16
-            for (var i = 16u * index; i < 16u * index + 16u; i++) {
-                count += atomicLoad(&counts[i]);
-            }
-            sums[index] = count;
-        }
-        workgroupBarrier();
-        if (index == 0u) {
-            var left = missing;
-            var digit = 15u;
-            //# trips 16
-            while (digit > 0u && sums[digit] < left) {
-                left -= sums[digit];
-                digit--;
-            }
-            digit = digit * 16u + 15u;
-            //# trips 16
-            while (digit % 16u > 0u && atomicLoad(&counts[digit]) < left) {
-                left -= atomicLoad(&counts[digit]);
-                digit--;
-            }
-            missing = left;
-            complete = select(0u, 1u, left == atomicLoad(&counts[digit]));
-            found |= select(vec2<u32>(0u, digit << shift), vec2<u32>(digit << shift, 0u), high);
-        }
-        unknown = workgroupUniformLoad(&complete) == 0u;
-        known = found;
-        mask |= select(vec2<u32>(0u, 255u << shift), vec2<u32>(255u << shift, 0u), high);
+        //# slot digit
+        complete = 1u;
+        //# end
     }
     //# trips CHUNKS
     for (var i = index; i < CHUNKS * T; i += T) {
@@ -178,37 +150,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
                 }
             }
         }
-        workgroupBarrier();
-        if (index < 16u) {
-            var count = 0u;
-            //# trips 16
-            for (var i = 16u * index; i < 16u * index + 16u; i++) {
-                count += atomicLoad(&counts[i]);
-            }
-            sums[index] = count;
-        }
-        workgroupBarrier();
-        if (index == 0u) {
-            var left = missing;
-            var digit = 15u;
-            //# trips 16
-            while (digit > 0u && sums[digit] < left) {
-                left -= sums[digit];
-                digit--;
-            }
-            digit = digit * 16u + 15u;
-            //# trips 16
-            while (digit % 16u > 0u && atomicLoad(&counts[digit]) < left) {
-                left -= atomicLoad(&counts[digit]);
-                digit--;
-            }
-            missing = left;
-            complete = select(0u, 1u, left == atomicLoad(&counts[digit]));
-            found |= select(vec2<u32>(0u, digit << shift), vec2<u32>(digit << shift, 0u), high);
-        }
-        unknown = workgroupUniformLoad(&complete) == 0u;
-        known = found;
-        mask |= select(vec2<u32>(0u, 255u << shift), vec2<u32>(255u << shift, 0u), high);
+        //# slot digit
+        complete = 1u;
+        //# end
     }
     //# unroll
     for (var i = 0u; i < V; i++) {

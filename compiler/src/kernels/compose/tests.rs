@@ -10,7 +10,7 @@ use crate::formats::{Format, Group};
 use crate::kernels::moments;
 use crate::kernels::spec::*;
 
-const FILES: [(&str, &str); 23] = [
+const FILES: [(&str, &str); 24] = [
     ("codes/quantize", include_str!("../codes/quantize.wgsl")),
     ("codes/dequantize", include_str!("../codes/dequantize.wgsl")),
     ("integer/broadcast_tile", include_str!("../integer/broadcast_tile.wgsl")),
@@ -33,6 +33,7 @@ const FILES: [(&str, &str); 23] = [
     ("heads/pairs", include_str!("../heads/pairs.wgsl")),
     ("heads/ready", include_str!("../heads/ready.wgsl")),
     ("candidates/chunk", include_str!("../candidates/chunk.wgsl")),
+    ("candidates/row", include_str!("../candidates/row.wgsl")),
     ("candidates/merge", include_str!("../candidates/merge.wgsl")),
 ];
 
@@ -300,7 +301,7 @@ fn cached_operations() -> Vec<Operation> {
             vector: 20,
         });
     }
-    for (width, n) in [(20, 20), (509, 256), (262_144, 256)] {
+    for (width, n) in [(20, 20), (509, 256), (8192, 256), (8193, 256), (262_144, 256)] {
         let x = View::whole(width);
         operations.push(Operation::CandidateChunks { x, rows: Rows::Sequences });
         operations.push(Operation::Candidates { x, n, rows: Rows::Sequences });

@@ -125,9 +125,7 @@ pub(crate) fn combine(vec4s: u32, chunk: u32, invocations: u32) -> Launch {
 
 /// `candidates/chunk.wgsl`: each invocation has `columns` of them; `chunks` workgroups for each row.
 pub(crate) fn groups(columns: u32, chunks: u32, rows: Rows, invocations: u32) -> Launch {
-    // Greatest value, sum of exponentials, greatest value of the group.
-    let once = Work { fmas: 24.0, loads: 0.25, ..Work::default() }.times(columns.into());
-    let once = once.and(Work { loads: 2.0, shared: 2.0 * f64::from(invocations.ilog2()), ..Work::default() });
+    let once = summed(columns, invocations).and(Work { loads: 2.0, ..Work::default() });
     let grid = [constant(chunks), Groups { dim: rows.dim(), per: 1 }, Groups::ONE];
     Launch { invocations, grid, cost: Cost::of(once) }
 }
@@ -135,12 +133,31 @@ pub(crate) fn groups(columns: u32, chunks: u32, rows: Rows, invocations: u32) ->
 /// `candidates/merge.wgsl`: each invocation looks at `groups` best values, then at `columns` of a group, each some times over; a
 /// workgroup for each row.
 pub(crate) fn candidates(groups: u32, columns: u32, rows: Rows, invocations: u32) -> Launch {
-    // Three digits decide as a rule; those of groups are read each time. Then each value is compared with all that are kept.
-    const DIGITS: f64 = 3.0;
     let group = Work { fmas: 8.0, loads: 2.0, shared: 1.0, ..Work::default() }.times(DIGITS * f64::from(groups));
-    let column = Work { fmas: 8.0 * DIGITS, loads: 0.25, shared: 0.5 * DIGITS, ..Work::default() };
+    let loads = Work { loads: 0.25, ..Work::default() }.times(columns.into());
+    searched(group.and(loads), columns, rows, invocations)
+}
+
+/// `candidates/row.wgsl`: each invocation has `columns` of them; a workgroup for each row.
+pub(crate) fn candidates_of_row(columns: u32, rows: Rows, invocations: u32) -> Launch {
+    searched(summed(columns, invocations), columns, rows, invocations)
+}
+
+/// Digits that decide as a rule.
+const DIGITS: f64 = 3.0;
+
+/// Greatest value, sum of exponentials, greatest value of the group.
+fn summed(columns: u32, invocations: u32) -> Work {
+    let column = Work { fmas: 24.0, loads: 0.25, ..Work::default() };
+    column.times(columns.into()).and(Work { shared: 2.0 * f64::from(invocations.ilog2()), ..Work::default() })
+}
+
+/// A workgroup for each row, each of whose invocations searches `columns` digit by digit. Then each value is compared with all
+/// that are kept.
+fn searched(before: Work, columns: u32, rows: Rows, invocations: u32) -> Launch {
+    let column = Work { fmas: 8.0 * DIGITS, shared: 0.5 * DIGITS, ..Work::default() };
     let places = Work { fmas: 4.0, shared: 1.0, ..Work::default() }.times(invocations.into());
-    let once = group.and(column.times(columns.into())).and(places);
+    let once = before.and(column.times(columns.into())).and(places);
     let grid = [constant(1), Groups { dim: rows.dim(), per: 1 }, Groups::ONE];
     Launch { invocations, grid, cost: Cost::of(once) }
 }
