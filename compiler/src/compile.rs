@@ -8,7 +8,7 @@ use rustc_hash::FxHashSet;
 use warpweft_plan::provenance::Origins;
 use warpweft_plan::{CacheFormat, Model, OutputKind, Plan, Provenance, RoundedActivations};
 
-use crate::extract::{CostModel, ExtractError, Extracted, extract};
+use crate::extract::{ExtractError, Extracted};
 use crate::formats::Format;
 use crate::graph::verify::{Form, VerifyError, verify};
 use crate::graph::{FactError, Graph, Id};
@@ -22,6 +22,7 @@ use crate::roll::{RollError, Rolled, roll};
 use crate::rules::{Limits, RewriteError, RuleSet, Saturated, StopReason, saturate};
 use crate::schedule::{BodyProgram, ComposedBody, Part, ScheduleError, Shared, assemble};
 use crate::target::Target;
+use crate::variants::{Variant, extract_all};
 
 /// Programs are made for one row, for a few, and for any greater number.
 pub const ROW_RANGES: [RowRange; 3] =
@@ -183,6 +184,9 @@ pub fn compile(
     log.end(Phase::Rewritten, nodes, rewrite_notes(&saturated), || e_graphs_text(&saturated));
 
     let variants = extract_all(&rolled, &saturated, &options.targets, options.cache)?;
+    for body in variants.iter().flat_map(|variant| &variant.bodies) {
+        check(&body.graph, Form::Extracted, Phase::Extracted)?;
+    }
     let notes = vec![format!("{} programs of {} bodies", variants.len(), rolled.bodies.len())];
     log.end(Phase::Extracted, 0, notes, || variants_text(&variants));
 
@@ -218,45 +222,12 @@ pub fn compile(
     Ok(Compiled { plan, packing, phases: log.phases, dump: log.dump, roundings, activations })
 }
 
-/// One target's and range's programs of all bodies.
-struct Variant {
-    target: &'static Target,
-    rows: RowRange,
-    bodies: Vec<Extracted>,
-}
-
 fn check(graph: &Graph, form: Form, phase: Phase) -> Result<(), CompileError> {
     verify(graph, form).map_err(|error| CompileError::Verify { phase, error })
 }
 
 fn rewrite(rolled: &Rolled, rules: &RuleSet) -> Result<Vec<Saturated>, CompileError> {
     rolled.bodies.iter().map(|body| Ok(saturate(body, rules, Limits::default())?)).collect()
-}
-
-/// The cheapest programs. The first one of a body decides how its weights are stored; for the others, a weight in
-/// another form pays for its bytes.
-fn extract_all(
-    rolled: &Rolled,
-    saturated: &[Saturated],
-    targets: &[&'static Target],
-    cache: CacheFormat,
-) -> Result<Vec<Variant>, CompileError> {
-    let mut stored: Vec<FxHashSet<egg::Id>> = vec![FxHashSet::default(); saturated.len()];
-    let mut variants = Vec::new();
-    for &target in targets {
-        for rows in ROW_RANGES.into_iter().rev() {
-            let mut bodies = Vec::new();
-            for (i, body) in saturated.iter().enumerate() {
-                let weights = (!stored[i].is_empty()).then_some(&stored[i]);
-                let extracted = extract(body, &CostModel::new(target, rows, cache, rolled.is_whole(i), weights))?;
-                check(&extracted.graph, Form::Extracted, Phase::Extracted)?;
-                stored[i].extend(&extracted.weights);
-                bodies.push(extracted);
-            }
-            variants.push(Variant { target, rows, bodies });
-        }
-    }
-    Ok(variants)
 }
 
 fn compose_all(

@@ -15,6 +15,7 @@ pub mod roll;
 pub mod rules;
 pub mod schedule;
 pub mod target;
+mod variants;
 pub mod weights;
 
 pub use compile::{CompileError, Compiled, Options, ROW_RANGES, compile};

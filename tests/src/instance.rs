@@ -95,7 +95,7 @@ pub fn instance(rule: &Rule, random: &mut Random) -> Option<Instance> {
 
 /// Whether the rule fires on the filled left side: its conditions are asked as the saturation asks them.
 fn holds(rule: &Rule, graph: &Graph, variables: &BTreeMap<Var, Id>) -> bool {
-    let facts = Facts { declarations: std::rc::Rc::new(graph.declarations().clone()), ..Facts::default() };
+    let facts = Facts { declarations: std::sync::Arc::new(graph.declarations().clone()), ..Facts::default() };
     let mut egraph = EGraph::new(facts);
     let mut classes = Vec::new();
     for node in graph.nodes() {

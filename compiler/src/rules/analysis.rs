@@ -1,6 +1,6 @@
 //! Facts as the e-class analysis: a merge of two different facts is an error, never last-writer-wins.
 
-use std::rc::Rc;
+use std::sync::Arc;
 
 use egg::{Analysis, DidMerge, Id};
 
@@ -11,7 +11,7 @@ use crate::graph::{Declarations, Fact, FactError, Op, infer};
 #[derive(Clone, Debug, Default)]
 pub struct Facts {
     /// What leaves refer to.
-    pub declarations: Rc<Declarations>,
+    pub declarations: Arc<Declarations>,
     /// Merges of different facts. Any one stops the compile.
     pub clashes: Vec<Clash>,
 }

@@ -1,6 +1,6 @@
 //! Saturation of one body, in stages with limits that are reported.
 
-use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use egg::{Id, Language, Runner};
@@ -121,7 +121,7 @@ pub fn saturate_explained(body: &Graph, rules: &RuleSet, limits: Limits) -> Resu
 }
 
 fn empty(body: &Graph) -> EGraph {
-    EGraph::new(Facts { declarations: Rc::new(body.declarations().clone()), clashes: Vec::new() })
+    EGraph::new(Facts { declarations: Arc::new(body.declarations().clone()), clashes: Vec::new() })
 }
 
 fn saturate_in(mut egraph: EGraph, body: &Graph, rules: &RuleSet, limits: Limits) -> Result<Saturated, RewriteError> {

@@ -1,7 +1,7 @@
 //! The rewrite that is no pattern: contractions of one input become one.
 
 use std::collections::BTreeMap;
-use std::rc::Rc;
+use std::sync::Arc;
 
 use egg::Language;
 use warpweft_compiler::formats::{Format, Group};
@@ -146,7 +146,7 @@ struct Merged {
 
 impl Merged {
     fn of(graph: &Graph) -> Merged {
-        let facts = Facts { declarations: Rc::new(graph.declarations().clone()), ..Facts::default() };
+        let facts = Facts { declarations: Arc::new(graph.declarations().clone()), ..Facts::default() };
         let mut egraph = EGraph::new(facts);
         let mut classes = Vec::new();
         for node in graph.nodes() {

@@ -12,7 +12,7 @@ use warpweft_compiler::roll::roll;
 use warpweft_compiler::target::Target;
 use warpweft_compiler::{Compiled, Options, Phase, compile};
 use warpweft_models::{Imported, import_config};
-use warpweft_plan::OutputKind;
+use warpweft_plan::{OutputKind, Program};
 use warpweft_tests::saturated;
 
 use crate::scheduling::waste;
@@ -52,7 +52,24 @@ fn time(compiled: &Compiled, phase: Phase) -> Duration {
     compiled.phases.iter().find(|report| report.phase == phase).unwrap().time
 }
 
-/// Dispatches of the program that writes a token and of the one that reads a prompt, for every target.
+/// The programs that find what may come next.
+fn next(compiled: &Compiled) -> impl Iterator<Item = &Program> {
+    compiled.plan.programs.iter().filter(|program| program.output.kind == OutputKind::Candidates)
+}
+
+/// Dispatches in the second layer, which like all but the first begins with what ends the layer before.
+fn in_layer(program: &Program) -> usize {
+    program.steps.iter().filter(|step| step.layer == Some(1)).count()
+}
+
+/// The most that scratch buffers of a program take, as a multiple of what must be alive.
+fn worst(name: &str, compiled: &Compiled) -> f64 {
+    let waste = compiled.plan.programs.iter().map(|program| waste(&compiled.plan, program)).fold(0.0, f64::max);
+    assert!(waste <= 1.25, "{name}: {waste}");
+    waste
+}
+
+/// Dispatches of the program that writes a token and of the one that reads a prompt, for every target, with others in a plan and alone.
 #[test]
 fn programs() {
     let mut text = String::new();
@@ -63,11 +80,9 @@ fn programs() {
         println!("{name}: e-graphs {rewrite:?}, extraction for {} targets {extract:?}", Target::all().len());
         let nodes = compiled.phases.iter().map(|report| report.e_nodes).max().unwrap();
         writeln!(text, "{name}: {nodes} e-nodes, {} kernels", compiled.plan.kernels.len()).unwrap();
-        let waste = compiled.plan.programs.iter().map(|program| waste(&compiled.plan, program)).fold(0.0, f64::max);
-        writeln!(text, "  scratch buffers at most {waste:.2} of what is alive at once").unwrap();
-        assert!(waste <= 1.25, "{name}: {waste}");
-        for program in compiled.plan.programs.iter().filter(|p| p.output.kind == OutputKind::Candidates) {
-            let layer = program.steps.iter().filter(|s| s.layer == Some(1)).count();
+        writeln!(text, "  scratch buffers at most {:.2} of what is alive at once", worst(name, &compiled)).unwrap();
+        for program in next(&compiled) {
+            let layer = in_layer(program);
             let rows = program.max_rows.map_or("any".to_owned(), |max| max.to_string());
             writeln!(
                 text,
@@ -77,6 +92,13 @@ fn programs() {
                 program.steps.len()
             )
             .unwrap();
+        }
+        for target in Target::all() {
+            let options = Options { targets: vec![target], ..Options::default() };
+            let alone = compile(&model.graph, &model.info, &options, &mut |_| ()).unwrap();
+            let waste = worst(name, &alone);
+            let layers: Vec<usize> = next(&alone).map(in_layer).collect();
+            writeln!(text, "  {} alone: {layers:?} in a layer, scratch {waste:.2}", target.name).unwrap();
         }
     }
     insta::with_settings!({prepend_module_to_snapshot => false, omit_expression => true}, {
