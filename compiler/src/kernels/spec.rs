@@ -483,37 +483,13 @@ impl Operation {
         }
     }
 
-    /// What is pointwise at its end: the operands, and where the result goes.
+    /// Of what is pointwise at its end, the operands and where the result goes.
     pub fn pointwise(&self) -> Option<(&[Operand], View)> {
         match self.inner() {
             Operation::Linear { operands, out, .. } => Some((operands, *out)),
             Operation::Normalize { operands, width, .. } | Operation::Map { operands, width, .. } => {
                 Some((operands, View::whole(*width)))
             }
-            Operation::NormedLinear { .. }
-            | Operation::GainedLinear { .. }
-            | Operation::ScaledLinear { .. }
-            | Operation::IntegerLinear(_)
-            | Operation::Quantize { .. }
-            | Operation::Dequantize { .. }
-            | Operation::PerHead { .. }
-            | Operation::Attention(_)
-            | Operation::Columns { .. }
-            | Operation::Pool { .. }
-            | Operation::Heads { .. }
-            | Operation::CachedAttention { .. }
-            | Operation::CombineAttention { .. }
-            | Operation::CandidateChunks { .. }
-            | Operation::Candidates { .. } => None,
-        }
-    }
-
-    /// The operands of [`Operation::pointwise`].
-    pub fn operands_mut(&mut self) -> Option<&mut Vec<Operand>> {
-        match self.inner_mut() {
-            Operation::Linear { operands, .. }
-            | Operation::Normalize { operands, .. }
-            | Operation::Map { operands, .. } => Some(operands),
             Operation::NormedLinear { .. }
             | Operation::GainedLinear { .. }
             | Operation::ScaledLinear { .. }

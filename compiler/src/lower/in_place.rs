@@ -8,7 +8,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::{Call, Input, LoweredBody, Place, Source};
 use crate::graph::{Graph, Id};
-use crate::kernels::spec::{Operand, View};
+use crate::kernels::spec::{Operand, Operation, View};
 use crate::roll::{Region, Rolled};
 
 /// Writes results over what they add to, in all bodies; `graphs` are the bodies' programs.
@@ -25,7 +25,10 @@ pub fn write_over(model: &Graph, rolled: &Rolled, graphs: &[&Graph], bodies: &mu
         let over = |(call, before)| Some((call, found.over(call, before)?));
         let changes: Vec<(usize, usize)> = ancestors.iter().enumerate().filter_map(over).collect();
         for (call, operand) in changes {
-            if let Some(operands) = body.calls[call].operation.operands_mut() {
+            if let Operation::Linear { operands, .. }
+            | Operation::Normalize { operands, .. }
+            | Operation::Map { operands, .. } = body.calls[call].operation.inner_mut()
+            {
                 operands[operand] = Operand::Result;
             }
         }

@@ -496,7 +496,9 @@ impl Lowering<'_> {
         }
         let mut second = CallBuilder::new(self);
         let (view, _) = second.activation(Slot::X, x)?;
-        groups.into_iter().for_each(|groups| second.bind(Slot::Operand(0), Source::Value(groups)));
+        if let Some(groups) = groups {
+            second.bind(Slot::Operand(0), Source::Value(groups));
+        }
         let second = second.finish_apart(|_| Operation::Candidates { x: view, n, rows });
         let value = self.matrix(id)?;
         self.push(id, value, vec![second]);

@@ -70,7 +70,8 @@ impl Source for OpenFile {
     #[cfg(target_os = "linux")]
     fn expect(&self, offset: u64, bytes: u64) {
         // What the system cannot read ahead is read when it is asked for.
-        let _ = rustix::fs::fadvise(&self.file, offset, std::num::NonZero::new(bytes), rustix::fs::Advice::WillNeed);
+        let bytes = std::num::NonZero::new(bytes);
+        let _ = rustix::fs::fadvise(&self.file, offset, bytes, rustix::fs::Advice::WillNeed);
     }
 
     #[cfg(windows)]

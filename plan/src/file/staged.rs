@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
 
 use tempfile::NamedTempFile;
@@ -13,7 +14,6 @@ use crate::error::PlanError;
 /// Bytes that are collected before they are written.
 const BUFFER: usize = 1 << 20;
 /// Bytes after which the disk begins with them, so that little is left to wait for in the end.
-#[cfg(target_os = "linux")]
 const BATCH: u64 = 16 << 20;
 
 /// The sink of [`PlanWriter::create`].
@@ -33,21 +33,23 @@ struct Flowing {
 }
 
 impl Flowing {
-    #[cfg(target_os = "linux")]
     fn flow(&mut self) {
-        if let Some(bytes) = std::num::NonZero::new(self.written - self.begun).filter(|n| n.get() >= BATCH) {
-            // Linux lets go of these bytes once they are on disk; those that are not yet it begins to write, and keeps. What it
-            // does not begin here is written in the end.
-            let _ = rustix::fs::fadvise(self.file.file(), self.begun, Some(bytes), rustix::fs::Advice::DontNeed);
+        if let Some(bytes) = NonZero::new(self.written - self.begun).filter(|bytes| bytes.get() >= BATCH) {
+            begin(self.file.file(), self.begun, bytes);
             self.begun = self.written;
         }
     }
-
-    #[cfg(not(target_os = "linux"))]
-    fn flow(&mut self) {
-        self.begun = self.written;
-    }
 }
+
+/// Lets the disk begin with bytes that were written. What it does not begin here is written in the end.
+#[cfg(target_os = "linux")]
+fn begin(file: &File, from: u64, bytes: NonZero<u64>) {
+    // Linux lets go of what is on disk already, and begins to write what is not, which it keeps.
+    let _ = rustix::fs::fadvise(file, from, Some(bytes), rustix::fs::Advice::DontNeed);
+}
+
+#[cfg(not(target_os = "linux"))]
+fn begin(_: &File, _: u64, _: NonZero<u64>) {}
 
 impl Write for Flowing {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {

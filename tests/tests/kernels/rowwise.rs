@@ -73,6 +73,20 @@ fn norms_of_odd_widths() {
     normalize(Norm::Layer, 30, &[3, 4, 1], Rows::Sequences, operands, 1.0, 0.0);
 }
 
+/// Rows that the result is written over, alone and beside others.
+#[test]
+fn norms_are_written_over_what_they_read() {
+    for norm in [Norm::Layer, Norm::Rms, Norm::L2] {
+        for width in [384, 60, 15, 1000, 8190] {
+            let whole = Operand::Matrix(View::whole(width));
+            let vectors = [Operand::Vector, Operand::Vector];
+            for rows in [vec![Operand::Result], vec![whole, Operand::Result]] {
+                normalize(norm, width, &[7], Rows::Tokens, [&rows[..], &vectors].concat(), 1.0, 0.0);
+            }
+        }
+    }
+}
+
 #[test]
 fn norms_of_extreme_rows() {
     for (scale, shift) in [(1.0, 1000.0), (1e-4, 0.0), (1e4, 0.0)] {
@@ -105,21 +119,24 @@ fn embeddings() {
 #[test]
 fn maps() {
     for (width, rows) in [(13, Rows::Tokens), (300, Rows::Tokens), (8, Rows::Sequences)] {
-        let mut data = Data::new(Batch::new(&[5, 3, 1]), 5);
-        let count = if rows == Rows::Tokens { 9 } else { 3 };
-        let odd = View { width, stride: (width + 20).next_multiple_of(8), offset: 9 };
-        let operands = vec![Operand::Matrix(odd), Operand::Matrix(View::whole(width)), Operand::Vector];
-        data.operands(&operands, width as usize, count, 3.0);
-        let gated = binary(Binary::Mul, Term::Unary(Unary::Gelu, Box::new(Term::Operand(0))), Term::Operand(1));
-        let term = binary(Binary::Sub, gated, Term::Operand(2));
-        let operation = Operation::Map { width, term: term.clone(), operands: operands.clone(), rows };
-        everywhere(|device, target| {
-            for kernel in kernels(&operation, target) {
-                check(device, &kernel, &data, (View::whole(width), count), |m, n| {
-                    Some((data.term(&term, &operands, width as usize, (m, n), [0.0; 2]), 5e-6))
-                });
-            }
-        });
+        let over = (rows == Rows::Tokens).then_some(Operand::Result);
+        for other in [Operand::Matrix(View::whole(width))].into_iter().chain(over) {
+            let mut data = Data::new(Batch::new(&[5, 3, 1]), 5);
+            let count = if rows == Rows::Tokens { 9 } else { 3 };
+            let odd = View { width, stride: (width + 20).next_multiple_of(8), offset: 9 };
+            let operands = vec![Operand::Matrix(odd), other, Operand::Vector];
+            data.operands(&operands, width as usize, count, 3.0);
+            let gated = binary(Binary::Mul, Term::Unary(Unary::Gelu, Box::new(Term::Operand(0))), Term::Operand(1));
+            let term = binary(Binary::Sub, gated, Term::Operand(2));
+            let operation = Operation::Map { width, term: term.clone(), operands: operands.clone(), rows };
+            everywhere(|device, target| {
+                for kernel in kernels(&operation, target) {
+                    check(device, &kernel, &data, (View::whole(width), count), |m, n| {
+                        Some((data.term(&term, &operands, width as usize, (m, n), [0.0; 2]), 5e-6))
+                    });
+                }
+            });
+        }
     }
 }
 

@@ -1,3 +1,4 @@
+// The next digit of the N-th greatest, from how many have which; one invocation finds it for all.
 workgroupBarrier();
 if (index < 16u) {
     var count = 0u;
