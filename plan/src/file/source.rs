@@ -69,9 +69,10 @@ impl Source for OpenFile {
     /// A disk that is asked for one piece at a time waits for each; one that knows of the next pieces reads them side by side.
     #[cfg(target_os = "linux")]
     fn expect(&self, offset: u64, bytes: u64) {
-        // What the system cannot read ahead is read when it is asked for.
-        let bytes = std::num::NonZero::new(bytes);
-        let _ = rustix::fs::fadvise(&self.file, offset, bytes, rustix::fs::Advice::WillNeed);
+        // No bytes would mean all that follow. What the system cannot read ahead is read when it is asked for.
+        if let Some(bytes) = std::num::NonZero::new(bytes) {
+            let _ = rustix::fs::fadvise(&self.file, offset, Some(bytes), rustix::fs::Advice::WillNeed);
+        }
     }
 
     #[cfg(windows)]
