@@ -42,14 +42,18 @@ pub(crate) fn extract_all(
     cache: CacheFormat,
 ) -> Result<Vec<Variant>, CompileError> {
     let bodies = Bodies { rolled, saturated, cache };
-    let begun = |first: RowRange| {
-        let mut stored = vec![FxHashSet::default(); saturated.len()];
-        targets.first().map_or(Ok(()), |target| bodies.extract(target, first, &mut stored).map(drop))?;
-        Ok(stored)
+    let begun = |first: RowRange| -> Result<Stored, CompileError> {
+        let Some(target) = targets.first() else { return Ok(Stored::new()) };
+        let variant = bodies.extract(target, first, None)?;
+        Ok(variant.bodies.into_iter().map(|body| body.weights).collect())
     };
-    let all = |mut stored: Stored| {
+    let all = |stored: Stored| {
         let ranges = targets.iter().flat_map(|&target| ROW_RANGES.into_iter().rev().map(move |rows| (target, rows)));
-        ranges.map(|(target, rows)| bodies.extract(target, rows, &mut stored)).collect::<Result<Vec<_>, _>>()
+        ranges
+            .collect::<Vec<_>>()
+            .into_par_iter()
+            .map(|(target, rows)| bodies.extract(target, rows, Some(&stored)))
+            .collect()
     };
     let mut ways: Vec<Stored> = Vec::new();
     for stored in ROW_RANGES.into_par_iter().rev().map(begun).collect::<Result<Vec<_>, CompileError>>()? {
@@ -57,7 +61,7 @@ pub(crate) fn extract_all(
             ways.push(stored);
         }
     }
-    let found = ways.into_par_iter().map(all).collect::<Result<Vec<_>, CompileError>>()?;
+    let found = ways.into_iter().map(all).collect::<Result<Vec<Vec<Variant>>, CompileError>>()?;
     let product = |variants: &[Variant]| variants.iter().map(|variant| bodies.seconds(variant).ln()).sum::<f64>();
     // Of equals the first.
     let least = found.into_iter().min_by(|a, b| product(a).total_cmp(&product(b)));
@@ -65,16 +69,18 @@ pub(crate) fn extract_all(
 }
 
 impl Bodies<'_> {
-    /// The cheapest programs over what is stored, which grows by what they read beside it.
-    fn extract(&self, target: &'static Target, rows: RowRange, stored: &mut Stored) -> Result<Variant, CompileError> {
-        let mut bodies = Vec::new();
-        for (i, body) in self.saturated.iter().enumerate() {
-            let weights = (!stored[i].is_empty()).then_some(&stored[i]);
-            let extracted = extract(body, &CostModel::new(target, rows, self.cache, self.rolled.is_whole(i), weights))?;
-            stored[i].extend(&extracted.weights);
-            bodies.push(extracted);
-        }
-        Ok(Variant { target, rows, bodies })
+    /// The cheapest programs over what is stored, if anything is.
+    fn extract(
+        &self,
+        target: &'static Target,
+        rows: RowRange,
+        stored: Option<&Stored>,
+    ) -> Result<Variant, CompileError> {
+        let bodies = self.saturated.iter().enumerate().map(|(i, body)| {
+            let weights = stored.map(|stored| &stored[i]).filter(|weights| !weights.is_empty());
+            extract(body, &CostModel::new(target, rows, self.cache, self.rolled.is_whole(i), weights))
+        });
+        Ok(Variant { target, rows, bodies: bodies.collect::<Result<_, _>>()? })
     }
 
     /// Predicted seconds of the whole model.

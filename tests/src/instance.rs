@@ -200,9 +200,18 @@ impl Instantiation<'_> {
                 let weight = Want::Contracted(*n, k);
                 vec![Want::Activation(*rows, k), weight.clone(), weight, Want::Term(shape, true)]
             }
+            // Rows after two norms are as wide as they were.
+            (Op::First([pair]) | Op::Second([pair]), Want::Activation(rows, n))
+                if matches!(self.op(*pair), Some(Op::NormedRows(_))) =>
+            {
+                vec![Want::Normed(*rows, *n, *n)]
+            }
             (Op::First(_), Want::Activation(rows, n)) => vec![Want::Normed(*rows, k, *n)],
             (Op::Second(_), Want::Activation(rows, width)) => {
                 vec![Want::Normed(*rows, *width, 1 + self.random.below(7) as i64)]
+            }
+            (Op::NormedRows(_), Want::Normed(rows, k, _)) => {
+                vec![Want::Activation(*rows, *k), Want::Prologue(vec![*rows, (*k).into()])]
             }
             (Op::NormedLinear(_) | Op::NormedLinearPair(_), Want::Normed(rows, k, n)) => {
                 let (x, result) = (vec![*rows, (*k).into()], vec![*rows, (*n).into()]);

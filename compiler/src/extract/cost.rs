@@ -153,11 +153,19 @@ impl<'w> CostModel<'w> {
             | Op::LinearPair(_)
             | Op::NormedLinear(_)
             | Op::NormedLinearPair(_)
+            | Op::NormedRows(_)
             | Op::GainedLinear(_)
             | Op::ScaledLinearPair(_)
                 if normed::storage_buffers(egraph, node) > self.target.limits.storage_buffers as usize =>
             {
                 return None;
+            }
+            Op::NormedRows([_, prologue]) => {
+                let Some(Fact::Prologue(prologue)) = fact(*prologue) else { return None };
+                let width = width(result)?;
+                let [row, once] = shapes_bytes(prologue.operands.iter(), width);
+                let shape = RowShape { twice: true, ..row_shape(result, [4 * width + row, once])? };
+                cheapest(&shape.norms(self.target, self.range(result)))?
             }
             Op::Linear([x, w, term]) => {
                 let (x, w, term) = (tensor(x)?, tensor(w)?, fact(*term)?);
@@ -357,7 +365,7 @@ impl<'w> CostModel<'w> {
 }
 
 fn row_shape(rows: &TensorFact, operands: [i64; 2]) -> Option<RowShape> {
-    Some(RowShape { width: u32::try_from(width(rows)?).ok()?, operands, rows: rows_of(rows)? })
+    Some(RowShape { width: u32::try_from(width(rows)?).ok()?, operands, rows: rows_of(rows)?, twice: false })
 }
 
 fn rows_of(t: &TensorFact) -> Option<Rows> {

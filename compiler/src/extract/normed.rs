@@ -17,7 +17,7 @@ pub(super) fn storage_buffers(egraph: &EGraph, node: &Op) -> usize {
         Ok(Fact::Pair(..) | Fact::Int(_) | Fact::Real(_) | Fact::Size(_) | Fact::Cache(_) | Fact::Format(_))
         | Err(_) => 0,
     };
-    let two = matches!(node, Op::NormedLinear(_) | Op::NormedLinearPair(_) | Op::GainedLinear(_));
+    let two = matches!(node, Op::NormedLinear(_) | Op::NormedLinearPair(_) | Op::NormedRows(_) | Op::GainedLinear(_));
     let results = if two { 2 } else { 1 };
     node.children().iter().map(|&c| of_child(c)).sum::<usize>() + results
 }

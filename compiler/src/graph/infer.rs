@@ -273,6 +273,10 @@ impl<'a, F: Fn(Id) -> &'a Fact> Infer<'_, F> {
                 self.term(*term, &shape, true)?;
                 self.normed(*x, *prologue, shape)
             }
+            Op::NormedRows([x, prologue]) => {
+                let shape = self.tensor(*x)?.shape.clone();
+                self.normed(*x, *prologue, shape)
+            }
             Op::Gained([rows, gain]) => {
                 let rows = self.tensor(*rows)?;
                 tensor(self.gained(matrix(rows)?, *gain)?, DType::F32, rows.constant)

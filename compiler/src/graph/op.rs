@@ -181,6 +181,7 @@ define_language! {
         "linear-pair" = LinearPair([Id; 4]),
         "normed-linear" = NormedLinear([Id; 4]),
         "normed-linear-pair" = NormedLinearPair([Id; 5]),
+        "normed-rows" = NormedRows([Id; 2]),
         "gained" = Gained([Id; 2]),
         "gained-linear" = GainedLinear([Id; 4]),
         "scaled-linear-pair" = ScaledLinearPair([Id; 5]),
@@ -221,7 +222,7 @@ impl Op {
             Op::LastRow(_) | Op::Append(_) | Op::Candidates(_) => false,
             Op::Linear(_) | Op::LinearPair(_) | Op::Scores(_) | Op::Attention(_) => false,
             Op::NormedLinear(_) | Op::NormedLinearPair(_) | Op::Rms(_) | Op::Layer(_) | Op::Then(_) => false,
-            Op::Gained(_) | Op::GainedLinear(_) | Op::ScaledLinearPair(_) => false,
+            Op::NormedRows(_) | Op::Gained(_) | Op::GainedLinear(_) | Op::ScaledLinearPair(_) => false,
             Op::First(_) | Op::Second(_) => false,
         }
     }
@@ -242,7 +243,7 @@ impl Op {
             Op::Concat(_) | Op::Gather(_) | Op::SplitHeads(_) | Op::MergeHeads(_) | Op::RepeatHeads(_) => None,
             Op::Softmax(_) | Op::BandMask(_) | Op::Rope(_) | Op::MeanPool(_) | Op::FirstRow(_) => None,
             Op::LastRow(_) | Op::Append(_) | Op::Candidates(_) | Op::HeadNorm(_) => None,
-            Op::Then(_) | Op::First(_) | Op::Second(_) | Op::Gained(_) => None,
+            Op::Then(_) | Op::First(_) | Op::Second(_) | Op::NormedRows(_) | Op::Gained(_) => None,
             Op::MaxPool(_) | Op::Add(_) | Op::Sub(_) | Op::Mul(_) | Op::Div(_) | Op::Gelu(_) => None,
             Op::GeluTanh(_) | Op::Silu(_) | Op::Relu(_) | Op::Tanh(_) | Op::Sigmoid(_) => None,
         }

@@ -92,6 +92,7 @@ fn legal(op: &Op, fact: &Fact, form: Form) -> bool {
         Op::Gained(_) => false,
         Op::NormedLinear(_)
         | Op::NormedLinearPair(_)
+        | Op::NormedRows(_)
         | Op::GainedLinear(_)
         | Op::ScaledLinearPair(_)
         | Op::Rms(_)
@@ -250,6 +251,7 @@ fn row_kind(graph: &Graph, kinds: &[RowKind], op: &Op) -> Result<RowKind, &'stat
         | Op::Linear(_)
         | Op::LinearPair(_)
         | Op::Gained(_)
+        | Op::NormedRows(_)
         | Op::GainedLinear(_)
         | Op::ScaledLinearPair(_)
         | Op::NormedLinear(_)

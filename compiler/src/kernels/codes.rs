@@ -86,7 +86,7 @@ pub(crate) fn quantize(x: View, rows: Rows, target: &Target) -> Result<Composed,
 /// What the time of [`quantize`] depends on.
 pub(crate) fn quantize_shape(width: u32, rows: Rows) -> RowShape {
     // A row of a quarter of the bytes is written.
-    RowShape { width: Codes { width }.view().stride, operands: [4 * i64::from(width), 0], rows }
+    RowShape { width: Codes { width }.view().stride, operands: [4 * i64::from(width), 0], rows, twice: false }
 }
 
 /// Writes `codes/dequantize.wgsl`: what rows of codes stand for.
@@ -112,5 +112,5 @@ pub(crate) fn dequantize(width: u32, rows: Rows, target: &Target) -> Result<Comp
 
 /// What the time of [`dequantize`] depends on.
 pub(crate) fn dequantize_shape(width: u32, rows: Rows) -> RowShape {
-    RowShape { width, operands: [4 * i64::from(Codes { width }.view().width), 0], rows }
+    RowShape { width, operands: [4 * i64::from(Codes { width }.view().width), 0], rows, twice: false }
 }

@@ -16,7 +16,7 @@ pub(crate) fn gather(x: View, width: u32, rows: Rows, target: &Target) -> Result
     interface.view(Slot::X, "x", x)?;
     interface.bind(Slot::Vectors, "columns", Access::Read, "array<vec4<f32>>");
     interface.result(View::whole(width), rows)?;
-    let shape = RowShape { width, operands: operands(x.width.into(), width.into()), rows };
+    let shape = RowShape { width, operands: operands(x.width.into(), width.into()), rows, twice: false };
     Draft {
         name: format!("columns_{}_{width}", x.width),
         source: include_str!("columns/gather.wgsl"),

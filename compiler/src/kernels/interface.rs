@@ -179,10 +179,11 @@ impl Interface {
                     }
                     self.view(slot(i), &name, view)?;
                 }
-                Operand::Result => {
+                Operand::Result | Operand::Next => {
                     let stride = View::whole(width).stride / 4;
+                    let over = if *operand == Operand::Next { "next" } else { "out" };
                     self.function(format!(
-                        "fn load_{name}(m: u32, n4: u32) -> vec4<f32> {{\n    return out[m * {stride}u + n4];\n}}\n"
+                        "fn load_{name}(m: u32, n4: u32) -> vec4<f32> {{\n    return {over}[m * {stride}u + n4];\n}}\n"
                     ));
                 }
                 Operand::Gather { format, rows: window, .. } => {

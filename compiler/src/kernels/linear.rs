@@ -249,7 +249,7 @@ pub(crate) fn operands_bytes(operands: &[Operand], width: u32) -> [i64; 2] {
     let width = i64::from(width);
     operands.iter().fold([0, 0], |[row, once], operand| match operand {
         Operand::Vector => [row, once + 4 * width],
-        Operand::Matrix(_) | Operand::Result => [row + 4 * width, once],
+        Operand::Matrix(_) | Operand::Result | Operand::Next => [row + 4 * width, once],
         Operand::Gather { format, .. } => [row + format.row_bytes(width as usize) as i64, once],
     })
 }

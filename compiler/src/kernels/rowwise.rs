@@ -8,7 +8,7 @@ use super::cost::rowwise::RowShape;
 use super::interface::{Interface, check_view};
 use super::linear::operands_bytes;
 use super::prologue::reciprocal;
-use super::spec::{Norm, Operand, Operation, Pool, Rows, Term, View};
+use super::spec::{Norm, Operand, Operation, Pool, RowNorm, Rows, Term, View};
 use crate::target::Target;
 
 /// Invocations of a workgroup that works on columns one by one.
@@ -38,10 +38,11 @@ pub(crate) fn normalize_candidates(
     target: &Target,
     rows: RowRange,
 ) -> Result<Vec<Choice>, KernelError> {
-    let Operation::Normalize { width, operands, rows: rows_of, .. } = operation else {
+    let Operation::Normalize { width, then, operands, rows: rows_of, .. } = operation else {
         return Err(KernelError::Algorithm("normalize for another operation".to_owned()));
     };
-    let choices = shape(*width, operands, *rows_of).norms(target, rows);
+    let shape = RowShape { twice: then.is_some(), ..shape(*width, operands, *rows_of) };
+    let choices = shape.norms(target, rows);
     match choices.is_empty() {
         true => Err(KernelError::Shape(format!("a row of {width} is too wide to normalise"))),
         false => Ok(choices),
@@ -50,7 +51,7 @@ pub(crate) fn normalize_candidates(
 
 /// Writes the file that `by` names.
 pub(crate) fn normalize(operation: &Operation, by: NormalizeBy, target: &Target) -> Result<Composed, KernelError> {
-    let Operation::Normalize { norm, eps, width, input, term, operands, rows } = operation else {
+    let Operation::Normalize { norm, eps, width, input, term, then, operands, rows } = operation else {
         return Err(KernelError::Algorithm("normalize for another operation".to_owned()));
     };
     let (norm, width, rows) = (*norm, *width, *rows);
@@ -62,14 +63,14 @@ pub(crate) fn normalize(operation: &Operation, by: NormalizeBy, target: &Target)
     interface.epilogue("input", input)?;
     interface.epilogue("epilogue", term)?;
     interface.result(view, rows)?;
-    let kind = match norm {
-        Norm::Layer => "layer",
-        Norm::Rms => "rms",
-        Norm::L2 => "l2",
-    };
     let mut slots = vec![("scale", format!("let scale = {};", reciprocal(norm, "squares", *eps)?))];
     if norm != Norm::Layer {
         slots.push(("mean", String::new()));
+    }
+    if let Some(then) = then {
+        interface.epilogue("then", &then.term)?;
+        next(&mut interface, view);
+        slots.push(("end", twice(by, then, view)?));
     }
     let lanes = match by {
         NormalizeBy::Workgroup(invocations) => invocations,
@@ -88,9 +89,10 @@ pub(crate) fn normalize(operation: &Operation, by: NormalizeBy, target: &Target)
             (include_str!("normalize/streamed.wgsl"), ("S", lanes, "lanes of a subgroup"), "streamed")
         }
     };
-    let shape = shape(width, operands, rows);
+    let shape = RowShape { twice: then.is_some(), ..shape(width, operands, rows) };
+    let second = then.as_ref().map_or(String::new(), |then| format!("{}_", kind_of(then.norm)));
     Draft {
-        name: format!("normalize_{kind}_{width}_{tile}{lanes}"),
+        name: format!("normalize_{}_{second}{width}_{tile}{lanes}", kind_of(norm)),
         source,
         constants: vec![
             count,
@@ -107,9 +109,116 @@ pub(crate) fn normalize(operation: &Operation, by: NormalizeBy, target: &Target)
     .finish(target)
 }
 
+fn kind_of(norm: Norm) -> &'static str {
+    match norm {
+        Norm::Layer => "layer",
+        Norm::Rms => "rms",
+        Norm::L2 => "l2",
+    }
+}
+
+/// Binds the result of a second norm and defines what writes it.
+fn next(interface: &mut Interface, view: View) {
+    interface.bind(Slot::Part(1), "next", Access::ReadWrite, "array<vec4<f32>>");
+    let value = match view.width.is_multiple_of(4) {
+        true => "value",
+        false => "select(vec4<f32>(0.0), value, inside(n4))",
+    };
+    interface.function(format!(
+        "fn store_next(m: u32, n4: u32, value: vec4<f32>) {{\n    next[m * {}u + n4] = {value};\n}}\n",
+        view.stride / 4
+    ));
+}
+
+/// What ends a kernel that normalises its own result once more: it writes that and sums its squares, then writes the second
+/// result. Lanes that are beside the row count nothing.
+fn twice(by: NormalizeBy, then: &RowNorm, view: View) -> Result<String, KernelError> {
+    if then.norm == Norm::Layer {
+        return Err(KernelError::Algorithm("with a mean only for the first of two norms".to_owned()));
+    }
+    let scale = format!("let scale2 = {};\n", reciprocal(then.norm, "squares2", then.eps)?);
+    let own = |count: &str, lane: &str| {
+        let first = format!(
+            "squares4 = vec4<f32>(0.0);
+//# unroll
+for (var i = 0u; i < V; i++) {{
+let n4 = i * {count} + {lane};
+if (kept(m) && n4 < N4) {{
+x[i] = select(vec4<f32>(0.0), epilogue(m, n4, x[i] * scale), inside(n4));
+store(m, n4, x[i]);
+squares4 = fma(x[i], x[i], squares4);
+}}
+}}
+"
+        );
+        let last = format!(
+            "//# unroll
+for (var i = 0u; i < V; i++) {{
+let n4 = i * {count} + {lane};
+if (kept(m) && n4 < N4) {{
+store_next(m, n4, then(m, n4, x[i] * scale2));
+}}
+}}
+"
+        );
+        (first, last)
+    };
+    let over_lanes = "var squares2 = (squares4.x + squares4.y) + (squares4.z + squares4.w);
+//# unroll
+for (var o = 1u; o < S; o *= 2) {
+squares2 += subgroupShuffleXor(squares2, o);
+}
+";
+    Ok(match by {
+        NormalizeBy::Subgroup => {
+            let (first, last) = own("S", "lane");
+            format!("{first}{over_lanes}{scale}{last}")
+        }
+        NormalizeBy::Workgroup(_) => {
+            let (first, last) = own("T", "index");
+            format!(
+                "workgroupBarrier();
+{first}parts[index] = (squares4.x + squares4.y) + (squares4.z + squares4.w);
+workgroupBarrier();
+//# trips 8
+for (var o = 1u; o < T; o += o) {{
+if (index % (2u * o) == 0u) {{
+parts[index] += parts[index + o];
+}}
+workgroupBarrier();
+}}
+let squares2 = parts[0];
+{scale}{last}"
+            )
+        }
+        NormalizeBy::Streamed => {
+            let place = format!("out[m * {}u + n4]", view.stride / 4);
+            format!(
+                "squares4 = vec4<f32>(0.0);
+//# trips V
+for (var n4 = lane; n4 < N4; n4 += S) {{
+if (kept(m)) {{
+let value = select(vec4<f32>(0.0), epilogue(m, n4, (at(m, n4) - mean) * scale), inside(n4));
+store(m, n4, value);
+squares4 = fma(value, value, squares4);
+}}
+}}
+{over_lanes}{scale}if (!kept(m)) {{
+return;
+}}
+//# trips V
+for (var n4 = lane; n4 < N4; n4 += S) {{
+store_next(m, n4, then(m, n4, {place} * scale2));
+}}
+"
+            )
+        }
+    })
+}
+
 /// What the time of an operation on rows depends on.
 fn shape(width: u32, operands: &[Operand], rows: Rows) -> RowShape {
-    RowShape { width, operands: operands_bytes(operands, width), rows }
+    RowShape { width, operands: operands_bytes(operands, width), rows, twice: false }
 }
 
 /// Writes `map/pointwise.wgsl`.

@@ -78,6 +78,8 @@ pub enum Operand {
     Matrix(View),
     /// What stands where the result goes, which is written over it: a matrix as a whole. It has no binding of its own.
     Result,
+    /// A matrix over which the second result is written, of what has two.
+    Next,
     /// The table's row that the index selects. Where the index is outside `first .. first + rows`, the kernel
     /// leaves the result's row alone: a table above the binding limit is split into windows, a dispatch each.
     Gather {
@@ -364,7 +366,7 @@ pub enum Operation {
     },
     /// For each head, `softmax_j(term(q_i · k_j)) v_j` over the keys of the row's own sequence.
     Attention(Attention),
-    /// `out = epilogue(norm(input))` over each row.
+    /// `out = epilogue(norm(input))` over each row, and, if there is a second norm, beside that what it makes of `out`.
     Normalize {
         /// Which statistics.
         norm: Norm,
@@ -376,7 +378,9 @@ pub enum Operation {
         input: Term,
         /// The epilogue, over [`Term::Acc`] and the operands.
         term: Term,
-        /// The tensors of both terms.
+        /// The second norm.
+        then: Option<RowNorm>,
+        /// The tensors of all terms.
         operands: Vec<Operand>,
         /// What a row is.
         rows: Rows,

@@ -238,6 +238,13 @@ impl<'l> CallBuilder<'l> {
         Ok((norms, std::mem::take(&mut self.prologue), meaning))
     }
 
+    /// The norms of a prologue, over the operands of what follows it too, and the prologue in the meaning.
+    pub(super) fn norms_of(&mut self, id: Id) -> Built<(Vec<RowNorm>, Id)> {
+        let mut norms = Vec::new();
+        let meaning = self.norms(id, &mut norms)?;
+        Ok((norms, meaning))
+    }
+
     fn norms(&mut self, id: Id, norms: &mut Vec<RowNorm>) -> Built<Id> {
         let (norm, eps, term) = match self.lowering.body.node(id).op {
             Op::Rms([eps, term]) => (Norm::Rms, eps, term),
@@ -310,7 +317,10 @@ impl<'l> CallBuilder<'l> {
         let me = self.meaning.real(eps)?;
         let meaning = self.meaning.add(op([mx, me, mt]))?;
         let Value { width, rows, .. } = value;
-        Ok(self.finish(|operands| Operation::Normalize { norm, eps, width, input, term, operands, rows }, meaning))
+        Ok(self.finish(
+            |operands| Operation::Normalize { norm, eps, width, input, term, then: None, operands, rows },
+            meaning,
+        ))
     }
 
     pub(super) fn pool(mut self, pool: Pool, op: fn([Id; 1]) -> Op, x: Id, max_context: u32) -> Built<Call> {

@@ -22,14 +22,14 @@ pub fn write_over(model: &Graph, rolled: &Rolled, graphs: &[&Graph], bodies: &mu
         let regions: Vec<&Region> = rolled.regions.iter().filter(|region| region.body == at).collect();
         let found = Found { kept: &kept, readers: &readers, regions, graph, body };
         let ancestors = ancestors(&body.calls);
-        let over = |(call, before)| Some((call, found.over(call, before)?));
-        let changes: Vec<(usize, usize)> = ancestors.iter().enumerate().filter_map(over).collect();
-        for (call, operand) in changes {
+        let over = |(call, before)| found.over(call, before).into_iter().map(move |(at, over)| (call, at, over));
+        let changes: Vec<(usize, usize, Operand)> = ancestors.iter().enumerate().flat_map(over).collect();
+        for (call, at, over) in changes {
             if let Operation::Linear { operands, .. }
             | Operation::Normalize { operands, .. }
             | Operation::Map { operands, .. } = body.calls[call].operation.inner_mut()
             {
-                operands[operand] = Operand::Result;
+                operands[at] = over;
             }
         }
     }
@@ -48,23 +48,37 @@ struct Found<'m> {
 }
 
 impl Found<'_> {
-    /// The operand over which a call can write its result; `before` are the calls that have run by then.
-    fn over(&self, call: usize, before: &FxHashSet<usize>) -> Option<usize> {
+    /// Operands over which a call can write its results, and as what it then has them; `before` are the calls that have run by
+    /// then.
+    fn over(&self, call: usize, before: &FxHashSet<usize>) -> Vec<(usize, Operand)> {
         let body = self.body;
         let found = &body.calls[call];
-        let (operands, out) = found.operation.pointwise()?;
-        let value = *found.values.first()?;
-        let fits = |&operand: &usize| {
-            let Some(source) = found.operand(operand) else { return false };
-            let others = body.calls.iter().enumerate().filter(|(other, it)| *other != call && reads(it, source) > 0);
-            operands[operand] == Operand::Matrix(out)
-                && self.is_free(source, value)
-                && reads(found, source) == 1
-                && others.into_iter().all(|(other, _)| before.contains(&other))
-        };
-        // Of several the last: a residual stands behind what was just made, and its buffer is the older one.
-        let is_whole = out == View::whole(out.width) && body.values[value].place == Place::Step;
-        if is_whole && !self.is_result(value) { (0..operands.len()).rev().find(fits) } else { None }
+        let Some((operands, out)) = found.operation.pointwise() else { return Vec::new() };
+        // The second result of any other has rows of its own.
+        let twice = matches!(found.operation, Operation::Normalize { then: Some(_), .. });
+        let results: &[Operand] = if twice { &[Operand::Result, Operand::Next] } else { &[Operand::Result] };
+        let turns = turns(&body.calls);
+        let mut taken: Vec<(usize, Operand)> = Vec::new();
+        for (&value, &over) in found.values.iter().zip(results) {
+            let is_whole = out == View::whole(out.width) && body.values[value].place == Place::Step;
+            let fits = |&at: &usize| {
+                let Some(source) = found.operand(at) else { return false };
+                let others =
+                    body.calls.iter().enumerate().filter(|(other, it)| *other != call && reads(it, source) > 0);
+                operands[at] == Operand::Matrix(out)
+                    && taken.iter().all(|(other, _)| *other != at)
+                    && (over != Operand::Next || is_beside(source, &turns))
+                    && self.is_free(source, value)
+                    && reads(found, source) == 1
+                    && others.into_iter().all(|(other, _)| before.contains(&other))
+            };
+            if is_whole && !self.is_result(value) {
+                // Of several the last: a residual stands behind what was just made, and its buffer is the older one.
+                let last = (0..operands.len()).rev().find(fits);
+                taken.extend(last.map(|at| (at, over)));
+            }
+        }
+        taken
     }
 
     /// Whether what stands there is like the value, and nobody needs it behind the body or beside it.
@@ -89,6 +103,30 @@ impl Found<'_> {
         let outputs = self.body.outputs.iter().enumerate().filter(|(_, output)| **output == value);
         let kept = |i: usize| self.regions.iter().any(|r| r.outputs.get(i).is_none_or(|node| self.kept.contains(node)));
         outputs.into_iter().any(|(i, _)| kept(i))
+    }
+}
+
+/// How many values lie between the rows that a norm left and each value, by its index. Calls write two buffers in turn, the products and
+/// what is made of them, for none can write what it reads.
+fn turns(calls: &[Call]) -> FxHashMap<usize, usize> {
+    let mut turns = FxHashMap::default();
+    for call in calls {
+        let known = call.inputs.iter().filter_map(|(_, input)| match input {
+            Input::Activation(Source::Value(value)) => turns.get(value).copied(),
+            Input::Activation(Source::Arg(_)) | Input::Weight(_) | Input::Vectors(_) => None,
+        });
+        let is_norm = matches!(call.operation, Operation::Normalize { .. });
+        let next = if is_norm { 0 } else { known.max().unwrap_or(0) + 1 };
+        turns.extend(call.values.iter().map(|value| (*value, next)));
+    }
+    turns
+}
+
+/// Whether a value is where products are not, so that rows of which a product is made next may stay there.
+fn is_beside(source: Source, turns: &FxHashMap<usize, usize>) -> bool {
+    match source {
+        Source::Value(value) => turns.get(&value).is_none_or(|turns| turns % 2 == 0),
+        Source::Arg(_) => true,
     }
 }
 

@@ -8,13 +8,15 @@ use super::{Call, LowerError, Lowering, Value, windows};
 use crate::formats::Format;
 use crate::graph::{Fact, Op};
 use crate::kernels::Slot;
-use crate::kernels::spec::{Operand, Operation, Prologue, Term, View};
+use crate::kernels::spec::{Operand, Operation, Prologue, RowNorm, Term, View};
 
 /// The name of the rows that a kernel leaves beside its product.
 pub(super) const CARRIED: &str = "carried";
 
 /// The same of those that are left times a gain, with moments.
 const GAINED: &str = "gained";
+/// What the meaning calls rows after a second norm.
+const NEXT: &str = "next";
 
 /// A contraction whose term is not known yet.
 struct Contraction {
@@ -95,6 +97,29 @@ impl Lowering<'_> {
         });
 
         self.push_two(call, [(first, Some(value)), (second, second.map(|_| rows))])
+    }
+
+    /// Rows after two norms, beside the rows after the first, which may be written over what they add to.
+    pub(super) fn normed_rows(&mut self, pair: Id, [x, prologue]: [Id; 2]) -> Result<(), LowerError> {
+        let rows = self.matrix(x)?;
+        let [second, first] = self.results(pair);
+        let mut b = CallBuilder::new(self);
+        let (input, mx) = b.operand(x)?;
+        let (norms, mp) = b.norms_of(prologue)?;
+        let Ok([RowNorm { norm, eps, term }, then]) = <[RowNorm; 2]>::try_from(norms) else {
+            return Err(self.error(pair, "two norms were expected"));
+        };
+        let both = b.meaning.add(Op::NormedRows([mx, mp]))?;
+        for (name, op) in [("out", Op::Second([both])), (NEXT, Op::First([both]))] {
+            let result = b.meaning.add(op)?;
+            b.meaning.add_output(name, result);
+        }
+        let Value { width, rows: of, .. } = rows;
+        let call = b.finish_with(|operands| {
+            let then = Some(then);
+            Operation::Normalize { norm, eps, width, input, term, then, operands, rows: of }
+        });
+        self.push_two(call, [(first, Some(rows)), (second, Some(rows))])
     }
 
     /// A contraction that leaves its rows behind times a gain, with their moments.

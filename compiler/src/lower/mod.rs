@@ -81,9 +81,13 @@ pub struct Call {
 }
 
 impl Call {
-    /// What its result is written over, if it is.
-    pub fn over(&self) -> Option<Source> {
-        self.operand(self.operation.pointwise()?.0.iter().position(|operand| *operand == Operand::Result)?)
+    /// What results are written over: which of [`Call::values`], and what.
+    pub fn over(&self) -> Vec<(usize, Source)> {
+        let operands = self.operation.pointwise().map_or(&[][..], |(operands, _)| operands);
+        let place = |(part, over): (usize, Operand)| {
+            Some((part, self.operand(operands.iter().position(|operand| *operand == over)?)?))
+        };
+        [Operand::Result, Operand::Next].into_iter().enumerate().filter_map(place).collect()
     }
 
     /// Where an operand comes from, if that is an activation.
@@ -380,6 +384,7 @@ impl Lowering<'_> {
             Op::First([pair]) | Op::Second([pair]) => {
                 return match self.body.node(pair).op {
                     Op::GainedLinear(operands) => self.gained_linear(pair, operands),
+                    Op::NormedRows(operands) => self.normed_rows(pair, operands),
                     _ => self.normed_linear(pair),
                 };
             }
@@ -461,6 +466,7 @@ impl Lowering<'_> {
             | Op::RepeatHeads(_)
             | Op::Softmax(_)
             | Op::BandMask(_)
+            | Op::NormedRows(_)
             | Op::Gained(_)
             | Op::GainedLinear(_)
             | Op::NormedLinear(_)

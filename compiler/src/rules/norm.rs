@@ -68,6 +68,18 @@ pub(super) fn rules() -> Table {
             rule("-carries", &format!("(second {pair})"), first)?;
         }
     }
+    // The same without a contraction: both rows are left by the kernel that makes the first.
+    let twice = "(rms-norm (rms-norm ?x ?a ?s) ?b ?t)";
+    let pair = "(normed-rows ?x (then (rms ?a ?s) (rms ?b ?t)))";
+    for (name, left, right) in [
+        ("rows-rms-rms", twice, format!("(first {pair})")),
+        // Gains nothing; it names the rows between, for the rule below to say what they are.
+        ("rows-rms-rms-carried", twice, format!("(rms-norm (second {pair}) ?b ?t)")),
+        ("rows-rms-rms-carries", &format!("(second {pair})"), "(rms-norm ?x ?a ?s)".to_owned()),
+    ] {
+        let rule = line(name, Class::Exact, left, &right, vec![Condition::Activation(var("?x"))])?;
+        rules.push(super::Rule { stage: Stage::Prologue, ..rule });
+    }
     let late = |rule: super::Rule| super::Rule { stage: Stage::Prologue, ..rule };
     // Σ_k (h_k g_k s) w_nk = s Σ_k (h_k g_k) w_nk: whoever makes h leaves h ⊙ g and sums of squares, of which s follows.
     rules.push(late(line(

@@ -128,10 +128,10 @@ pub fn assemble(
     let mut lives: Vec<Life> = Vec::new();
     let mut known: FxHashMap<Key, usize> = FxHashMap::default();
     for &(stage, ref step) in &staged {
-        if let Some(source) = step.call.over() {
+        for (part, source) in step.call.over() {
             let over = resolve(&rolled.regions[step.region], step.region, source, &homes)?;
-            let at = *known.get(&over).filter(|_| scratch(step.written(0))).ok_or_else(missing)?;
-            known.insert(step.written(0), at);
+            let at = *known.get(&over).filter(|_| scratch(step.written(part))).ok_or_else(missing)?;
+            known.insert(step.written(part), at);
         }
         for key in step.writes().chain(step.reads.iter().copied()).filter(|&key| scratch(key)) {
             let at = *known.entry(key).or_insert_with(|| {

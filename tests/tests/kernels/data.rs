@@ -237,6 +237,7 @@ impl Data {
                     self.matrix(slot, View::whole(width as u32), rows, scale);
                     self.over = Some(slot);
                 }
+                Operand::Next => self.matrix(slot, View::whole(width as u32), rows, scale),
                 Operand::Gather { format, rows, .. } => self.weight(slot, rows as usize, width, format, scale),
             }
         }
@@ -297,7 +298,7 @@ impl Data {
             Term::Operand(i) => match operands[*i] {
                 Operand::Vector => f64::from(self.matrices[&slot(*i)][n]),
                 Operand::Matrix(view) => self.at(slot(*i), view, m, n),
-                Operand::Result => self.at(slot(*i), View::whole(width as u32), m, n),
+                Operand::Result | Operand::Next => self.at(slot(*i), View::whole(width as u32), m, n),
                 Operand::Gather { .. } => {
                     self.weight_at(slot(*i), width, self.gathered(&operands[*i], m).unwrap_or(0), n)
                 }

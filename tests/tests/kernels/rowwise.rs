@@ -2,10 +2,13 @@
 
 use warpweft_compiler::formats::Format;
 use warpweft_compiler::kernels::Slot;
-use warpweft_compiler::kernels::spec::{Binary, Index, Norm, Operand, Operation, Pool, Rows, Term, Unary, View};
+use warpweft_compiler::kernels::spec::{
+    Binary, Index, Norm, Operand, Operation, Pool, RowNorm, Rows, Term, Unary, View,
+};
+use warpweft_tests::gpu;
 
-use crate::data::{Batch, Data};
-use crate::{all_kernels, check, everywhere, kernels};
+use crate::data::{Batch, Data, UNTOUCHED, bytes, floats};
+use crate::{all_kernels, check, compare, everywhere, kernels};
 
 fn binary(operator: Binary, a: Term, b: Term) -> Term {
     Term::Binary(operator, Box::new(a), Box::new(b))
@@ -46,7 +49,8 @@ fn normalize(norm: Norm, width: u32, lengths: &[u32], rows: Rows, operands: Vec<
                 .collect()
         })
         .collect();
-    let operation = Operation::Normalize { norm, eps, width, input, term, operands: operands.clone(), rows };
+    let operation =
+        Operation::Normalize { norm, eps, width, input, term, then: None, operands: operands.clone(), rows };
     everywhere(|device, target| {
         for kernel in all_kernels(&operation, target) {
             check(device, &kernel, &data, (View::whole(width), count), |m, n| {
@@ -54,6 +58,86 @@ fn normalize(norm: Norm, width: u32, lengths: &[u32], rows: Rows, operands: Vec<
             });
         }
     });
+}
+
+/// A norm of operand 1 times a gain, added to operand 0, and a norm of that sum times another gain: both are results.
+fn normalize_twice(norms: [Norm; 2], width: u32, [residual, x]: [Operand; 2]) {
+    let w = width as usize;
+    let operands = vec![residual, x, Operand::Vector, Operand::Vector];
+    let mut data = Data::new(Batch::new(&[5, 2]), u64::from(width));
+    let count = data.batch.tokens();
+    data.operands(&operands, w, count, 1.0);
+    let gained = |gain| binary(Binary::Mul, Term::Acc, Term::Operand(gain));
+    let term = binary(Binary::Add, Term::Operand(0), gained(2));
+    let eps = 1e-5f32;
+    let divisor = |norm: Norm, x: &[f64]| {
+        let squares = x.iter().map(|v| v * v).sum::<f64>();
+        match norm {
+            Norm::Layer | Norm::Rms => (squares / w as f64 + f64::from(eps)).sqrt(),
+            Norm::L2 => squares.sqrt().max(f64::from(eps)),
+        }
+    };
+    // Values and how far they may be off, of both results.
+    let expected: Vec<[Vec<(f64, f64)>; 2]> = (0..count)
+        .map(|m| {
+            let x: Vec<f64> = (0..w).map(|n| data.term(&Term::Operand(1), &operands, w, (m, n), [0.0; 2])).collect();
+            let mean = if norms[0] == Norm::Layer { x.iter().sum::<f64>() / w as f64 } else { 0.0 };
+            let x: Vec<f64> = x.iter().map(|v| v - mean).collect();
+            let by = divisor(norms[0], &x);
+            let largest = x.iter().fold(mean.abs(), |a, v| a.max(v.abs()));
+            let error = (32.0 * 0.5f64.powi(24) * largest / by + 2e-6) * 2.0;
+            let sums: Vec<f64> = (0..w).map(|n| data.term(&term, &operands, w, (m, n), [x[n] / by, 0.0])).collect();
+            let again = divisor(norms[1], &sums);
+            let first = (0..w).map(|n| (sums[n], error * (1.0 + (x[n] / by).abs()))).collect::<Vec<_>>();
+            let most = first.iter().fold(0.0, |a: f64, (_, error)| a.max(*error));
+            let second = |n: usize| {
+                let acc = sums[n] / again;
+                (
+                    data.term(&gained(3), &operands, w, (m, n), [acc, 0.0]),
+                    (2.0 * most / again + 4e-6) * (1.0 + acc.abs()),
+                )
+            };
+            let second = (0..w).map(second).collect();
+            [first, second]
+        })
+        .collect();
+    let then = Some(RowNorm { norm: norms[1], eps, term: gained(3) });
+    let (norm, input, rows) = (norms[0], Term::Operand(1), Rows::Tokens);
+    let operation = Operation::Normalize { norm, eps, width, input, term, then, operands: operands.clone(), rows };
+    let view = View::whole(width);
+    let capacity = count.next_multiple_of(64) * view.stride as usize;
+    everywhere(|device, target| {
+        for kernel in all_kernels(&operation, target) {
+            let outputs = gpu::run_all(device, &kernel, data.sizes(), |slot| match slot {
+                Slot::Out => data.result(capacity),
+                Slot::Part(1) => {
+                    let mut values = vec![UNTOUCHED; capacity];
+                    if x == Operand::Next {
+                        let rows = count * view.stride as usize;
+                        values[..rows].copy_from_slice(&data.matrices[&Slot::Operand(1)][..rows]);
+                    }
+                    bytes(&values, f32::to_le_bytes)
+                }
+                slot => data.bytes(slot),
+            });
+            assert_eq!(outputs.len(), 2, "{}", kernel.name);
+            for (part, output) in outputs.iter().enumerate() {
+                compare(&kernel, &floats(output), (view, count), |m, n| Some(expected[m][part][n]));
+            }
+        }
+    });
+}
+
+#[test]
+fn norms_of_norms() {
+    for norms in [[Norm::Rms, Norm::Rms], [Norm::Layer, Norm::L2], [Norm::L2, Norm::Rms]] {
+        for width in [384, 60, 15, 1, 1000, 8190] {
+            let whole = Operand::Matrix(View::whole(width));
+            for rows in [[whole, whole], [Operand::Result, whole], [Operand::Result, Operand::Next]] {
+                normalize_twice(norms, width, rows);
+            }
+        }
+    }
 }
 
 fn table(format: Format, first: u32, rows: u32, index: Index) -> Operand {

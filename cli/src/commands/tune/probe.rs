@@ -141,6 +141,7 @@ fn probes(software: bool) -> Vec<Probe> {
         width: WIDTH,
         input: Term::Operand(0),
         term: Term::Acc,
+        then: None,
         operands: vec![Operand::Matrix(View::whole(WIDTH))],
         rows: Rows::Tokens,
     };

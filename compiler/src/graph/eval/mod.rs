@@ -356,6 +356,7 @@ impl<'g> Evaluator<'g> {
                     let (a, b) = (contract::linear(&x, self.get(*a)?), contract::linear(&x, self.get(*b)?));
                     self.term(*term, &a, Some(&b))?
                 }
+                Op::NormedRows([x, prologue]) => self.prologue(*prologue, self.get(*x)?)?,
                 other => return Err(EvalError::Value(format!("{other} has one result"))),
             },
             Op::Second([pair]) => match &self.graph.node(*pair).op {
@@ -363,7 +364,9 @@ impl<'g> Evaluator<'g> {
                     let rows = self.term(*term, &contract::linear(self.get(*x)?, self.get(*w)?), None)?;
                     reduce::gained(&rows, self.get(*gain)?)
                 }
-                Op::NormedLinear([x, prologue, ..]) | Op::NormedLinearPair([x, prologue, ..]) => {
+                Op::NormedLinear([x, prologue, ..])
+                | Op::NormedLinearPair([x, prologue, ..])
+                | Op::NormedRows([x, prologue]) => {
                     let mut first = *prologue;
                     if let Op::Then([of_two, _]) = self.graph.node(first).op {
                         first = of_two;
@@ -390,6 +393,7 @@ impl<'g> Evaluator<'g> {
             | Op::Cache(_)
             | Op::Acc
             | Op::Acc2
+            | Op::NormedRows(_)
             | Op::GainedLinear(_)
             | Op::NormedLinear(_)
             | Op::NormedLinearPair(_)

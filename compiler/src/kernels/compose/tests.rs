@@ -106,6 +106,7 @@ fn operations() -> Vec<Operation> {
         width,
         input: Term::Binary(Binary::Add, Box::new(Term::Operand(0)), Box::new(Term::Operand(1))),
         term: Term::Binary(Binary::Mul, Box::new(Term::Acc), Box::new(Term::Operand(2))),
+        then: None,
         operands: vec![gather(Format::F16, 7, Index::Ids), gather(Format::F32, 0, Index::Positions), Operand::Vector],
         rows: Rows::Tokens,
     };
@@ -124,6 +125,18 @@ fn operations() -> Vec<Operation> {
             rows: Rows::Sequences,
         },
     ];
+    for width in [60, 3000] {
+        operations.push(Operation::Normalize {
+            norm: Norm::Rms,
+            eps: 1e-6,
+            width,
+            input: Term::Operand(0),
+            term: Term::Binary(Binary::Add, Box::new(Term::Acc), Box::new(Term::Operand(1))),
+            then: Some(RowNorm { norm: Norm::Rms, eps: 1e-6, term: Term::Acc }),
+            operands: vec![Operand::Matrix(View::whole(width)), Operand::Result],
+            rows: Rows::Tokens,
+        });
+    }
     operations.extend(Format::FLOATS.map(|format| Operation::PerHead {
         x: View { width: 36, stride: 64, offset: 5 },
         heads: 3,

@@ -17,6 +17,8 @@ pub(crate) struct RowShape {
     pub(crate) operands: [i64; 2],
     /// What a row is.
     pub(crate) rows: Rows,
+    /// Two results: a norm, and a norm of what it makes.
+    pub(crate) twice: bool,
 }
 
 impl RowShape {
@@ -27,7 +29,8 @@ impl RowShape {
     /// Bytes to move at the least.
     pub(crate) fn bytes(&self) -> Dim {
         let [row, once] = self.operands;
-        Dim::constant(once) + self.rows.dim() * (4 * i64::from(self.width) + row)
+        let results = if self.twice { 2 } else { 1 };
+        Dim::constant(once) + self.rows.dim() * (4 * results * i64::from(self.width) + row)
     }
 
     /// What each vec4 takes: its operands and the result.
@@ -68,7 +71,14 @@ impl RowShape {
             NormalizeBy::Streamed => (2.5, Work { broadcasts: 2.0 * rounds, ..Work::default() }),
             NormalizeBy::Workgroup(_) => (1.0, Work { shared: 4.0 * rounds, fmas: 8.0 * rounds, ..Work::default() }),
         };
-        let once = self.each(40.0).times(mine * passes).and(exchange);
+        let mut once = self.each(40.0).times(mine * passes).and(exchange);
+        if self.twice {
+            let again = match by {
+                NormalizeBy::Subgroup | NormalizeBy::Workgroup(_) => 1.0,
+                NormalizeBy::Streamed => 2.0,
+            };
+            once = once.and(Work { fmas: 30.0, loads: again, ..Work::default() }.times(mine)).and(exchange);
+        }
         let grid = [Groups { dim: self.rows.dim(), per: 1 }, Groups::ONE, Groups::ONE];
         Launch { invocations: lanes, grid, cost: Cost::of(once) }
     }

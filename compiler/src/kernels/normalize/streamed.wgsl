@@ -73,6 +73,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(subgroup_invocation_id
     //# slot scale
     let scale = 1.0 / sqrt(squares / f32(WIDTH) + 1e-5);
     //# end
+    //# slot end
     if (!kept(m)) {
         return;
     }
@@ -80,4 +81,5 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(subgroup_invocation_id
     for (var n4 = lane; n4 < N4; n4 += S) {
         store(m, n4, epilogue(m, n4, (at(m, n4) - mean) * scale));
     }
+    //# end
 }

@@ -77,6 +77,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(subgroup_invocation_id
     //# slot scale
     let scale = 1.0 / sqrt(squares / f32(WIDTH) + 1e-5);
     //# end
+    //# slot end
     //# unroll
     for (var i = 0u; i < V; i++) {
         let n4 = i * S + lane;
@@ -84,4 +85,5 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(subgroup_invocation_id
             store(m, n4, epilogue(m, n4, x[i] * scale));
         }
     }
+    //# end
 }

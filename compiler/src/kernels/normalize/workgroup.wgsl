@@ -89,6 +89,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     //# slot scale
     let scale = 1.0 / sqrt(squares / f32(WIDTH) + 1e-5);
     //# end
+    //# slot end
     //# unroll
     for (var i = 0u; i < V; i++) {
         let n4 = i * T + index;
@@ -96,4 +97,5 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             store(m, n4, epilogue(m, n4, x[i] * scale));
         }
     }
+    //# end
 }
