@@ -17,6 +17,9 @@ enum Index {
     Positions,
 }
 
+/// More operands than devices can bind.
+const MOST_OPERANDS: usize = 64;
+
 /// A table of which a kernel gathers rows.
 #[derive(Clone, Copy, Debug)]
 struct Table {
@@ -92,11 +95,11 @@ impl Call {
         let mut args: Vec<Option<usize>> =
             (0..contents.len()).filter(|&at| matches!(contents[at], Content::Arg(_))).map(Some).collect();
         let declared = &call.graph.declarations().args;
-        // What stands where the result goes has no binding of its own.
-        if args.len() + 1 == declared.len() {
-            let over = over(kernel, &contents);
-            args.insert(over, None);
-            call.outputs.iter_mut().take(1).for_each(|output| output.over = Some(over));
+        // What stands where a result goes has no binding of its own.
+        for (missing, (operand, result)) in written_over(kernel).into_iter().enumerate() {
+            let at = before(kernel, &contents, operand) + missing;
+            args.insert(at.min(args.len()), None);
+            call.outputs.iter_mut().filter(|o| o.name == result).for_each(|output| output.over = Some(at));
         }
         if args.len() != declared.len() {
             return Err(format!("it binds {} activations, its meaning has {}", args.len(), declared.len()));
@@ -111,8 +114,8 @@ impl Call {
     /// What each binding is for.
     pub(super) fn contents(&self, kernel: &Kernel) -> Vec<Content> {
         let weights = &self.graph.declarations().weights;
-        let over = self.outputs.iter().find_map(|output| output.over);
-        let mut args = 0;
+        let over: Vec<usize> = self.outputs.iter().filter_map(|output| output.over).collect();
+        let mut args = 0..;
         let content = |binding: &warpweft_plan::Binding| match binding.name.as_str() {
             "ids" => Content::Ids,
             "rows" => Content::Rows,
@@ -125,11 +128,7 @@ impl Call {
                 match (output, weight) {
                     (Some(output), _) => Content::Out(output),
                     (None, Some(weight)) => Content::Weight(weight),
-                    (None, None) => {
-                        args += 1;
-                        let before = over.is_none_or(|over| args <= over);
-                        Content::Arg(if before { args - 1 } else { args })
-                    }
+                    (None, None) => Content::Arg(args.find(|arg| !over.contains(arg)).unwrap_or(usize::MAX)),
                 }
             }
         };
@@ -202,15 +201,24 @@ impl Output {
     }
 }
 
-/// The index of the activation that has no binding: that of the first operand `e0`, `e1`… that is not bound.
-fn over(kernel: &Kernel, contents: &[Content]) -> usize {
-    let names: Vec<&str> = kernel.bindings.iter().map(|binding| binding.name.as_str()).collect();
-    let missing = (0..).find(|i| !names.contains(&format!("e{i}").as_str())).unwrap_or(0);
-    let number = |name: &str| name.strip_prefix('e').and_then(|n| n.parse::<usize>().ok());
-    let before = |(name, content): &(&&str, &Content)| {
-        matches!(content, Content::Arg(_)) && number(name).is_none_or(|n| n < missing)
+/// The operands `e0`, `e1`… that are read from where a result goes, each with the name of that result.
+fn written_over(kernel: &Kernel) -> Vec<(usize, &'static str)> {
+    let results = ["out", "next"];
+    let read = |operand: usize| {
+        let (_, function) = kernel.wgsl.split_once(&format!("fn load_e{operand}("))?;
+        let (_, value) = function.split_once("return ")?;
+        results.into_iter().find(|result| value.starts_with(&format!("{result}["))).map(|result| (operand, result))
     };
-    names.iter().zip(contents).filter(before).count()
+    (0..MOST_OPERANDS).filter_map(read).collect()
+}
+
+/// How many bound activations stand before an operand.
+fn before(kernel: &Kernel, contents: &[Content], operand: usize) -> usize {
+    let number = |name: &str| name.strip_prefix('e').and_then(|n| n.parse::<usize>().ok());
+    let before = |(binding, content): &(&warpweft_plan::Binding, &Content)| {
+        matches!(content, Content::Arg(_)) && number(&binding.name).is_none_or(|n| n < operand)
+    };
+    kernel.bindings.iter().zip(contents).filter(before).count()
 }
 
 /// Of activations that are no cache.
