@@ -119,8 +119,7 @@ pub fn assemble(
     let windows = Windows::of(&flat.iter().map(|step| step.caches(cache)).collect::<Vec<_>>());
     let results: Vec<Key> = [result].into_iter().chain(tapped.iter().copied()).collect();
     let flat = needed(flat, &results);
-    let accesses: Vec<_> =
-        flat.iter().map(|call| Access { reads: call.reads.clone(), writes: call.writes().collect() }).collect();
+    let accesses = accesses(rolled, &flat, &homes)?;
     let mut staged: Vec<(usize, Flat<'_>)> = stages(&accesses).into_iter().zip(flat).collect();
     staged.sort_by_key(|(stage, _)| *stage);
 
@@ -266,6 +265,28 @@ fn resolve(region: &Region, at: usize, source: Source, homes: &FxHashMap<egg::Id
             node.copied().ok_or_else(|| ScheduleError::Missing(format!("argument {arg} of region {at}")))
         }
     }
+}
+
+/// What each call needs and makes. Who writes over something needs whatever the others make that read it.
+fn accesses(
+    rolled: &Rolled,
+    flat: &[Flat<'_>],
+    homes: &FxHashMap<egg::Id, Key>,
+) -> Result<Vec<Access<Key>>, ScheduleError> {
+    let mut readers: FxHashMap<Key, Vec<usize>> = FxHashMap::default();
+    for (at, call) in flat.iter().enumerate() {
+        call.reads.iter().for_each(|key| readers.entry(*key).or_default().push(at));
+    }
+    let access = |(at, call): (usize, &Flat<'_>)| {
+        let mut reads = call.reads.clone();
+        for (_, source) in call.call.over() {
+            let over = resolve(&rolled.regions[call.region], call.region, source, homes)?;
+            let others = readers.get(&over).into_iter().flatten().filter(|other| **other != at);
+            reads.extend(others.flat_map(|&other| flat[other].writes()));
+        }
+        Ok(Access { reads, writes: call.writes().collect() })
+    };
+    flat.iter().enumerate().map(access).collect()
 }
 
 fn flatten<'b>(
