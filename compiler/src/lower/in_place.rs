@@ -20,7 +20,8 @@ pub fn write_over(model: &Graph, rolled: &Rolled, graphs: &[&Graph], bodies: &mu
     }
     for (at, (graph, body)) in graphs.iter().zip(bodies).enumerate() {
         let regions: Vec<&Region> = rolled.regions.iter().filter(|region| region.body == at).collect();
-        let found = Found { kept: &kept, readers: &readers, regions, graph, body };
+        let turns = turns(&body.calls);
+        let found = Found { kept: &kept, readers: &readers, regions, graph, body, turns };
         let ancestors = ancestors(&body.calls);
         let over = |(call, before)| found.over(call, before).into_iter().map(move |(at, over)| (call, at, over));
         let changes: Vec<(usize, usize, Operand)> = ancestors.iter().enumerate().flat_map(over).collect();
@@ -45,6 +46,7 @@ struct Found<'m> {
     regions: Vec<&'m Region>,
     graph: &'m Graph,
     body: &'m LoweredBody,
+    turns: FxHashMap<usize, usize>,
 }
 
 impl Found<'_> {
@@ -57,7 +59,6 @@ impl Found<'_> {
         // The second result of any other has rows of its own.
         let twice = matches!(found.operation, Operation::Normalize { then: Some(_), .. });
         let results: &[Operand] = if twice { &[Operand::Result, Operand::Next] } else { &[Operand::Result] };
-        let turns = turns(&body.calls);
         let mut taken: Vec<(usize, Operand)> = Vec::new();
         for (&value, &over) in found.values.iter().zip(results) {
             let is_whole = out == View::whole(out.width) && body.values[value].place == Place::Step;
@@ -67,7 +68,7 @@ impl Found<'_> {
                     body.calls.iter().enumerate().filter(|(other, it)| *other != call && reads(it, source) > 0);
                 operands[at] == Operand::Matrix(out)
                     && taken.iter().all(|(other, _)| *other != at)
-                    && (over != Operand::Next || is_beside(source, &turns))
+                    && (over != Operand::Next || is_beside(source, &self.turns))
                     && self.is_free(source, value)
                     && reads(found, source) == 1
                     && others.into_iter().all(|(other, _)| before.contains(&other))
