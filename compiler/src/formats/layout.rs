@@ -14,13 +14,16 @@
 //!
 //! In a *plan* ([`Format::arrange`]) four rows make a *quad*, because a lane contracts four columns at once: the same word of
 //! each of the four stands side by side. So a load of sixteen bytes, a *quad word*, has what four columns need for one k of 32
-//! bits, two of 16, four of 8 or eight of 4.
+//! bits, two of 16, four of 8 or eight of 4. Eight quads make a *panel* (Goto and van de Geijn 2008), because neighbouring lanes
+//! contract neighbouring quads at the same k: what eight lanes load at once is 128 bytes side by side.
 //!
 //! ```text
-//! word 0 of rows 0 to 3, word 1 of rows 0 to 3 … | groups' words: rows 0 to 3 of group 0, of group 1 …
+//! word 0 of rows 0 to 31, word 1 of rows 0 to 31 … | groups' words: rows 0 to 31 of group 0, of group 1 …
 //! ```
 //!
-//! A quad has as many bytes as its rows.
+//! Where a group has one byte (mxfp4), a quad word has those of four groups: the four rows of the first, of the second …
+//!
+//! A panel has as many bytes as its rows.
 
 use super::{Format, FormatError, Group};
 
@@ -33,8 +36,14 @@ const MX_BLOCK: u32 = 32;
 /// Bytes of a row that stand together in a plan.
 pub(crate) const WORD: usize = 4;
 
-/// Rows whose values stand beside each other in a plan; matrices are padded to a multiple of it.
-pub const QUAD: usize = 4;
+/// Rows that a lane contracts at once.
+const QUAD: usize = 4;
+
+/// Quads whose words stand beside each other in a plan.
+pub(crate) const PANEL_QUADS: usize = 8;
+
+/// Rows whose words stand beside each other in a plan; matrices are padded to a multiple of it.
+pub const PANEL: usize = QUAD * PANEL_QUADS;
 
 impl Format {
     /// What shares a scale; floats have none.
@@ -70,7 +79,7 @@ impl Format {
         }
     }
 
-    /// Bytes of a stored row of `width` values; a quad has four times as many.
+    /// Bytes of a stored row of `width` values; a panel has as many times more as it has rows.
     pub fn row_bytes(self, width: usize) -> usize {
         self.code_bytes(width) + (self.groups(width) * self.parameter_bytes()).next_multiple_of(LOAD)
     }
@@ -84,7 +93,7 @@ impl Format {
         }
     }
 
-    /// Stored rows of `width` values as a plan has them, with rows of zeros up to a multiple of four.
+    /// Stored rows of `width` values as a plan has them, with rows of zeros up to a multiple of [`PANEL`].
     pub fn arrange(self, rows: &[u8], width: usize) -> Vec<u8> {
         let mut arranged = Vec::new();
         self.arrange_into(rows, width, &mut arranged);
@@ -96,25 +105,27 @@ impl Format {
         let (row_bytes, codes) = (self.row_bytes(width).max(1), self.code_bytes(width));
         let (each, groups) = (self.parameter_bytes(), self.groups(width));
         arranged.clear();
-        arranged.resize(rows.len().next_multiple_of(QUAD * row_bytes), 0);
-        for (quad, rows) in arranged.chunks_exact_mut(QUAD * row_bytes).zip(rows.chunks(QUAD * row_bytes)) {
-            let (quad_codes, quad_parameters) = quad.split_at_mut(QUAD * codes);
-            if let Ok([a, b, c, d]) = <[&[u8]; QUAD]>::try_from(rows.chunks_exact(row_bytes).collect::<Vec<_>>()) {
-                let [a, b, c, d] = [a, b, c, d].map(|row| row[..codes].as_chunks::<WORD>().0);
-                let places = quad_codes.as_chunks_mut::<{ QUAD * WORD }>().0;
-                for ((((place, a), b), c), d) in places.iter_mut().zip(a).zip(b).zip(c).zip(d) {
-                    place[..4].copy_from_slice(a);
-                    place[4..8].copy_from_slice(b);
-                    place[8..12].copy_from_slice(c);
-                    place[12..].copy_from_slice(d);
-                }
-            } else {
-                for (j, row) in rows.chunks_exact(row_bytes).enumerate() {
-                    put(&row[..codes], WORD, j, quad_codes);
+        arranged.resize(rows.len().next_multiple_of(PANEL * row_bytes), 0);
+        for (panel, rows) in arranged.chunks_exact_mut(PANEL * row_bytes).zip(rows.chunks(PANEL * row_bytes)) {
+            let (panel_codes, panel_parameters) = panel.split_at_mut(PANEL * codes);
+            for (q, quad) in rows.chunks(QUAD * row_bytes).enumerate() {
+                if let Ok([a, b, c, d]) = <[&[u8]; QUAD]>::try_from(quad.chunks_exact(row_bytes).collect::<Vec<_>>()) {
+                    let [a, b, c, d] = [a, b, c, d].map(|row| row[..codes].as_chunks::<WORD>().0);
+                    let places = panel_codes.as_chunks_mut::<{ QUAD * WORD }>().0.iter_mut().skip(q);
+                    for ((((place, a), b), c), d) in places.step_by(PANEL_QUADS).zip(a).zip(b).zip(c).zip(d) {
+                        place[..4].copy_from_slice(a);
+                        place[4..8].copy_from_slice(b);
+                        place[8..12].copy_from_slice(c);
+                        place[12..].copy_from_slice(d);
+                    }
+                } else {
+                    for (j, row) in quad.chunks_exact(row_bytes).enumerate() {
+                        put(&row[..codes], WORD, QUAD * q + j, panel_codes);
+                    }
                 }
             }
             for (j, row) in rows.chunks_exact(row_bytes).enumerate() {
-                put(&row[codes..][..groups * each], each, j, quad_parameters);
+                put(&row[codes..][..groups * each], each, j, panel_parameters);
             }
         }
     }
@@ -160,10 +171,12 @@ impl Format {
     }
 }
 
-/// Puts pieces of row `j` of a quad where they stand among those of the others.
-fn put(pieces: &[u8], bytes: usize, j: usize, quad: &mut [u8]) {
-    let bytes = bytes.max(1);
-    for (place, piece) in quad.chunks_exact_mut(QUAD * bytes).zip(pieces.chunks_exact(bytes)) {
-        place[j * bytes..(j + 1) * bytes].copy_from_slice(piece);
+/// Puts pieces of row `j` of a panel where they stand among those of the others.
+fn put(pieces: &[u8], bytes: usize, j: usize, panel: &mut [u8]) {
+    let (quad, row) = (j / QUAD, j % QUAD);
+    for (i, piece) in pieces.chunks_exact(bytes.max(1)).enumerate() {
+        let within = (i * QUAD + row) * bytes;
+        let at = (within / LOAD * PANEL_QUADS + quad) * LOAD + within % LOAD;
+        panel[at..][..bytes].copy_from_slice(piece);
     }
 }

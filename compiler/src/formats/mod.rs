@@ -26,8 +26,8 @@ use warpweft_plan::{DType, PAD};
 
 pub use codes::{Codes, StoredCodes};
 pub use error::FormatError;
-pub use layout::QUAD;
-pub(crate) use layout::WORD;
+pub use layout::PANEL;
+pub(crate) use layout::{PANEL_QUADS, WORD};
 pub use name::UnknownFormat;
 pub use quantize::GroupFit;
 

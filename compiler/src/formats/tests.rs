@@ -332,30 +332,30 @@ fn a_weighted_fit_is_no_worse_and_lets_what_does_not_matter_be_clipped() {
     }
 }
 
-/// Each byte of a stored row stands where the layout of quads says.
+/// Each byte of a stored row stands where the layout of panels says.
 #[test]
-fn quads_have_the_bytes_of_their_rows() {
+fn panels_have_the_bytes_of_their_rows() {
     for format in all() {
         for width in [1, 7, 40, 200, 1030] {
-            let values: Vec<f32> = (0..7 * width).map(|i| ((i * 37 % 101) as f32 - 50.0) * 1e-2).collect();
+            let values: Vec<f32> = (0..70 * width).map(|i| ((i * 37 % 101) as f32 - 50.0) * 1e-2).collect();
             let rows = format.pack(&values, width).unwrap();
             let (row_bytes, codes, each) =
                 (format.row_bytes(width), format.code_bytes(width), format.parameter_bytes());
-            for count in [0, 1, 4, 7] {
+            for count in [0, 1, 4, 7, 32, 70] {
                 let arranged = format.arrange(&rows[..count * row_bytes], width);
-                assert_eq!(arranged.len(), count.next_multiple_of(QUAD) * row_bytes, "{format} {width}");
+                assert_eq!(arranged.len(), count.next_multiple_of(PANEL) * row_bytes, "{format} {width}");
                 let mut back = vec![0; arranged.len()];
                 for (at, byte) in back.iter_mut().enumerate() {
                     let (row, at) = (at / row_bytes, at % row_bytes);
-                    let piece = 4;
+                    // Where the piece that the byte is of stands in its quad.
+                    let of_quad = |at: usize, piece: usize| (at / piece * 4 + row % 4) * piece + at % piece;
                     let within = match at.checked_sub(codes) {
-                        None => at / piece * 4 * piece + row % 4 * piece + at % piece,
-                        Some(at) if at < format.groups(width) * each => {
-                            4 * codes + at / each * 4 * each + row % 4 * each + at % each
-                        }
+                        None => of_quad(at, 4),
+                        Some(at) if at < format.groups(width) * each => 4 * codes + of_quad(at, each),
                         Some(_) => continue,
                     };
-                    *byte = arranged[row / 4 * 4 * row_bytes + within];
+                    let within = (within / 16 * 8 + row % PANEL / 4) * 16 + within % 16;
+                    *byte = arranged[row / PANEL * PANEL * row_bytes + within];
                 }
                 let (stored, zeros) = back.split_at(count * row_bytes);
                 assert!(stored == &rows[..count * row_bytes], "{format} {width}, {count} rows");

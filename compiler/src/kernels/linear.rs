@@ -335,6 +335,7 @@ pub(crate) fn split_dot(operation: &Operation, split: SplitDot, target: &Target)
         weight: "c",
         quad: "min(column4, N4 - 1u)",
         load: "k",
+        in_parts: false,
         first: "k",
         loads: 1,
         scaled: true,
@@ -393,8 +394,9 @@ pub(crate) fn broadcast_tile(
     let weights = WeightsTile {
         columns: "P * C4",
         weight: "c / C4",
-        quad: "min(n4 + (c % C4) * S, N4 - 1u)",
+        quad: "quads[c % C4]",
         load: "k + u",
+        in_parts: true,
         first: if span > 1 { "g0" } else { "k" },
         loads: steps,
         scaled: !summed,

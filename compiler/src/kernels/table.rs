@@ -2,7 +2,7 @@
 
 use super::Slot;
 use super::interface::Interface;
-use crate::formats::{Format, Group, WORD};
+use crate::formats::{Format, Group, PANEL, PANEL_QUADS, WORD};
 
 /// Binds a matrix of rows of `width` values and defines `load_name(…)`: four values of a row, decoded exactly as they are when they
 /// are unpacked. `row` is an expression of the function's parameters, of which one is `n4`, the vec4 of columns.
@@ -18,7 +18,8 @@ pub(super) fn table(
     interface.bind_words(slot, name);
     let suffix = format.suffix();
     let [quad, codes] = [format.row_bytes(width as usize), format.code_bytes(width as usize)].map(|bytes| bytes / WORD);
-    let word = |i: &str| interface.word(name, &format!("first + {i}"), "row % 4u");
+    let at = |i: &str| format!("first + ({i}) * {PANEL_QUADS}u");
+    let word = |i: &str| interface.word(name, &at(i), "row % 4u");
     let bytes = "vec4<u32>(0u, 8u, 16u, 24u)";
     let value = match format {
         Format::F32 => {
@@ -40,8 +41,8 @@ pub(super) fn table(
         Some(Group::Row) | None => "0u".to_owned(),
     };
     let parameter = match format.parameter_bytes() {
-        4 => format!("vec4<u32>({})", interface.word(name, &format!("first + {codes}u + {group}"), "row % 4u")),
-        _ => interface.word(name, &format!("first + {codes}u + {group} / 4u"), &format!("{group} % 4u")),
+        4 => format!("vec4<u32>({})", interface.word(name, &at(&format!("{codes}u + {group}")), "row % 4u")),
+        _ => interface.word(name, &at(&format!("{codes}u + {group} / 4u")), &format!("{group} % 4u")),
     };
     let scaled = match format {
         Format::F32 | Format::F16 | Format::Bf16 => value,
@@ -56,9 +57,10 @@ pub(super) fn table(
     interface.function(format!(
         "fn load_{name}({parameters}) -> vec4<f32> {{
     let row = {row};
-    let first = row / 4u * {quad}u;
+    let first = row / {PANEL}u * {}u + row / 4u % {PANEL_QUADS}u;
 {read}    return {scaled};
 }}
-"
+",
+        quad * PANEL_QUADS
     ));
 }

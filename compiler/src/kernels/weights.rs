@@ -9,7 +9,7 @@ use warpweft_plan::PAD;
 
 use super::Slot;
 use super::interface::Interface;
-use crate::formats::{Format, Group, WORD};
+use crate::formats::{Format, Group, PANEL_QUADS, WORD};
 
 /// A matrix of weights as a kernel reads it.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -156,13 +156,33 @@ impl Weights {
 
     /// Statements that read load `k` of four rows, `quad`, of weight `p` into `ws` from `first` on.
     pub(crate) fn load(self, [p, quad, k]: [&str; 3], first: &str) -> String {
-        let words = self.words();
-        let of_load = if 4 * self.fours < self.values() {
-            format!("({k}) / {}u", self.values() / (4 * self.fours))
-        } else {
-            format!("({k}) * {words}u")
+        let of_load = self.first_word(k);
+        (0..self.words()).map(|i| format!("ws[{first} + {i}u] = load_w({p}, {quad}, {of_load} + {i}u);\n")).collect()
+    }
+
+    /// The same of those quad words alone that vec4 `h` of x is the first to meet.
+    pub(crate) fn load_part(self, [p, quad, k]: [&str; 3], first: &str, h: &str) -> String {
+        let (fours, words) = match self.values() / 4 {
+            0 => (1, 4 / self.values()),
+            of_word => (of_word.min(self.fours), 1),
         };
-        (0..words).map(|i| format!("ws[{first} + {i}u] = load_w({p}, {quad}, {of_load} + {i}u);\n")).collect()
+        let of_load = self.first_word(k);
+        let number = format!("{h} / {fours}u * {words}u + i");
+        format!(
+            "//# unroll
+for (var i = 0u; i < {words}u * ({fours}u - {h} % {fours}u) / {fours}u; i++) {{
+ws[{first} + {number}] = load_w({p}, {quad}, {of_load} + {number});
+}}
+"
+        )
+    }
+
+    /// The first quad word of load `k`.
+    fn first_word(self, k: &str) -> String {
+        match self.values() / (4 * self.fours) {
+            0 | 1 => format!("({k}) * {}u", self.words()),
+            loads_of_word => format!("({k}) / {loads_of_word}u"),
+        }
     }
 
     /// Four columns at k `4 h + i` of load `k`, which `ws` has from `first` on: an expression.
@@ -280,7 +300,9 @@ impl Weights {
         };
         let [quad, codes] = self.quad();
         let word = |name: &str, at: &str| interface.quad_word(name, at);
-        let mut text = function("load_w", "vec4<u32>", &|name| word(name, &format!("n4 * {quad}u + i")));
+        // Of each quad of a panel its quad words of the same number stand side by side.
+        let placed = |number: &str| format!("({number}) * {PANEL_QUADS}u + n4 % {PANEL_QUADS}u");
+        let mut text = function("load_w", "vec4<u32>", &|name| word(name, &placed(&format!("n4 / {PANEL_QUADS}u * {quad}u + i"))));
         let _ = write!(
             text,
             "\nfn unpack(words: vec4<u32>, at: u32) -> vec4<f32> {{\n    return {};\n}}\n",
@@ -290,10 +312,10 @@ impl Weights {
             text += "\n";
             text += &match self.parameters(loads) {
                 Parameters::Quads => function("load_parameters", "vec4<u32>", &|name| {
-                    word(name, &format!("n4 * {quad}u + {codes}u + i"))
+                    word(name, &placed(&format!("n4 / {PANEL_QUADS}u * {quad}u + {codes}u + i")))
                 }),
                 Parameters::Bytes => function("load_parameters", "u32", &|name| {
-                    format!("{}[i % 4u]", word(name, &format!("n4 * {quad}u + {codes}u + i / 4u")))
+                    format!("{}[i % 4u]", word(name, &placed(&format!("n4 / {PANEL_QUADS}u * {quad}u + {codes}u + i / 4u"))))
                 }),
             };
             text += &self.scale();

@@ -13,6 +13,8 @@ pub(super) struct WeightsTile<'t> {
     pub(super) quad: &'t str,
     /// The load along k.
     pub(super) load: &'t str,
+    /// Quad words are loaded where they are needed, and not all of a load at once.
+    pub(super) in_parts: bool,
     /// The first load that scales are read for, and how many there are.
     pub(super) first: &'t str,
     pub(super) loads: u32,
@@ -25,7 +27,7 @@ pub(super) struct WeightsTile<'t> {
 impl WeightsTile<'_> {
     /// The slots that read weights, and scales, and multiply with them.
     pub(super) fn slots(self, stored: Weights) -> Vec<(&'static str, String)> {
-        let WeightsTile { columns, weight, quad, load, first, loads, scaled, within } = self;
+        let WeightsTile { columns, weight, quad, load, in_parts, first, loads, scaled, within } = self;
         let groups = stored.groups_in(loads);
         let scale = format!("c * {groups}u + ({within}) * {groups}u / {}u", stored.fours * loads);
         let value = |i: u32| {
@@ -33,7 +35,11 @@ impl WeightsTile<'_> {
             if scaled && stored.scaling() == Scaling::Unpacked { stored.scaled(&value, &scale) } else { value }
         };
         let weights = (0..4).map(|i| format!("wt[c * 4u + {i}u] = {};\n", value(i))).collect();
-        let mut slots = vec![("load", stored.load([weight, "quad", load], "c * W")), ("weights", weights)];
+        let load = match in_parts {
+            true => stored.load_part([weight, quad, load], "c * W", "h"),
+            false => stored.load([weight, "quad", load], "c * W"),
+        };
+        let mut slots = vec![("load", load), ("weights", weights)];
         match stored.scaling() {
             Scaling::None => {}
             Scaling::Unpacked => {

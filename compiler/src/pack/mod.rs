@@ -12,7 +12,7 @@ mod threads;
 use rustc_hash::FxHashMap;
 use warpweft_plan::{PAD, Tensor};
 
-use crate::formats::{Format, FormatError, QUAD, WORD};
+use crate::formats::{Format, FormatError, PANEL, WORD};
 use crate::graph::eval::EvalError;
 use crate::graph::{Element, Graph};
 use crate::lower::Layout;
@@ -24,7 +24,7 @@ pub use measure::rounding_error;
 use rows::{Piece, RowReader};
 
 /// Rows of a packed matrix are padded to a multiple of this.
-pub(crate) const ROW_PAD: u64 = QUAD as u64;
+pub(crate) const ROW_PAD: u64 = PANEL as u64;
 /// Bytes of one piece, about.
 const PIECE: u64 = 4 << 20;
 
@@ -47,15 +47,15 @@ impl Recipe {
         let [rows, columns] = shape;
         let padded = columns.next_multiple_of(PAD);
         let rows = rows.next_multiple_of(ROW_PAD);
-        let quads = rows / ROW_PAD;
+        let panels = rows / ROW_PAD;
         let (format, physical) = match layout {
             Layout::Matrix if format.is_quantized() => {
                 let words = format.row_bytes(columns as usize) as u64 / format.dtype().bytes();
-                (format, vec![quads, ROW_PAD * words])
+                (format, vec![panels, ROW_PAD * words])
             }
             Layout::Matrix => {
                 let piece = WORD as u64 / format.dtype().bytes();
-                (format, vec![quads, padded / piece, ROW_PAD, piece])
+                (format, vec![panels, padded / piece, ROW_PAD, piece])
             }
             Layout::Vector => (Format::F32, vec![padded]),
         };

@@ -68,6 +68,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(subgroup_invocation_id
     for (var i = 0u; i < X; i++) {
         ms[i] = min(m0 + (i * S + lane) / (H * U) % R, last_row());
     }
+    var quads: array<u32, C4>;
+    //# unroll
+    for (var c = 0u; c < C4; c++) {
+        quads[c] = min(n4 + c * S, N4 - 1u);
+    }
     var acc: array<vec4<f32>, P * C4 * R>;
     //# slot totals
     //# end
@@ -97,16 +102,6 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(subgroup_invocation_id
         for (var u = 0u; u < U; u++) {
             var ws: array<vec4<u32>, P * C4 * W>;
             //# unroll
-            for (var c = 0u; c < P * C4; c++) {
-                let quad = min(n4 + (c % C4) * S, N4 - 1u);
-                //# slot load
-                //# unroll
-                for (var i = 0u; i < W; i++) {
-                    ws[c * W + i] = load_w(c / C4, quad, (k + u) * W + i);
-                }
-                //# end
-            }
-            //# unroll
             for (var g = 0u; g < G; g++) {
                 //# unroll
                 for (var part = 0u; part < H / G; part++) {
@@ -115,6 +110,13 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(subgroup_invocation_id
                     var wt: array<vec4<f32>, P * C4 * 4u>;
                     //# unroll
                     for (var c = 0u; c < P * C4; c++) {
+                        // Each where it is needed: memory is read while what came before is contracted.
+                        //# slot load
+                        //# unroll
+                        for (var i = 0u; i < 4u; i++) {
+                            ws[c * W + h * 4u + i] = load_w(c / C4, quads[c % C4], (k + u) * W + h * 4u + i);
+                        }
+                        //# end
                         //# slot weights
                         wt[c * 4u] = unpack(ws[c * W + h * 4u], 0u);
                         wt[c * 4u + 1u] = unpack(ws[c * W + h * 4u + 1u], 0u);
