@@ -22,7 +22,7 @@ pub use cost::CostModel;
 
 /// How much longer a program may be predicted to take if it has fewer dispatches. Predictions of kernels err by more, and a
 /// dispatch is also a buffer, a barrier and a pipeline.
-const TIE: f64 = 1.003;
+pub(crate) const TIE: f64 = 1.003;
 
 /// A body for which there is no program.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -300,9 +300,11 @@ ws[{first} + {number}] = load_w({p}, {quad}, {of_load} + {number});
         };
         let [quad, codes] = self.quad();
         let word = |name: &str, at: &str| interface.quad_word(name, at);
-        // Of each quad of a panel its quad words of the same number stand side by side.
-        let placed = |number: &str| format!("({number}) * {PANEL_QUADS}u + n4 % {PANEL_QUADS}u");
-        let mut text = function("load_w", "vec4<u32>", &|name| word(name, &placed(&format!("n4 / {PANEL_QUADS}u * {quad}u + i"))));
+        // Of each quad of a panel its quad words of the same number stand side by side. What is the same for all loads stands
+        // together, so that a driver computes it once.
+        let first = format!("n4 / {PANEL_QUADS}u * {}u + n4 % {PANEL_QUADS}u", quad * PANEL_QUADS as u32);
+        let placed = |number: &str| format!("{first} + {number} * {PANEL_QUADS}u");
+        let mut text = function("load_w", "vec4<u32>", &|name| word(name, &placed("i")));
         let _ = write!(
             text,
             "\nfn unpack(words: vec4<u32>, at: u32) -> vec4<f32> {{\n    return {};\n}}\n",
@@ -311,11 +313,11 @@ ws[{first} + {number}] = load_w({p}, {quad}, {of_load} + {number});
         if self.scaling() != Scaling::None {
             text += "\n";
             text += &match self.parameters(loads) {
-                Parameters::Quads => function("load_parameters", "vec4<u32>", &|name| {
-                    word(name, &placed(&format!("n4 / {PANEL_QUADS}u * {quad}u + {codes}u + i")))
-                }),
+                Parameters::Quads => {
+                    function("load_parameters", "vec4<u32>", &|name| word(name, &placed(&format!("({codes}u + i)"))))
+                }
                 Parameters::Bytes => function("load_parameters", "u32", &|name| {
-                    format!("{}[i % 4u]", word(name, &placed(&format!("n4 / {PANEL_QUADS}u * {quad}u + {codes}u + i / 4u"))))
+                    format!("{}[i % 4u]", word(name, &placed(&format!("({codes}u + i / 4u)"))))
                 }),
             };
             text += &self.scale();

@@ -20,13 +20,10 @@ const LARGE_BODY: u32 = 1024;
 /// How much slower the multiply-adds of longer bodies are on one.
 const LONG_BODY: f64 = 1.5;
 
-/// Quads of rows that the lanes of a CPU walk along at once before prefetchers, which keep track of each, lose it, and how many times
-/// as long memory takes then, or where a lane has two quads of one weight. Measured with one row and more weights than caches
-/// hold: 32 quads take 1.5 to 1.9 times as long as 16, two of a weight in bf16 1.3 times as long as one, while codes, which are
-/// bound by arithmetic, don't show it. With many rows arithmetic hides it too.
-const TRACKED: u32 = 16;
-const LOST: f64 = 1.7;
-const TWO_QUADS: f64 = 1.3;
+/// How many times as long memory takes on a CPU where a lane has four quads of one weight: four panels are walked along at once.
+/// Measured with one row and more weights than caches hold: in bf16 1.05 times as long as two, while codes, which are bound by
+/// arithmetic, don't show it. With many rows arithmetic hides it too.
+const FOUR_PANELS: f64 = 1.1;
 
 /// What a loop around iterations takes each time for a sum in registers, in multiply-adds: all go to the stack and back.
 const NESTED: f64 = 6.0;
@@ -218,7 +215,8 @@ impl LinearShape {
         let mut take = |algorithm, launch: Launch| choices.push(launch.choice(algorithm, rates, bytes, sizes));
         if let Some(lanes) = target.subgroup_size {
             for rows in [1, 2, 4, 8, 16, 32] {
-                for columns4 in [1, 2] {
+                let wide = if rows <= MOST_SUMMED { Some(4) } else { None };
+                for columns4 in [1, 2].into_iter().chain(wide) {
                     let fours = self.fours(rows * columns4 * self.weights);
                     let steps = self.steps(fours, rows, columns4, lanes);
                     let tile = BroadcastTile { rows, columns4, fours, steps };
@@ -276,11 +274,8 @@ impl BroadcastTile {
         let spill = (rows * columns / f64::from(registers)).max(1.0).powf(1.5);
         let leaves = linear.looped && 4.0 * fours * rows * columns > f64::from(LARGE_BODY);
         let long = if leaves { LONG_BODY } else { 1.0 };
-        let disorder = match linear.looped && self.rows <= MOST_SUMMED {
-            true if linear.weights * self.columns4 * lanes > TRACKED => LOST,
-            true if self.columns4 > 1 => TWO_QUADS,
-            true | false => 1.0,
-        };
+        let many = linear.looped && self.rows <= MOST_SUMMED && self.columns4 > 2;
+        let disorder = if many { FOUR_PANELS } else { 1.0 };
         let iteration = Work {
             fmas: 4.0 * fours * rows * columns * spill * long,
             loads: of_x,
