@@ -274,7 +274,7 @@ impl BroadcastTile {
         let spill = (rows * columns / f64::from(registers)).max(1.0).powf(1.5);
         let leaves = linear.looped && 4.0 * fours * rows * columns > f64::from(LARGE_BODY);
         let long = if leaves { LONG_BODY } else { 1.0 };
-        let many = linear.looped && self.rows <= MOST_SUMMED && self.columns4 > 2;
+        let many = linear.looped && self.rows <= MOST_SUMMED && self.columns4 > 2 && !linear.format.is_quantized();
         let disorder = if many { FOUR_PANELS } else { 1.0 };
         let iteration = Work {
             fmas: 4.0 * fours * rows * columns * spill * long,
