@@ -39,7 +39,7 @@ pub struct WorkgroupTile {
     pub octets: u32,
 }
 
-/// Dot products shared by neighbouring invocations, 64 in a workgroup.
+/// Dot products shared by invocations, 64 in a workgroup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct SplitDot {
     /// Rows.

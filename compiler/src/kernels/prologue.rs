@@ -186,7 +186,7 @@ statistics[i] = s;
                 ("statistics", "var squares = 0.0;".to_owned()),
                 ("x", passing_x("m0", item, "let xr", "true")),
                 ("share", "parts[P * R * T + index] = vec4<f32>(squares);".to_owned()),
-                ("shares", "squares += parts[P * R * T + index + other].x;".to_owned()),
+                ("shares", "squares += parts[P * R * T + index + other * (T / KS)].x;".to_owned()),
                 ("scale", self.scale_afterwards()?),
             ]);
         }

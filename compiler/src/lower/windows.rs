@@ -9,7 +9,7 @@ use crate::kernels::spec::{Operand, Operation, View};
 use crate::kernels::{Slot, matrices};
 use crate::pack::ROW_PAD;
 
-/// First rows of windows are multiples of this: vec4 columns of the result, and 256-byte offsets of vectors.
+/// First rows of windows are multiples of this: whole panels, vec4 columns of the result, and 256-byte offsets of vectors.
 const STEP: u64 = 64;
 
 /// The calls that together do what `call` does, each within the binding limit.

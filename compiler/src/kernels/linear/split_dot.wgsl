@@ -1,7 +1,8 @@
 // Linear, one or a few rows: out[m, n] = epilogue(Σ_k x[m, k] · w[n, k])
 //
-// x [M, K], w [N, K], out [M, N]. KS neighbouring invocations share four columns: each contracts every KS-th load of w,
-// so that together they read adjacent bytes; the first of them adds up. R rows use each weight that was read.
+// x [M, K], w [N, K], out [M, N]. KS invocations share four columns: each contracts every KS-th load of w, the first of them
+// adds up. Neighbours have neighbouring columns of the same load, so that together they read adjacent bytes. R rows use
+// each weight that was read.
 // P is 2 where a second weight of the same shape is contracted too.
 
 //# slot constants
@@ -58,8 +59,8 @@ fn store(m: u32, n4: u32, value: vec4<f32>) {
 
 @compute @workgroup_size(T)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) index: u32) {
-    let share = index % KS;
-    let column4 = group.x * (T / KS) + index / KS;
+    let share = index / (T / KS);
+    let column4 = group.x * (T / KS) + index % (T / KS);
     let m0 = group.y * R;
     let quad = min(column4, N4 - 1u);
     var acc: array<vec4<f32>, P * R>;
@@ -118,7 +119,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     for (var other = share + 1u; other < KS; other++) {
         //# unroll
         for (var i = 0u; i < P * R; i++) {
-            acc[i] += parts[i * T + index + other];
+            acc[i] += parts[i * T + index + other * (T / KS)];
         }
         //# slot shares
         //# end
