@@ -68,7 +68,10 @@ pub(crate) fn extract_all(
     let product = |variants: &[Variant]| variants.iter().map(|variant| bodies.seconds(variant).ln()).sum::<f64>();
     let least = found.iter().map(|variants| product(variants)).fold(f64::INFINITY, f64::min);
     // Of each program's time, so much more is none.
-    let as_long = |variants: &Vec<Variant>| product(variants) - least <= TIE.ln() * variants.len() as f64;
+    let as_long = |variants: &Vec<Variant>| {
+        let most = least + TIE.ln() * variants.len() as f64;
+        product(variants).total_cmp(&most).is_le()
+    };
     let dispatches = |variants: &[Variant]| variants.iter().map(|variant| bodies.dispatches(variant)).sum::<usize>();
     // Of equals the first.
     let fewest = found.into_iter().filter(as_long).min_by_key(|variants| dispatches(variants));
