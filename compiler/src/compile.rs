@@ -12,6 +12,7 @@ use crate::extract::{ExtractError, Extracted};
 use crate::formats::Format;
 use crate::graph::verify::{Form, VerifyError, verify};
 use crate::graph::{FactError, Graph, Id};
+use crate::images;
 use crate::kernels::{Job, KernelError, RowRange, lower_all};
 use crate::lossy::{Activations, Quantization, Rounding, round_activations, round_weights};
 use crate::lower::{Bounds, Call, LowerError, LoweredBody, lower, write_over};
@@ -190,7 +191,7 @@ pub fn compile(
     let notes = vec![format!("{} programs of {} bodies", variants.len(), rolled.bodies.len())];
     log.end(Phase::Extracted, 0, notes, || variants_text(&variants));
 
-    let composed = compose_all(&chosen, &rolled, &variants, model.max_positions, options.cache)?;
+    let composed = compose_all(&chosen, &rolled, &variants, model.max_positions, options)?;
     let count = composed.iter().flatten().map(|b| b.kernels.len()).sum::<usize>();
     log.end(Phase::Kernels, 0, vec![format!("{count} kernels composed and validated")], || kernels_text(&composed));
 
@@ -235,7 +236,7 @@ fn compose_all(
     rolled: &Rolled,
     variants: &[Variant],
     max_context: u32,
-    cache: CacheFormat,
+    options: &Options,
 ) -> Result<Vec<Vec<ComposedBody>>, CompileError> {
     let lowered = |variant: &Variant, body: &Extracted| {
         let limits = &variant.target.limits;
@@ -244,7 +245,7 @@ fn compose_all(
             binding_bytes: limits.binding_bytes,
             storage_buffers: limits.storage_buffers,
             rows: variant.rows,
-            cache,
+            cache: options.cache,
         };
         lower(&body.graph, bounds)
     };
@@ -254,6 +255,8 @@ fn compose_all(
     for (variant, bodies) in variants.iter().zip(&mut lowered) {
         let graphs: Vec<&Graph> = variant.bodies.iter().map(|body| &body.graph).collect();
         write_over(chosen, rolled, &graphs, bodies);
+        let part = |&output: &OutputKind| part(variant, options, output);
+        images::make(chosen, rolled, bodies, &outputs(chosen).iter().map(part).collect::<Vec<_>>())?;
     }
     let jobs: Vec<Job<'_>> = (variants.iter().zip(&lowered))
         .flat_map(|(variant, bodies)| bodies.iter().flat_map(|body| &body.calls).map(move |call| (variant, call)))
@@ -271,6 +274,17 @@ fn compose_all(
     Ok(lowered.into_iter().map(|bodies| bodies.into_iter().map(&mut body).collect()).collect())
 }
 
+/// What a graph computes.
+fn outputs(graph: &Graph) -> Vec<OutputKind> {
+    OutputKind::ALL.into_iter().filter(|kind| graph.output(*kind).is_some()).collect()
+}
+
+/// What the program of a variant for an output is.
+fn part<'o>(variant: &Variant, options: &'o Options, output: OutputKind) -> Part<'o> {
+    let taps = if output == OutputKind::Hidden { &options.taps[..] } else { &[] };
+    Part { target: variant.target, rows: variant.rows, output, taps }
+}
+
 fn schedule_all(
     graph: &Graph,
     model: &Model,
@@ -279,7 +293,7 @@ fn schedule_all(
     variants: &[Variant],
     composed: &[Vec<ComposedBody>],
 ) -> Result<(Plan, Packing, Vec<Origins>), CompileError> {
-    let outputs: Vec<OutputKind> = OutputKind::ALL.into_iter().filter(|k| graph.output(*k).is_some()).collect();
+    let outputs = outputs(graph);
     if outputs.is_empty() {
         return Err(CompileError::NoOutput);
     }
@@ -293,8 +307,7 @@ fn schedule_all(
             .map(|(b, composed)| BodyProgram { graph: &b.graph, composed })
             .collect();
         for &output in &outputs {
-            let taps = if output == OutputKind::Hidden { &options.taps[..] } else { &[] };
-            let part = Part { target: variant.target, rows: variant.rows, output, taps };
+            let part = part(variant, options, output);
             let (program, origin) = assemble(graph, rolled, &bodies, part, &mut shared)?;
             programs.push(program);
             origins.push(origin);

@@ -4,6 +4,7 @@ mod compile;
 pub mod extract;
 pub mod formats;
 pub mod graph;
+mod images;
 pub mod kernels;
 pub mod lossy;
 pub mod lower;

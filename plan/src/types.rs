@@ -100,8 +100,8 @@ pub const PAGE_ROWS: u64 = 32;
 /// Bytes of a texel of an image: four words of 32 bits.
 pub const TEXEL: u64 = 16;
 
-/// Texels of a row of an image: texel i of a weight stands in row `i / IMAGE_WIDTH`. With WebGPU's 8,192 rows an image holds
-/// what its largest storage binding does.
+/// Texels of a row of an image: texel i of a weight or a matrix stands in row `i / IMAGE_WIDTH`. With WebGPU's 8,192 rows an
+/// image holds what its largest storage binding does.
 pub const IMAGE_WIDTH: u64 = 1024;
 
 /// Where the content of a [`Buffer`] comes from.
@@ -202,7 +202,7 @@ pub struct Binding {
     pub access: Access,
 }
 
-/// How a shader sees a buffer, or a weight that is an image.
+/// How a shader sees a buffer, or a weight or a matrix that is an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Access {
@@ -212,9 +212,29 @@ pub enum Access {
     ReadWrite,
     /// `var<uniform>`
     Uniform,
-    /// `texture_storage_2d<rgba32uint, read>`, [`IMAGE_WIDTH`] texels wide: the bytes of a weight in their order, [`TEXEL`] of
-    /// them a texel.
+    /// `texture_storage_2d<rgba32uint, read>`, [`IMAGE_WIDTH`] texels wide: the bytes of a weight or a matrix in their order,
+    /// [`TEXEL`] of them a texel.
     Image,
+    /// `texture_storage_2d<rgba32uint, write>`: a matrix that is an image for all who read it.
+    ImageWrite,
+}
+
+impl Access {
+    /// Whether the shader writes there.
+    pub fn writes(self) -> bool {
+        match self {
+            Access::ReadWrite | Access::ImageWrite => true,
+            Access::Read | Access::Uniform | Access::Image => false,
+        }
+    }
+
+    /// Whether it is an image that is bound.
+    pub fn is_image(self) -> bool {
+        match self {
+            Access::Image | Access::ImageWrite => true,
+            Access::Read | Access::ReadWrite | Access::Uniform => false,
+        }
+    }
 }
 
 /// One dispatch.

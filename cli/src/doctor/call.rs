@@ -1,7 +1,7 @@
 //! A kernel of a plan and what it means: what its bindings are for, and what it writes.
 
 use warpweft_compiler::graph::{ArgDecl, Graph, Op};
-use warpweft_plan::{Access, CacheRows, Dim, Kernel, Plan, Role, Step};
+use warpweft_plan::{CacheRows, Dim, Kernel, Plan, Role, Step};
 
 use super::TOLERANCE;
 use super::data::Data;
@@ -83,7 +83,7 @@ impl Call {
             Ok::<_, String>(Output { storage, ..output })
         });
         let outputs = outputs.collect::<Result<Vec<_>, _>>()?;
-        let written = kernel.bindings.iter().filter(|b| b.access == Access::ReadWrite);
+        let written = kernel.bindings.iter().filter(|b| b.access.writes());
         if !written.map(|b| b.name.as_str()).eq(outputs.iter().map(|o| o.name.as_str())) {
             return Err("its meaning has other outputs than it writes".into());
         }

@@ -44,13 +44,15 @@ pub struct CostModel<'w> {
     known: RefCell<FxHashMap<LinearKey, f64>>,
 }
 
-/// The sizes of a contraction, its format, and whether x is codes.
-type LinearKey = (u32, u32, (Format, bool), u32, [i64; 2], RowRange);
+/// The sizes of a contraction, its format, whether x is codes and whether it is an image.
+type LinearKey = (u32, u32, (Format, bool, bool), u32, [i64; 2], RowRange);
 
 /// A contraction's operands: its result, what it reads, its weight, how many of those, its term.
 struct Contraction<'f> {
     result: &'f TensorFact,
     x: &'f TensorFact,
+    /// x is made in the same body.
+    made: bool,
     w: &'f TensorFact,
     weights: u32,
     term: &'f Fact,
@@ -104,6 +106,7 @@ impl<'w> CostModel<'w> {
             Fact::Int(_) | Fact::Real(_) | Fact::Size(_) | Fact::Cache(_) | Fact::Format(_) => return free,
         };
         let tensor = |id: &Id| fact(*id).and_then(Fact::tensor);
+        let made = |id: &Id| !egraph[*id].nodes.iter().any(|node| matches!(node, Op::Arg(_)));
         let int = |id: &Id| match fact(*id) {
             Some(Fact::Int(n)) => u32::try_from(*n).ok(),
             _ => None,
@@ -168,32 +171,32 @@ impl<'w> CostModel<'w> {
                 cheapest(&shape.norms(self.target, self.range(result)))?
             }
             Op::Linear([x, w, term]) => {
-                let (x, w, term) = (tensor(x)?, tensor(w)?, fact(*term)?);
-                self.linear(&Contraction { result, x, w, weights: 1, term, norm: None, moments: None })?
+                let (made, x, w, term) = (made(x), tensor(x)?, tensor(w)?, fact(*term)?);
+                self.linear(&Contraction { result, x, made, w, weights: 1, term, norm: None, moments: None })?
             }
             Op::LinearPair([x, w, _, term]) => {
-                let (x, w, term) = (tensor(x)?, tensor(w)?, fact(*term)?);
-                self.linear(&Contraction { result, x, w, weights: 2, term, norm: None, moments: None })?
+                let (made, x, w, term) = (made(x), tensor(x)?, tensor(w)?, fact(*term)?);
+                self.linear(&Contraction { result, x, made, w, weights: 2, term, norm: None, moments: None })?
             }
             Op::NormedLinear([x, prologue, w, term]) => {
-                let (x, w, term) = (tensor(x)?, tensor(w)?, fact(*term)?);
+                let (made, x, w, term) = (made(x), tensor(x)?, tensor(w)?, fact(*term)?);
                 let norm = self.norm(egraph, *prologue, x);
-                self.linear(&Contraction { result, x, w, weights: 1, term, norm: Some(norm?), moments: None })?
+                self.linear(&Contraction { result, x, made, w, weights: 1, term, norm: Some(norm?), moments: None })?
             }
             Op::NormedLinearPair([x, prologue, w, _, term]) => {
-                let (x, w, term) = (tensor(x)?, tensor(w)?, fact(*term)?);
+                let (made, x, w, term) = (made(x), tensor(x)?, tensor(w)?, fact(*term)?);
                 let norm = self.norm(egraph, *prologue, x);
-                self.linear(&Contraction { result, x, w, weights: 2, term, norm: Some(norm?), moments: None })?
+                self.linear(&Contraction { result, x, made, w, weights: 2, term, norm: Some(norm?), moments: None })?
             }
             Op::GainedLinear([x, w, term, _]) => {
-                let (x, w, term) = (tensor(x)?, tensor(w)?, fact(*term)?);
+                let (made, x, w, term) = (made(x), tensor(x)?, tensor(w)?, fact(*term)?);
                 let moments = Some(Moments::Left);
-                self.linear(&Contraction { result, x, w, weights: 1, term, norm: None, moments })?
+                self.linear(&Contraction { result, x, made, w, weights: 1, term, norm: None, moments })?
             }
             Op::ScaledLinearPair([x, _, w, _, term]) => {
-                let (x, w, term) = (tensor(x)?, tensor(w)?, fact(*term)?);
+                let (made, x, w, term) = (made(x), tensor(x)?, tensor(w)?, fact(*term)?);
                 let moments = Some(Moments::Read);
-                self.linear(&Contraction { result, x, w, weights: 2, term, norm: None, moments })?
+                self.linear(&Contraction { result, x, made, w, weights: 2, term, norm: None, moments })?
             }
             Op::HeadLinear([x, w, heads]) => {
                 let heads = int(heads)?.max(1);
@@ -310,7 +313,7 @@ impl<'w> CostModel<'w> {
     }
 
     fn linear(&self, contraction: &Contraction<'_>) -> Option<f64> {
-        let Contraction { result, x, w, weights, term, norm, moments } = *contraction;
+        let Contraction { result, x, made, w, weights, term, norm, moments } = *contraction;
         // Rows of a cache are spread over its pages, which attention alone finds.
         if result.shape.first() == Some(&Dim::CONTEXT) {
             return None;
@@ -325,10 +328,13 @@ impl<'w> CostModel<'w> {
             operands: term_operands(term, width(result)?),
             rows: rows_of(result)?,
             images: self.target.images > 0,
+            // What comes from elsewhere, or has its moments behind it, is none.
+            image_of_x: self.target.images > 0 && made && moments != Some(Moments::Read),
             looped: self.target.int64,
         };
         let of_codes = x.dtype.is_quantized();
-        let key = (shape.k, shape.n, (shape.format, of_codes), weights, shape.operands, self.range(result));
+        let key =
+            (shape.k, shape.n, (shape.format, of_codes, shape.image_of_x), weights, shape.operands, self.range(result));
         // Those with norms or moments are few.
         let plain = norm.is_none() && moments.is_none();
         if let Some(&seconds) = self.known.borrow().get(&key).filter(|_| plain) {

@@ -7,7 +7,7 @@ use warpweft_plan::{Dim, Keys};
 use super::KernelError;
 use super::compose::{Choice, Composed, Draft, RowRange, Slot};
 use super::cost::attention::AttentionShape;
-use super::interface::{Interface, check_view, store_columns, store_view};
+use super::interface::{Interface, check_view, store_columns};
 use super::spec::{self, Binary, Operation, Term, View};
 use super::term::expression;
 use crate::target::Target;
@@ -64,6 +64,7 @@ pub(super) struct Attention {
     pub(super) logit: Term,
     pub(super) band: Band,
     pub(super) max_context: u32,
+    pub(super) image: bool,
 }
 
 impl Attention {
@@ -72,7 +73,7 @@ impl Attention {
         let (Operation::Attention(attention) | Operation::CachedAttention { attention, .. }) = operation else {
             return Err(KernelError::Algorithm("attention for another operation".to_owned()));
         };
-        let spec::Attention { q, k, v, heads, kv_heads, term, max_context } = attention;
+        let spec::Attention { q, k, v, heads, kv_heads, term, max_context, image } = attention;
         for (name, view) in [("q", q), ("k", k), ("v", v)] {
             check_view(name, *view)?;
         }
@@ -89,7 +90,8 @@ impl Attention {
         }
         let (logit, band) = split_mask(term);
         let logit = logit.unwrap_or(Term::Constant(0.0));
-        Ok(Attention { q: *q, k: *k, v: *v, heads, kv_heads, logit, band, max_context: *max_context })
+        let (max_context, image) = (*max_context, *image);
+        Ok(Attention { q: *q, k: *k, v: *v, heads, kv_heads, logit, band, max_context, image })
     }
 
     /// What its time depends on.
@@ -142,17 +144,7 @@ impl Attention {
         let value = expression(&self.logit, &[], &mut functions)?;
         interface.library(functions);
         interface.function(format!("fn logit(acc: vec4<f32>) -> vec4<f32> {{\n    return {value};\n}}\n"));
-        let dim = self.value_dim();
-        let out = View::whole(self.heads * dim);
-        let (kind, store) = if dim.is_multiple_of(4) {
-            let (kind, text) = store_view(out);
-            let call = format!("    store_out(m, head * {}u + d4, value);\n", dim / 4);
-            (kind, text.replace("fn store(", "fn store_out(") + "\n" + &store_head(&call))
-        } else {
-            ("array<f32>", store_head(&store_columns("out", out.stride, dim)))
-        };
-        interface.function(store);
-        interface.output(kind);
+        store(self.heads, self.value_dim(), self.image, &mut interface)?;
         Ok(interface)
     }
 
@@ -187,6 +179,23 @@ impl Attention {
         };
         format!("attention_{heads}x{}{band}_{tile}", self.head_dim())
     }
+}
+
+/// Binds the result, a whole matrix, and the step, and defines `store(m, head, d4, value)`.
+pub(super) fn store(heads: u32, dim: u32, image: bool, interface: &mut Interface) -> Result<(), KernelError> {
+    let out = View::whole_in(heads * dim, image);
+    if dim.is_multiple_of(4) {
+        let text = interface.output_view(out);
+        let call = format!("    store_out(m, head * {}u + d4, value);\n", dim / 4);
+        interface.function(text.replace("fn store(", "fn store_out(") + "\n" + &store_head(&call));
+        return Ok(());
+    }
+    if image {
+        return Err(KernelError::Shape(format!("heads of {dim} columns as an image")));
+    }
+    interface.function(store_head(&store_columns("out", out.stride, dim)));
+    interface.output("array<f32>");
+    Ok(())
 }
 
 pub(super) fn store_head(body: &str) -> String {

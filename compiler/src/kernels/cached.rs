@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use warpweft_plan::{Access, CacheRows, Dim, Keys};
 
 use super::KernelError;
-use super::attention::{Attention, load_head, split_mask};
+use super::attention::{Attention, load_head, split_mask, store};
 use super::compose::{Choice, Composed, Draft, RowRange, Slot};
 use super::cost;
 use super::cost::attention::AttentionShape;
@@ -17,7 +17,7 @@ use super::spec::{Fresh, Operation, Split, Term};
 use super::stored::{Stored, shared, widest};
 use super::term::expression;
 use crate::target::Target;
-use slots::{BROADCAST_SCALES, BROADCAST_WEIGH, WORKGROUP_SCALES, key_range, store};
+use slots::{BROADCAST_SCALES, BROADCAST_WEIGH, WORKGROUP_SCALES, key_range};
 
 /// `attention/cached_broadcast.wgsl`
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -182,8 +182,7 @@ fn load_q(m: u32, head: u32, d4: u32) -> vec4<f32> {{
         interface.function(format!("fn logit(acc: vec4<f32>) -> vec4<f32> {{\n    return {value};\n}}\n"));
         match self.split {
             None => {
-                let kind = store(self.core.heads, self.core.value_dim(), &mut interface);
-                interface.output(kind);
+                store(self.core.heads, self.core.value_dim(), self.core.image, &mut interface)?;
             }
             Some(split) => {
                 let (count, heads, part4) = (split.count, self.core.heads, Split::part4(self.core.value_dim()));
@@ -441,7 +440,7 @@ if (item % DV4 == 0u) {
 
 /// Writes `attention/combine.wgsl`.
 pub(crate) fn combine(operation: &Operation, target: &Target) -> Result<Composed, KernelError> {
-    let Operation::CombineAttention { heads, value_dim, term, split } = operation else {
+    let Operation::CombineAttention { heads, value_dim, term, split, image } = operation else {
         return Err(KernelError::Algorithm("combine for another operation".to_owned()));
     };
     let dv4 = value_dim.div_ceil(4);
@@ -450,8 +449,7 @@ pub(crate) fn combine(operation: &Operation, target: &Target) -> Result<Composed
     interface.rows_table();
     interface.bind(Slot::Sequences, "sequences", Access::Read, "array<vec4<u32>>");
     interface.function(key_range(split_mask(term).1));
-    let kind = store(*heads, *value_dim, &mut interface);
-    interface.output(kind);
+    store(*heads, *value_dim, *image, &mut interface)?;
     let width = i64::from(heads * value_dim);
     Draft {
         name: format!("combine_attention_{heads}x{value_dim}_{}", split.count),

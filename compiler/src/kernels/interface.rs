@@ -18,7 +18,7 @@ pub(crate) struct Interface {
     /// Memory is read and written as 64-bit integers where it can be, and whether it is.
     longs: bool,
     has_longs: bool,
-    /// Weights are images, and whether there are any.
+    /// Weights are images, and whether there are any images.
     images: bool,
     has_images: bool,
     bindings: Vec<(Slot, String, Access, String)>,
@@ -48,7 +48,7 @@ fn floats(longs: vec2<u64>) -> vec4<f32> {
 }
 ";
 
-/// Where a texel of a weight stands.
+/// Where a texel of a weight or a matrix stands.
 const PLACE: &str = "fn place(texel: u32) -> vec2<u32> {
     return vec2<u32>(texel % WIDTH, texel / WIDTH);
 }
@@ -94,11 +94,14 @@ impl Interface {
     }
 
     fn bind_weight(&mut self, slot: Slot, name: &str, kind: &str) {
-        self.has_images |= self.images;
         match self.images {
-            true => self.bind(slot, name, Access::Image, "texture_storage_2d<rgba32uint, read>"),
+            true => self.bind_image(slot, name),
             false => self.bind(slot, name, Access::Read, kind),
         }
+    }
+
+    fn bind_image(&mut self, slot: Slot, name: &str) {
+        self.bind(slot, name, Access::Image, "texture_storage_2d<rgba32uint, read>");
     }
 
     /// Binds what is read in vec4s of floats, by [`Interface::four`].
@@ -121,6 +124,7 @@ impl Interface {
 
     /// Adds a binding. A table that is bound already is not bound again.
     pub(crate) fn bind(&mut self, slot: Slot, name: &str, access: Access, kind: &str) {
+        self.has_images |= access.is_image();
         if !self.bindings.iter().any(|(_, other, ..)| other == name) {
             self.bindings.push((slot, name.to_owned(), access, kind.to_owned()));
         }
@@ -140,9 +144,10 @@ impl Interface {
     /// The same for `n4` up to those of `reach` columns, a multiple of four.
     pub(crate) fn view_up_to(&mut self, slot: Slot, name: &str, view: View, reach: u32) -> Result<(), KernelError> {
         check_view(name, view)?;
-        match by_four(view) {
-            true => self.bind_fours(slot, name),
-            false => self.bind(slot, name, Access::Read, "array<f32>"),
+        match (view.image, by_four(view)) {
+            (true, _) => self.bind_image(slot, name),
+            (false, true) => self.bind_fours(slot, name),
+            (false, false) => self.bind(slot, name, Access::Read, "array<f32>"),
         }
         self.function(self.load_view(name, view, reach));
         Ok(())
@@ -261,7 +266,11 @@ impl Interface {
                 "n4".to_owned()
             };
             let offset = if offset == 0 { String::new() } else { format!("{}u + ", offset / 4) };
-            let value = self.four(&format!("{name}[m * {}u + {offset}{column}]", stride / 4));
+            let at = format!("m * {}u + {offset}{column}", stride / 4);
+            let value = match view.image {
+                true => format!("bitcast<vec4<f32>>(textureLoad({name}, place({at})))"),
+                false => self.four(&format!("{name}[{at}]")),
+            };
             return format!("fn load_{name}(m: u32, n4: u32) -> vec4<f32> {{\n    return {value};\n}}\n");
         }
         format!(
@@ -287,13 +296,20 @@ impl Interface {
     /// `store(m, n4, value)`, which leaves other columns of the matrix alone.
     pub(crate) fn result(&mut self, out: View, rows: Rows) -> Result<(), KernelError> {
         check_view("out", out)?;
-        let (kind, text) = store_view(out);
-        self.output(kind);
+        let text = self.output_view(out);
         let mut kept = vec![format!("m < {}", count(rows))];
         kept.append(&mut self.kept);
         self.function(format!("fn kept(m: u32) -> bool {{\n    return {};\n}}\n", kept.join(" && ")));
         self.function(text);
         Ok(())
+    }
+
+    /// Binds the result and the step; gives `store(m, n4, value)`.
+    pub(crate) fn output_view(&mut self, out: View) -> String {
+        let (access, kind, text) = store_view(out);
+        self.bind(Slot::Out, "out", access, kind);
+        self.bind(Slot::Step, "step", Access::Uniform, "vec4<u32>");
+        text
     }
 
     /// Binds the result, of that type, and the step.
@@ -314,7 +330,7 @@ impl Interface {
         if need > limit {
             return Err(KernelError::StorageBuffers { need, limit });
         }
-        let (need, limit) = (count(&[Access::Image]), target.images);
+        let (need, limit) = (count(&[Access::Image, Access::ImageWrite]), target.images);
         if need > limit {
             return Err(KernelError::Images { need, limit });
         }
@@ -325,7 +341,7 @@ impl Interface {
                 Access::Read => "<storage, read>",
                 Access::ReadWrite => "<storage, read_write>",
                 Access::Uniform => "<uniform>",
-                Access::Image => "",
+                Access::Image | Access::ImageWrite => "",
             };
             let _ = writeln!(declarations, "@group(0) @binding({number}) var{space} {name}: {kind};");
             slots.push(slot);
@@ -362,6 +378,7 @@ pub(crate) fn count(rows: Rows) -> &'static str {
 /// An error where a view is empty, misplaced or not padded.
 pub(crate) fn check_view(name: &str, view: View) -> Result<(), KernelError> {
     let fits = view.offset.checked_add(view.width).is_some_and(|end| end <= view.stride);
+    let fits = fits && (!view.image || by_four(view));
     if view.width == 0 || !fits || !view.stride.is_multiple_of(PAD as u32) {
         return Err(KernelError::Shape(format!("{name} is {view:?}")));
     }
@@ -373,24 +390,32 @@ fn by_four(view: View) -> bool {
     view.offset.is_multiple_of(4)
 }
 
-/// The type of the binding `out` and the function that writes four columns of it.
-pub(crate) fn store_view(view: View) -> (&'static str, String) {
+/// How the binding `out` is bound, its type, and the function that writes four columns of it.
+fn store_view(view: View) -> (Access, &'static str, String) {
     let (stride, offset, width) = (view.stride, view.offset, view.width);
     let head = "fn store(m: u32, n4: u32, value: vec4<f32>) {\n";
-    if view == View::whole(width) && !width.is_multiple_of(4) {
-        let text = format!(
-            "{head}    let inside = 4u * n4 + vec4<u32>(0u, 1u, 2u, 3u) < vec4<u32>({width}u);
-    out[m * {}u + n4] = select(vec4<f32>(0.0), value, inside);\n}}\n",
-            stride / 4
-        );
-        return ("array<vec4<f32>>", text);
-    }
-    if by_four(view) && width.is_multiple_of(4) {
+    let is_whole = view == View::whole_in(width, view.image);
+    if is_whole || by_four(view) && width.is_multiple_of(4) {
         let offset = if offset == 0 { String::new() } else { format!("{}u + ", offset / 4) };
-        return ("array<vec4<f32>>", format!("{head}    out[m * {}u + {offset}n4] = value;\n}}\n", stride / 4));
+        let at = format!("m * {}u + {offset}n4", stride / 4);
+        let (inside, value) = match width.is_multiple_of(4) {
+            true => (String::new(), "value"),
+            false => (
+                format!("    let inside = 4u * n4 + vec4<u32>(0u, 1u, 2u, 3u) < vec4<u32>({width}u);\n"),
+                "select(vec4<f32>(0.0), value, inside)",
+            ),
+        };
+        return match view.image {
+            true => (
+                Access::ImageWrite,
+                "texture_storage_2d<rgba32uint, write>",
+                format!("{head}{inside}    textureStore(out, place({at}), bitcast<vec4<u32>>({value}));\n}}\n"),
+            ),
+            false => (Access::ReadWrite, "array<vec4<f32>>", format!("{head}{inside}    out[{at}] = {value};\n}}\n")),
+        };
     }
     let place = format!("    let i = m * {stride}u + {offset}u + 4u * n4;\n");
-    ("array<f32>", format!("{head}{place}{}}}\n", each_column("out", "n4", width)))
+    (Access::ReadWrite, "array<f32>", format!("{head}{place}{}}}\n", each_column("out", "n4", width)))
 }
 
 /// Writes the columns of `value` that are below `width` one by one, from `name[i]` on.

@@ -194,6 +194,7 @@ impl<'a> Linear<'a> {
             operands: operands_bytes(self.operands, self.n),
             rows: self.rows,
             images: self.target.images > 0,
+            image_of_x: self.x.image,
             looped: self.target.int64,
         }
     }

@@ -51,12 +51,15 @@ pub(crate) fn normalize_candidates(
 
 /// Writes the file that `by` names.
 pub(crate) fn normalize(operation: &Operation, by: NormalizeBy, target: &Target) -> Result<Composed, KernelError> {
-    let Operation::Normalize { norm, eps, width, input, term, then, operands, rows } = operation else {
+    let Operation::Normalize { norm, eps, width, input, term, then, operands, rows, image } = operation else {
         return Err(KernelError::Algorithm("normalize for another operation".to_owned()));
     };
     let (norm, width, rows) = (*norm, *width, *rows);
-    let view = View::whole(width);
+    let view = View::whole_in(width, *image);
     check_view("out", view)?;
+    if *image && then.is_some() {
+        return Err(KernelError::Algorithm("for two results of which the first is an image".to_owned()));
+    }
     let n4 = width.div_ceil(4);
     let mut interface = Interface::of(target);
     interface.operands(operands, width, rows)?;

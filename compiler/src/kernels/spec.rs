@@ -1,8 +1,8 @@
 //! What a kernel has to compute, in the terms that shaders are composed from.
 
-use warpweft_plan::{CacheFormat, CacheRows, Dim, PAD, Sizes};
+use warpweft_plan::{Binding, CacheFormat, CacheRows, Dim, PAD, Sizes};
 
-use super::RowRange;
+use super::{RowRange, Slot};
 use crate::formats::{Format, Group};
 
 /// Kernels whose rows are sequences are chosen for so many at the most, and work for any number.
@@ -17,12 +17,19 @@ pub struct View {
     pub stride: u32,
     /// First column.
     pub offset: u32,
+    /// The matrix is an image.
+    pub image: bool,
 }
 
 impl View {
     /// A whole matrix of `width` columns, padded as all activations are.
     pub fn whole(width: u32) -> View {
-        View { width, stride: width.next_multiple_of(PAD as u32), offset: 0 }
+        View { width, stride: width.next_multiple_of(PAD as u32), offset: 0, image: false }
+    }
+
+    /// A whole matrix that is an image if `image` says so.
+    pub fn whole_in(width: u32, image: bool) -> View {
+        View { image, ..View::whole(width) }
     }
 
     /// The matrix of 32-bit words that rows of codes of `width` columns are: stored rows of int8-row, padded as all
@@ -259,6 +266,8 @@ pub struct Attention {
     pub term: Term,
     /// The longest sequence, for the bound on loop trips.
     pub max_context: u32,
+    /// The result is an image.
+    pub image: bool,
 }
 
 /// Columns of one matrix that attention makes ready itself: what [`Operation::Heads`] does, for one row at a time.
@@ -384,6 +393,8 @@ pub enum Operation {
         operands: Vec<Operand>,
         /// What a row is.
         rows: Rows,
+        /// The result is an image; of two the second is none.
+        image: bool,
     },
     /// `out = term(operands)`, pointwise.
     Map {
@@ -444,6 +455,8 @@ pub enum Operation {
         term: Term,
         /// The chunks.
         split: Split,
+        /// The result is an image.
+        image: bool,
     },
     /// Of each row, in chunks of columns: greatest value, sum of exponentials, and the greatest value of each group of columns.
     CandidateChunks {
@@ -491,9 +504,8 @@ impl Operation {
     pub fn pointwise(&self) -> Option<(&[Operand], View)> {
         match self.inner() {
             Operation::Linear { operands, out, .. } => Some((operands, *out)),
-            Operation::Normalize { operands, width, .. } | Operation::Map { operands, width, .. } => {
-                Some((operands, View::whole(*width)))
-            }
+            Operation::Normalize { operands, width, image, .. } => Some((operands, View::whole_in(*width, *image))),
+            Operation::Map { operands, width, .. } => Some((operands, View::whole(*width))),
             Operation::NormedLinear { .. }
             | Operation::GainedLinear { .. }
             | Operation::ScaledLinear { .. }
@@ -507,6 +519,98 @@ impl Operation {
             | Operation::Heads { .. }
             | Operation::CachedAttention { .. }
             | Operation::CombineAttention { .. }
+            | Operation::CandidateChunks { .. }
+            | Operation::Candidates { .. } => None,
+        }
+    }
+
+    /// Makes images of the matrices that are images for a kernel of it with these bindings.
+    pub fn bind_like(&mut self, bindings: &[Binding]) {
+        for binding in bindings.iter().filter(|binding| binding.access.is_image()) {
+            let slot = match binding.name.as_str() {
+                "x" => Some(Slot::X),
+                "out" => Some(Slot::Out),
+                name => name.strip_prefix('e').and_then(|at| at.parse().ok()).map(Slot::Operand),
+            };
+            slot.and_then(|slot| self.image(slot)).into_iter().for_each(|image| *image = true);
+        }
+    }
+
+    /// What says whether the matrix at a binding is an image, if a kernel can have it as one.
+    pub fn image(&mut self, slot: Slot) -> Option<&mut bool> {
+        match slot {
+            Slot::X => self.image_of_x(),
+            Slot::Operand(at) => self.image_of_operand(at),
+            Slot::Out => self.image_of_result(),
+            Slot::W
+            | Slot::W2
+            | Slot::Q
+            | Slot::K
+            | Slot::V
+            | Slot::Prologue(_)
+            | Slot::Vectors
+            | Slot::Ids
+            | Slot::Rows
+            | Slot::Sequences
+            | Slot::Pages
+            | Slot::Part(_)
+            | Slot::Step => None,
+        }
+    }
+
+    /// Whether the matrix at a binding is an image.
+    pub fn is_image(&self, slot: Slot) -> bool {
+        self.clone().image(slot).is_some_and(|image| *image)
+    }
+
+    /// Of what is contracted.
+    fn image_of_x(&mut self) -> Option<&mut bool> {
+        let (Operation::Linear { .. } | Operation::NormedLinear { .. } | Operation::GainedLinear { .. }) = self else {
+            return None;
+        };
+        let Operation::Linear { x, .. } = self.inner_mut() else { return None };
+        x.offset.is_multiple_of(4).then_some(&mut x.image)
+    }
+
+    fn image_of_operand(&mut self, at: usize) -> Option<&mut bool> {
+        let (Operation::Linear { operands, .. }
+        | Operation::Normalize { operands, .. }
+        | Operation::Map { operands, .. }) = self.inner_mut()
+        else {
+            return None;
+        };
+        match operands.get_mut(at)? {
+            Operand::Matrix(view) => view.offset.is_multiple_of(4).then_some(&mut view.image),
+            Operand::Vector | Operand::Result | Operand::Next | Operand::Gather { .. } => None,
+        }
+    }
+
+    /// Of a result that is written by four columns, and not over what is read.
+    fn image_of_result(&mut self) -> Option<&mut bool> {
+        let over = |operands: &[Operand]| operands.iter().any(|o| matches!(o, Operand::Result | Operand::Next));
+        match self {
+            Operation::Normalize { operands, then: None, image, .. } => (!over(operands)).then_some(image),
+            Operation::Attention(attention) | Operation::CachedAttention { attention, split: None, .. } => {
+                let dim = attention.v.width / attention.kv_heads.max(1);
+                dim.is_multiple_of(4).then_some(&mut attention.image)
+            }
+            Operation::CombineAttention { value_dim, image, .. } => value_dim.is_multiple_of(4).then_some(image),
+            Operation::Linear { operands, out, .. } => {
+                let by_four = out.offset.is_multiple_of(4) && out.width.is_multiple_of(4);
+                (!over(operands) && (by_four || *out == View::whole_in(out.width, out.image))).then_some(&mut out.image)
+            }
+            Operation::NormedLinear { linear, .. } | Operation::ScaledLinear { linear, .. } => linear.image_of_result(),
+            Operation::GainedLinear { .. }
+            | Operation::IntegerLinear(_)
+            | Operation::Quantize { .. }
+            | Operation::Dequantize { .. }
+            | Operation::PerHead { .. }
+            | Operation::Normalize { then: Some(_), .. }
+            | Operation::Map { .. }
+            | Operation::Columns { .. }
+            | Operation::Pool { .. }
+            | Operation::Heads { .. }
+            | Operation::CachedAttention { split: Some(_), .. }
             | Operation::CandidateChunks { .. }
             | Operation::Candidates { .. } => None,
         }

@@ -134,7 +134,7 @@ impl Lowering<'_> {
         let (mh, mg) = (b.meaning.int(h.into())?, b.meaning.int(g.into())?);
         let meaning = b.meaning.add(Op::Attention([mq, mk, mv, mh, mg, mt]))?;
         let operation = |term, split| {
-            let attention = Attention { q, k, v, heads: h, kv_heads: g, term, max_context };
+            let attention = Attention { q, k, v, heads: h, kv_heads: g, term, max_context, image: false };
             Operation::CachedAttention { attention, caches: of_both, fresh, split }
         };
         let value = self.matrix(id)?;
@@ -154,7 +154,13 @@ impl Lowering<'_> {
         self.also(&caches);
         let mut second = CallBuilder::new(self);
         second.bind(Slot::X, Source::Value(parts));
-        let second = second.finish_apart(|_| Operation::CombineAttention { heads: h, value_dim, term, split: chunks });
+        let second = second.finish_apart(|_| Operation::CombineAttention {
+            heads: h,
+            value_dim,
+            term,
+            split: chunks,
+            image: false,
+        });
         self.push(id, value, vec![second]);
         Ok(())
     }

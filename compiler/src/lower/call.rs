@@ -318,7 +318,7 @@ impl<'l> CallBuilder<'l> {
         let meaning = self.meaning.add(op([mx, me, mt]))?;
         let Value { width, rows, .. } = value;
         Ok(self.finish(
-            |operands| Operation::Normalize { norm, eps, width, input, term, then: None, operands, rows },
+            |operands| Operation::Normalize { norm, eps, width, input, term, then: None, operands, rows, image: false },
             meaning,
         ))
     }

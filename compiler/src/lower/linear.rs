@@ -117,7 +117,7 @@ impl Lowering<'_> {
         let Value { width, rows: of, .. } = rows;
         let call = b.finish_with(|operands| {
             let then = Some(then);
-            Operation::Normalize { norm, eps, width, input, term, then, operands, rows: of }
+            Operation::Normalize { norm, eps, width, input, term, then, operands, rows: of, image: false }
         });
         self.push_two(call, [(first, Some(rows)), (second, Some(rows))])
     }

@@ -416,7 +416,7 @@ impl Lowering<'_> {
                 let (term, mt) = b.term(term)?;
                 let (mh, mg) = (b.meaning.int(h.into())?, b.meaning.int(g.into())?);
                 let meaning = b.meaning.add(Op::Attention([mq, mk, mv, mh, mg, mt]))?;
-                let attention = Attention { q, k, v, heads: h, kv_heads: g, term, max_context };
+                let attention = Attention { q, k, v, heads: h, kv_heads: g, term, max_context, image: false };
                 b.finish(|_| Operation::Attention(attention), meaning)
             }
             Op::LayerNorm([x, eps, term]) => b.normalize(Norm::Layer, Op::LayerNorm, [x, eps, term], value)?,

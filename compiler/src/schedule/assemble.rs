@@ -11,7 +11,7 @@ use super::{ComposedBody, Shared};
 use crate::graph::{CacheId, FactError, Graph};
 use crate::kernels::spec::{Operation, Rows};
 use crate::kernels::{RowRange, Slot};
-use crate::lower::{Call, Input, Place, Source, Value};
+use crate::lower::{Call, Input, LoweredBody, Place, Source, Value};
 use crate::roll::{Region, Rolled};
 use crate::target::Target;
 
@@ -84,6 +84,96 @@ impl Flat<'_> {
     }
 }
 
+/// The calls of a program in their order, and how long their values live.
+struct Laid<'b> {
+    homes: FxHashMap<egg::Id, Key>,
+    result: Key,
+    tapped: Vec<Key>,
+    windows: Windows,
+    /// Each call with its stage.
+    staged: Vec<(usize, Flat<'b>)>,
+    lives: Vec<Life>,
+    /// The life of each value in scratch buffers.
+    known: FxHashMap<Key, usize>,
+}
+
+/// A value of a region.
+fn value(rolled: &Rolled, bodies: &[&LoweredBody], (region, at): Key) -> Value {
+    bodies[rolled.regions[region].body].values[at]
+}
+
+/// The cache of the model that a value is.
+fn cache(rolled: &Rolled, bodies: &[&LoweredBody], key: Key) -> Option<CacheId> {
+    match value(rolled, bodies, key).place {
+        Place::Cache(c) => rolled.regions[key.0].caches.get(c).copied(),
+        Place::Step | Place::Fixed(_) => None,
+    }
+}
+
+/// Orders the calls that an output needs.
+fn lay<'b>(
+    model: &Graph,
+    rolled: &Rolled,
+    bodies: &[&'b LoweredBody],
+    part: Part<'_>,
+) -> Result<Laid<'b>, ScheduleError> {
+    let missing = || ScheduleError::Missing(part.output.name().into());
+    let wanted = model.output(part.output).ok_or_else(missing)?;
+    let homes = homes(rolled, bodies);
+    let result = *homes.get(&wanted).ok_or_else(missing)?;
+    let untapped = |node: &egg::Id| ScheduleError::Missing(format!("tapped node {node}"));
+    let tapped: Vec<Key> = part
+        .taps
+        .iter()
+        .map(|node| homes.get(node).copied().ok_or_else(|| untapped(node)))
+        .collect::<Result<_, _>>()?;
+    let flat = flatten(rolled, bodies, &homes)?;
+    // Of all calls, not only of those that this output needs: programs share caches.
+    let uses: Vec<Use<'_>> = flat.iter().map(|step| step.caches(|key| cache(rolled, bodies, key))).collect();
+    let windows = Windows::of(&uses);
+    let results: Vec<Key> = [result].into_iter().chain(tapped.iter().copied()).collect();
+    let flat = needed(flat, &results);
+    let accesses = accesses(rolled, &flat, &homes)?;
+    let mut staged: Vec<(usize, Flat<'_>)> = stages(&accesses).into_iter().zip(flat).collect();
+    staged.sort_by_key(|(stage, _)| *stage);
+    let value = |key| value(rolled, bodies, key);
+    let scratch = |key: Key| !results.contains(&key) && !matches!(value(key).place, Place::Cache(_));
+    let mut lives: Vec<Life> = Vec::new();
+    let mut known: FxHashMap<Key, usize> = FxHashMap::default();
+    for &(stage, ref step) in &staged {
+        for (part, source) in step.call.over() {
+            let over = resolve(&rolled.regions[step.region], step.region, source, &homes)?;
+            let at = *known.get(&over).filter(|_| scratch(step.written(part))).ok_or_else(missing)?;
+            known.insert(step.written(part), at);
+        }
+        for key in step.writes().chain(step.reads.iter().copied()).filter(|&key| scratch(key)) {
+            let at = *known.entry(key).or_insert_with(|| {
+                let image = key == step.written(0) && step.call.operation.is_image(Slot::Out);
+                lives.push(Life { bytes: bytes(value(key), part.rows), image, first: stage, last: stage });
+                lives.len() - 1
+            });
+            lives[at].last = stage;
+        }
+    }
+    Ok(Laid { homes, result, tapped, windows, staged, lives, known })
+}
+
+/// The scratch buffers of a program, and what is alive in each of its stages: both as sizes.
+///
+/// # Errors
+/// As [`assemble`].
+pub fn scratch(
+    model: &Graph,
+    rolled: &Rolled,
+    bodies: &[&LoweredBody],
+    part: Part<'_>,
+) -> Result<[Vec<Dim>; 2], ScheduleError> {
+    let Laid { staged, lives, .. } = lay(model, rolled, bodies, part)?;
+    let sizes = assign(&lives).sizes.into_iter().map(|(bytes, _)| bytes).collect();
+    let stages = staged.last().map_or(0, |(stage, _)| stage + 1);
+    Ok([sizes, (0..stages).map(|stage| alive(&lives, stage)).collect()])
+}
+
 /// Puts the regions' calls together into the program of one output; says of each step which region and call it is.
 ///
 /// # Errors
@@ -96,50 +186,14 @@ pub fn assemble(
     shared: &mut Shared,
 ) -> Result<(Program, Origins), ScheduleError> {
     let missing = || ScheduleError::Missing(part.output.name().into());
-    let wanted = model.output(part.output).ok_or_else(missing)?;
-    let homes = homes(rolled, bodies);
-    let result = *homes.get(&wanted).ok_or_else(missing)?;
-    let untapped = |node: &egg::Id| ScheduleError::Missing(format!("tapped node {node}"));
-    let tapped: Vec<Key> = part
-        .taps
-        .iter()
-        .map(|node| homes.get(node).copied().ok_or_else(|| untapped(node)))
-        .collect::<Result<_, _>>()?;
-    let flat = flatten(rolled, bodies, &homes)?;
-    let value = |(region, at): Key| bodies[rolled.regions[region].body].composed.lowered.values[at];
-    let cache = |key: Key| match value(key).place {
-        Place::Cache(c) => rolled.regions[key.0].caches.get(c).copied(),
-        Place::Step | Place::Fixed(_) => None,
-    };
+    let lowered: Vec<&LoweredBody> = bodies.iter().map(|body| &body.composed.lowered).collect();
+    let Laid { homes, result, tapped, windows, staged, lives, known } = lay(model, rolled, &lowered, part)?;
+    let value = |key| value(rolled, &lowered, key);
+    let cache = |key| cache(rolled, &lowered, key);
     let rows_of = |key: Key| match value(key).place {
-        Place::Cache(c) => bodies[rolled.regions[key.0].body].composed.lowered.caches.get(c).copied(),
+        Place::Cache(c) => lowered[rolled.regions[key.0].body].caches.get(c).copied(),
         Place::Step | Place::Fixed(_) => None,
     };
-    // Of all calls, not only of those that this output needs: programs share caches.
-    let windows = Windows::of(&flat.iter().map(|step| step.caches(cache)).collect::<Vec<_>>());
-    let results: Vec<Key> = [result].into_iter().chain(tapped.iter().copied()).collect();
-    let flat = needed(flat, &results);
-    let accesses = accesses(rolled, &flat, &homes)?;
-    let mut staged: Vec<(usize, Flat<'_>)> = stages(&accesses).into_iter().zip(flat).collect();
-    staged.sort_by_key(|(stage, _)| *stage);
-
-    let scratch = |key: Key| !results.contains(&key) && !matches!(value(key).place, Place::Cache(_));
-    let mut lives: Vec<Life> = Vec::new();
-    let mut known: FxHashMap<Key, usize> = FxHashMap::default();
-    for &(stage, ref step) in &staged {
-        for (part, source) in step.call.over() {
-            let over = resolve(&rolled.regions[step.region], step.region, source, &homes)?;
-            let at = *known.get(&over).filter(|_| scratch(step.written(part))).ok_or_else(missing)?;
-            known.insert(step.written(part), at);
-        }
-        for key in step.writes().chain(step.reads.iter().copied()).filter(|&key| scratch(key)) {
-            let at = *known.entry(key).or_insert_with(|| {
-                lives.push(Life { bytes: bytes(value(key), part.rows), first: stage, last: stage });
-                lives.len() - 1
-            });
-            lives[at].last = stage;
-        }
-    }
     let slots = assign(&lives);
     let buffers = shared.scratch(&slots.sizes);
     let places: FxHashMap<Key, usize> = known.iter().map(|(&key, &life)| (key, buffers[slots.of[life]])).collect();
@@ -248,10 +302,10 @@ fn bytes(value: Value, rows: RowRange) -> Dim {
 }
 
 /// Where each node that crosses regions is computed.
-fn homes(rolled: &Rolled, bodies: &[BodyProgram<'_>]) -> FxHashMap<egg::Id, Key> {
+fn homes(rolled: &Rolled, bodies: &[&LoweredBody]) -> FxHashMap<egg::Id, Key> {
     let mut homes = FxHashMap::default();
     for (at, region) in rolled.regions.iter().enumerate() {
-        let outputs = &bodies[region.body].composed.lowered.outputs;
+        let outputs = &bodies[region.body].outputs;
         homes.extend(region.outputs.iter().zip(outputs).map(|(&node, &value)| (node, (at, value))));
     }
     homes
@@ -291,12 +345,12 @@ fn accesses(
 
 fn flatten<'b>(
     rolled: &Rolled,
-    bodies: &[BodyProgram<'b>],
+    bodies: &[&'b LoweredBody],
     homes: &FxHashMap<egg::Id, Key>,
 ) -> Result<Vec<Flat<'b>>, ScheduleError> {
     let mut flat = Vec::new();
     for (at, region) in rolled.regions.iter().enumerate() {
-        for (kernel, call) in bodies[region.body].composed.lowered.calls.iter().enumerate() {
+        for (kernel, call) in bodies[region.body].calls.iter().enumerate() {
             let mut reads = Vec::new();
             for (_, input) in &call.inputs {
                 if let Input::Activation(source) = input {

@@ -18,7 +18,7 @@ use crate::lower::{Layout, LoweredBody, WeightUse};
 use crate::pack::{Packing, Recipe};
 use crate::roll::Region;
 
-pub use assemble::{BodyProgram, Part, ScheduleError, assemble};
+pub use assemble::{BodyProgram, Part, ScheduleError, assemble, scratch};
 
 /// A call with its kernel.
 #[derive(Clone, Debug)]
@@ -36,8 +36,8 @@ pub struct Shared {
     kernel_index: FxHashMap<String, usize>,
     buffers: Vec<Buffer>,
     buffer_index: FxHashMap<(Role, Dim), usize>,
-    /// By size, and how many of that size a program has had before.
-    scratch: FxHashMap<(Dim, usize), usize>,
+    /// By size, whether it is an image, and how many of those a program has had before.
+    scratch: FxHashMap<((Dim, bool), usize), usize>,
     caches: FxHashMap<u32, usize>,
     recipes: Vec<Recipe>,
     recipe_index: FxHashMap<(String, Layout), usize>,
@@ -92,20 +92,20 @@ impl Shared {
         self.buffer(Role::Input(table), table.bytes(), name)
     }
 
-    /// Scratch buffers of these sizes, all different. Programs share those of the same size; the runtime lets buffers of
-    /// different programs lie in the same memory.
-    fn scratch(&mut self, sizes: &[Dim]) -> Vec<usize> {
-        let mut taken: FxHashMap<Dim, usize> = FxHashMap::default();
-        let mut of_size = |bytes: Dim| {
-            let ordinal = taken.entry(bytes).or_default();
+    /// Scratch buffers of these sizes, and images where it says so, all different. Programs share those of the same size; the
+    /// runtime lets buffers of different programs lie in the same memory.
+    fn scratch(&mut self, sizes: &[(Dim, bool)]) -> Vec<usize> {
+        let mut taken: FxHashMap<(Dim, bool), usize> = FxHashMap::default();
+        let mut of_size = |size: (Dim, bool)| {
+            let ordinal = taken.entry(size).or_default();
             *ordinal += 1;
-            *self.scratch.entry((bytes, *ordinal)).or_insert_with(|| {
+            *self.scratch.entry((size, *ordinal)).or_insert_with(|| {
                 let name = format!("scratch{}", self.buffers.iter().filter(|b| b.role == Role::Scratch).count());
-                self.buffers.push(Buffer { name, role: Role::Scratch, bytes });
+                self.buffers.push(Buffer { name, role: Role::Scratch, bytes: size.0 });
                 self.buffers.len() - 1
             })
         };
-        sizes.iter().map(|&bytes| of_size(bytes)).collect()
+        sizes.iter().map(|&size| of_size(size)).collect()
     }
 
     /// The buffer of a cache of the model: the same for all programs, which have to agree on its rows and its window.

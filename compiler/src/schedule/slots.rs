@@ -1,6 +1,6 @@
 //! Scratch buffers by liveness: values whose lives do not overlap share one.
 //!
-//! A device cannot bind one buffer for reading and another part of it for writing in the same dispatch, so values share
+//! Images share with images alone. A device cannot bind one buffer for reading and another part of it for writing in the same dispatch, so values share
 //! whole buffers, each as large as the largest value in it (Pisarchyk & Lee 2020, arXiv 2001.03288: shared objects).
 
 use std::cmp::Reverse;
@@ -11,6 +11,8 @@ use warpweft_plan::Dim;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Life {
     pub(super) bytes: Dim,
+    /// It is an image.
+    pub(super) image: bool,
     pub(super) first: usize,
     pub(super) last: usize,
 }
@@ -18,8 +20,8 @@ pub(super) struct Life {
 /// The buffers of a program.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Slots {
-    /// The size of each.
-    pub(super) sizes: Vec<Dim>,
+    /// The size of each, and whether it is an image.
+    pub(super) sizes: Vec<(Dim, bool)>,
     /// Where each value is.
     pub(super) of: Vec<usize>,
 }
@@ -28,17 +30,18 @@ pub(super) struct Slots {
 /// its steps run side by side.
 pub(super) fn assign(lives: &[Life]) -> Slots {
     let mut slots = Slots { sizes: Vec::new(), of: vec![0; lives.len()] };
-    for grows_with in Kind::ALL {
-        let mut values: Vec<usize> = (0..lives.len()).filter(|&i| Kind::of(lives[i].bytes) == grows_with).collect();
+    for (image, grows_with) in [false, true].into_iter().flat_map(|image| Kind::ALL.map(|kind| (image, kind))) {
+        let is_such = |life: &Life| life.image == image && Kind::of(life.bytes) == grows_with;
+        let mut values: Vec<usize> = (0..lives.len()).filter(|&i| is_such(&lives[i])).collect();
         values.sort_by_key(|&i| (lives[i].first, Reverse(size(lives[i].bytes)), Reverse(lives[i].last)));
         let before = slots.sizes.len();
         for (value, at) in values.iter().zip(search(lives, &values)) {
             let bytes = lives[*value].bytes;
             slots.of[*value] = before + at;
             match slots.sizes.get_mut(before + at) {
-                Some(known) if size(*known) < size(bytes) => *known = bytes,
+                Some((known, _)) if size(*known) < size(bytes) => *known = bytes,
                 Some(_) => {}
-                None => slots.sizes.push(bytes),
+                None => slots.sizes.push((bytes, image)),
             }
         }
     }
@@ -143,7 +146,7 @@ mod tests {
     }
 
     fn life(bytes: Dim, first: usize, last: usize) -> Life {
-        Life { bytes, first, last }
+        Life { bytes, image: false, first, last }
     }
 
     #[test]
@@ -159,10 +162,13 @@ mod tests {
         ];
         // The value of 64 grows to 100, that of 8 begins where its twin ends, that of 60 has nothing else to share with.
         let slots = assign(&lives);
-        assert_eq!(slots.sizes, [rows(100), rows(60), Dim::SEQUENCES * 8]);
+        assert_eq!(slots.sizes, [rows(100), rows(60), Dim::SEQUENCES * 8].map(|bytes| (bytes, false)));
         assert_eq!(slots.of, [0, 1, 0, 0, 2, 1]);
         assert_eq!(alive(&lives, 2), rows(108));
         assert_eq!(assign(&[]), Slots { sizes: vec![], of: vec![] });
+        // No image stands where a buffer was.
+        let apart = assign(&[lives[0], Life { image: true, ..lives[2] }]);
+        assert_eq!((apart.sizes, apart.of), (vec![(rows(64), false), (rows(100), true)], vec![0, 1]));
     }
 
     proptest! {
@@ -181,7 +187,7 @@ mod tests {
                 prop_assert!(slots.of[a] != slots.of[b] || !meet(&lives[a], &lives[b]));
             }
             for (life, &slot) in lives.iter().zip(&slots.of) {
-                prop_assert!(slots.sizes[slot].tokens >= life.bytes.tokens);
+                prop_assert!(slots.sizes[slot].0.tokens >= life.bytes.tokens);
             }
             // As a driver counts: a barrier before a step that touches what one since the last barrier wrote, or writes
             // what one read.

@@ -63,7 +63,8 @@ mod tests {
         let view = View::whole(8);
         let mask = Box::new(Term::BandMask { before, after: Some(0) });
         let term = Term::Binary(Binary::Add, Box::new(Term::Acc), mask);
-        let attention = Attention { q: view, k: view, v: view, heads: 1, kv_heads: 1, term, max_context: 64 };
+        let attention =
+            Attention { q: view, k: view, v: view, heads: 1, kv_heads: 1, term, max_context: 64, image: false };
         Operation::CachedAttention { attention, caches: [ROWS; 2], fresh: None, split: None }
     }
 

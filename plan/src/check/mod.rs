@@ -11,7 +11,7 @@ mod quantization;
 use std::collections::HashSet;
 
 use crate::error::{PlanError, clipped, invalid};
-use crate::{Access, Buffer, CacheRows, Dim, Kernel, Model, Plan, Role, Tensor};
+use crate::{Buffer, CacheRows, Dim, Kernel, Model, Plan, Role, Tensor};
 
 /// No step has more rows, so that sizes never overflow.
 pub const MAX_STEP_ROWS: u64 = 1 << 20;
@@ -190,8 +190,8 @@ fn check_bindings(at: &str, kernel: &Kernel) -> Result<(), PlanError> {
     if let Some(twice) = kernel.bindings.iter().find(|b| !names.insert(b.name.as_str())) {
         return Err(invalid(at, format!("{:?} twice", clipped(&twice.name)), "unique names"));
     }
-    if !kernel.bindings.iter().any(|b| b.access == Access::ReadWrite) {
-        return Err(invalid(at, "nothing that is written", "a read_write binding"));
+    if !kernel.bindings.iter().any(|b| b.access.writes()) {
+        return Err(invalid(at, "nothing that is written", "a binding that is"));
     }
     Ok(())
 }

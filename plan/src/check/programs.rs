@@ -1,6 +1,6 @@
 //! Checks of programs: steps, outputs and the cover of all numbers of rows.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::{MAX_FAMILY, MAX_GROUPS, MAX_STEP_ROWS, check_size};
 use crate::error::{PlanError, clipped, invalid};
@@ -103,7 +103,8 @@ fn check_result(at: &str, plan: &Plan, buffer: usize, rows: Dim, (width, stride)
 }
 
 fn check_steps(at: &str, plan: &Plan, program: &Program) -> Result<(), PlanError> {
-    let mut written = HashSet::new();
+    // Those that a step before wrote, and whether as an image.
+    let mut written = HashMap::new();
     for (i, step) in program.steps.iter().enumerate() {
         let kernel = plan.kernels.get(step.kernel).ok_or_else(|| {
             invalid(format!("{at}: step {i}: kernel"), step.kernel, format!("below {}", plan.kernels.len()))
@@ -124,7 +125,7 @@ fn check_steps(at: &str, plan: &Plan, program: &Program) -> Result<(), PlanError
     }
     let taps = program.taps.iter().enumerate().map(|(i, tap)| (format!("tap {i}"), tap.buffer));
     for (what, buffer) in [("output".to_owned(), program.output.buffer)].into_iter().chain(taps) {
-        if !written.contains(&buffer) {
+        if !written.contains_key(&buffer) {
             let found = format!("buffer {buffer} that no step writes");
             return Err(invalid(format!("{at}: {what}"), found, "the result of a step"));
         }
@@ -141,7 +142,7 @@ fn check_kernel_tier(at: &str, kernel: &Kernel, tier: &Tier) -> Result<(), PlanE
     let count = |accesses: &[Access]| kernel.bindings.iter().filter(|b| accesses.contains(&b.access)).count();
     for (what, found, most) in [
         ("storage bindings", count(&[Access::Read, Access::ReadWrite]), tier.storage_buffers),
-        ("images", count(&[Access::Image]), tier.images),
+        ("images", count(&[Access::Image, Access::ImageWrite]), tier.images),
     ] {
         if found > most as usize {
             return Err(invalid(format!("{at}: {what}"), found, format!("at most the tier's {most}")));
@@ -156,7 +157,7 @@ fn check_operands(
     program: &Program,
     step: &Step,
     kernel: &Kernel,
-    written: &mut HashSet<usize>,
+    written: &mut HashMap<usize, bool>,
 ) -> Result<(), PlanError> {
     if step.buffers.len() != kernel.bindings.len() {
         let expected = format!("{} (the kernel's bindings)", kernel.bindings.len());
@@ -174,7 +175,8 @@ fn check_operands(
             Role::Input(Input::Step) => &[Access::Uniform][..],
             Role::Input(_) => &[Access::Read],
             Role::Weight { .. } => &[Access::Read, Access::Image],
-            Role::Scratch | Role::Output | Role::Cache { .. } => &[Access::Read, Access::ReadWrite],
+            Role::Scratch => &[Access::Read, Access::ReadWrite, Access::Image, Access::ImageWrite],
+            Role::Output | Role::Cache { .. } => &[Access::Read, Access::ReadWrite],
         };
         if !expected.contains(&binding.access) {
             let found = format!("{:?} of a buffer with the role {:?}", binding.access, buffer.role);
@@ -189,11 +191,16 @@ fn check_operands(
             return Err(invalid(&at, format!("an image of {bytes} bytes"), format!("a multiple of {TEXEL}")));
         }
         let computed = matches!(buffer.role, Role::Scratch | Role::Output);
-        if computed && binding.access == Access::Read && !written.contains(&index) {
+        if computed && !binding.access.writes() && !written.contains_key(&index) {
             return Err(invalid(&at, format!("buffer {index}, which no step before wrote"), "a written buffer"));
         }
-        if binding.access == Access::ReadWrite {
-            writes.push(index);
+        let is_image = binding.access.is_image();
+        if written.get(&index).is_some_and(|image| *image != is_image) {
+            let found = format!("{:?} of buffer {index}", binding.access);
+            return Err(invalid(&at, found, "an image in all steps or in none"));
+        }
+        if binding.access.writes() {
+            writes.push((index, is_image));
         }
         match pages_of(buffer.role) {
             Some(other) if other != *pages.get_or_insert(other) => {
@@ -203,7 +210,7 @@ fn check_operands(
             Some(_) | None => {}
         }
     }
-    for &index in &writes {
+    for &(index, _) in &writes {
         if step.buffers.iter().filter(|&&other| other == index).count() > 1 {
             return Err(invalid(at, format!("buffer {index} written and bound twice"), "one binding of it"));
         }

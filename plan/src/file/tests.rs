@@ -211,10 +211,28 @@ fn lies_are_named() {
             }),
         ),
         (
-            "found Image of a buffer with the role Scratch",
+            "found Image of buffer 3, expected an image in all steps or in none",
             Box::new(|p| {
                 p.programs.drain(..2);
+                p.programs[0].min_rows = 1;
                 p.kernels[1].bindings[2].access = Access::Image;
+            }),
+        ),
+        (
+            "images: found 2, expected at most the tier's 1",
+            Box::new(|p| {
+                p.programs.drain(..2);
+                p.programs[0].min_rows = 1;
+                p.kernels[0].bindings[0].access = Access::Image;
+                p.kernels[0].bindings[3].access = Access::ImageWrite;
+            }),
+        ),
+        (
+            "found ImageWrite of a buffer with the role Output",
+            Box::new(|p| {
+                p.programs.drain(..2);
+                p.programs[0].min_rows = 1;
+                p.kernels[1].bindings[4].access = Access::ImageWrite;
             }),
         ),
         ("which no step before wrote", Box::new(|p| p.programs[0].steps.swap(0, 1))),

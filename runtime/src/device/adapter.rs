@@ -2,7 +2,7 @@
 
 use warpweft_plan::Tier;
 
-use super::tier;
+use super::{IMAGE_ROW, tier};
 use crate::RuntimeError;
 
 /// A GPU, or a driver that stands in for one.
@@ -100,6 +100,11 @@ impl Adapter {
     /// Bytes of the largest buffer that a kernel can see.
     pub fn largest_binding(&self) -> u64 {
         self.limits.max_storage_buffer_binding_size.min(self.limits.max_buffer_size)
+    }
+
+    /// Bytes of the largest image.
+    pub(crate) fn largest_image(&self) -> u64 {
+        u64::from(self.limits.max_texture_dimension_2d) * IMAGE_ROW
     }
 
     /// Bytes of memory that a model can have, where that can be known: what the system has available, if the CPU does the

@@ -73,7 +73,8 @@ fn layout_entry(binding: u32, access: Access) -> wgpu::BindGroupLayoutEntry {
         Access::Read => buffer(wgpu::BufferBindingType::Storage { read_only: true }),
         Access::ReadWrite => buffer(wgpu::BufferBindingType::Storage { read_only: false }),
         Access::Uniform => buffer(wgpu::BufferBindingType::Uniform),
-        Access::Image => stored::IMAGE,
+        Access::Image => stored::image(wgpu::StorageTextureAccess::ReadOnly),
+        Access::ImageWrite => stored::image(wgpu::StorageTextureAccess::WriteOnly),
     };
     wgpu::BindGroupLayoutEntry { binding, visibility: wgpu::ShaderStages::COMPUTE, ty, count: None }
 }
@@ -81,7 +82,7 @@ fn layout_entry(binding: u32, access: Access) -> wgpu::BindGroupLayoutEntry {
 /// What [`Device::time_kernel`] measured.
 #[derive(Clone, Debug)]
 pub struct KernelRun {
-    /// Contents of the `ReadWrite` buffers afterwards, in binding order.
+    /// Contents of what it writes afterwards, in binding order.
     pub outputs: Vec<Vec<u8>>,
     /// Wall time of each repetition after the first, in seconds, submission and wait included.
     pub seconds: Vec<f64>,
@@ -124,7 +125,7 @@ impl Trial {
 
 impl Device {
     /// Runs one kernel once over buffers with the given contents, one for each binding.
-    /// Returns the contents of the `ReadWrite` buffers afterwards, in binding order.
+    /// Returns the contents of what it writes afterwards, in binding order.
     ///
     /// # Errors
     /// [`RuntimeError::Call`] if buffers or grid don't fit the kernel, [`RuntimeError::Shader`] if it is refused.
@@ -173,12 +174,9 @@ impl Device {
             }
         }
         let mut outputs = Vec::new();
-        for (stored, binding) in buffers.iter().zip(&kernel.bindings) {
-            match stored {
-                Stored::Buffer(buffer) if binding.access == Access::ReadWrite => {
-                    outputs.push(self.download(buffer).await?);
-                }
-                Stored::Buffer(_) | Stored::Image(..) => {}
+        for ((stored, binding), content) in buffers.iter().zip(&kernel.bindings).zip(contents) {
+            if binding.access.writes() {
+                outputs.push(self.download(stored, content.len()).await?);
             }
         }
         Ok(KernelRun { outputs, seconds })
@@ -248,22 +246,23 @@ impl Device {
         stored
     }
 
-    async fn download(&self, buffer: &wgpu::Buffer) -> Result<Vec<u8>, RuntimeError> {
+    /// The first bytes of what a kernel wrote.
+    async fn download(&self, stored: &Stored, bytes: usize) -> Result<Vec<u8>, RuntimeError> {
         let copy = self
             .guard("reading results", || {
                 let copy = self.gpu.create_buffer(&wgpu::BufferDescriptor {
                     label: None,
-                    size: buffer.size(),
+                    size: stored.bytes(),
                     usage: wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::MAP_READ,
                     mapped_at_creation: false,
                 });
                 let mut encoder = self.gpu.create_command_encoder(&Default::default());
-                encoder.copy_buffer_to_buffer(buffer, 0, &copy, 0, buffer.size());
+                stored.copy_out(&mut encoder, &copy, bytes as u64);
                 self.queue.submit([encoder.finish()]);
                 copy
             })
             .await?;
-        self.read(&copy, copy.size(), <[u8]>::to_vec).await
+        self.read(&copy, bytes as u64, <[u8]>::to_vec).await
     }
 }
 

@@ -1,4 +1,4 @@
-//! What kernels bind: a buffer, or an image where shaders read a weight as one.
+//! What kernels bind: a buffer, or an image where shaders have a weight or a matrix as one.
 
 use warpweft_plan::{Access, IMAGE_WIDTH, TEXEL};
 
@@ -18,7 +18,7 @@ impl Stored {
     /// Room for so many bytes, which are to be copied there.
     pub(crate) fn new(device: &Device, label: Option<&str>, access: Access, bytes: u64) -> Stored {
         let kind = match access {
-            Access::Image => return Stored::image(device, label, bytes),
+            Access::Image | Access::ImageWrite => return Stored::image(device, label, bytes),
             Access::Uniform => wgpu::BufferUsages::UNIFORM,
             Access::Read => wgpu::BufferUsages::STORAGE,
             Access::ReadWrite => wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC,
@@ -44,7 +44,7 @@ impl Stored {
             sample_count: 1,
             dimension: wgpu::TextureDimension::D2,
             format: FORMAT,
-            usage: wgpu::TextureUsages::STORAGE_BINDING | wgpu::TextureUsages::COPY_DST,
+            usage: wgpu::TextureUsages::STORAGE_BINDING | wgpu::TextureUsages::COPY_DST | wgpu::TextureUsages::COPY_SRC,
             view_formats: &[],
         });
         let view = texture.create_view(&Default::default());
@@ -87,6 +87,17 @@ impl Stored {
         }
     }
 
+    /// Copies `bytes` from the first on to the first of `copy`, of an image whole rows.
+    pub(super) fn copy_out(&self, encoder: &mut wgpu::CommandEncoder, copy: &wgpu::Buffer, bytes: u64) {
+        match self {
+            Stored::Buffer(buffer) => encoder.copy_buffer_to_buffer(buffer, 0, copy, 0, bytes),
+            Stored::Image(texture, _) => {
+                let (from, layout, size) = rows_of(texture, 0, bytes.next_multiple_of(IMAGE_ROW));
+                encoder.copy_texture_to_buffer(from, wgpu::TexelCopyBufferInfo { buffer: copy, layout }, size);
+            }
+        }
+    }
+
     /// Copies bytes `from .. from + bytes` of `source` to `at`. For an image all are multiples of a row: of its last row all is
     /// copied.
     pub(crate) fn copy(
@@ -117,11 +128,9 @@ pub(crate) fn image_rows(bytes: u64) -> u64 {
 }
 
 /// How an image is bound.
-pub(super) const IMAGE: wgpu::BindingType = wgpu::BindingType::StorageTexture {
-    access: wgpu::StorageTextureAccess::ReadOnly,
-    format: FORMAT,
-    view_dimension: wgpu::TextureViewDimension::D2,
-};
+pub(super) fn image(access: wgpu::StorageTextureAccess) -> wgpu::BindingType {
+    wgpu::BindingType::StorageTexture { access, format: FORMAT, view_dimension: wgpu::TextureViewDimension::D2 }
+}
 
 /// Whole rows of an image from `first` on, and how their bytes stand in what is copied.
 fn rows_of(

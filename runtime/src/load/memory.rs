@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use warpweft_plan::{Input, MAX_GROUPS, PAGE_ROWS, Plan, ROW_BLOCK, Role, Sizes};
+use warpweft_plan::{Access, Input, MAX_GROUPS, PAGE_ROWS, Plan, ROW_BLOCK, Role, Sizes};
 
 use super::job::{Job, Window};
 use super::scratch;
@@ -30,7 +30,8 @@ impl Account {
 
     /// What a job needs for steps of some extent, with these weights on the device.
     pub(crate) fn new(plan: &Plan, job: &Job, weights: &BTreeSet<Window>, extent: Extent) -> Account {
-        let activations = scratch::sizes(plan, job, extent).into_iter().fold(0, u64::saturating_add);
+        let places = scratch::places(plan, job, extent).into_iter();
+        let activations = places.map(|(_, bytes)| bytes).fold(0, u64::saturating_add);
         let mut account =
             Account { weights: weights.iter().map(Window::held).sum(), activations, ..Account::default() };
         for &index in &job.buffers {
@@ -187,8 +188,10 @@ pub(crate) fn fits(need: &Account, limit: &Limit) -> Result<(), RuntimeError> {
 
 fn device_allows(plan: &Plan, job: &Job, adapter: &Adapter, extent: Extent) -> bool {
     let most = adapter.largest_binding();
+    let most_of = |access: Access| if access.is_image() { adapter.largest_image() } else { most };
     let sizes = Sizes { tokens: extent.rows, context: extent.context, sequences: extent.sequences };
     job.buffers.iter().all(|&i| size(plan, i, extent) <= most)
+        && scratch::places(plan, job, extent).into_iter().all(|(access, bytes)| bytes <= most_of(access))
         && job
             .program(plan, extent.rows)
             .steps

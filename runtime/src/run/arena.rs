@@ -25,8 +25,8 @@ pub(crate) struct Arena {
     pub(crate) extent: Extent,
     /// Inputs and outputs by the index of their buffer.
     buffers: HashMap<usize, wgpu::Buffer>,
-    /// What all programs use for their scratch buffers, the largest first.
-    scratch: Vec<wgpu::Buffer>,
+    /// What all programs use for their scratch buffers, the largest first, and behind those the same of images.
+    scratch: Vec<Stored>,
     /// Bind groups of each step, by the position of the program in the job; of those programs that have run.
     groups: HashMap<usize, Vec<wgpu::BindGroup>>,
     /// Through which results come back.
@@ -40,8 +40,8 @@ impl Arena {
             let buffer =
                 |(i, usage): (usize, _)| (i, create(device, &plan.buffers[i].name, size(plan, i, extent), usage));
             let buffers: HashMap<_, _> = usages.map(buffer).collect();
-            let scratch = scratch::sizes(plan, job, extent).into_iter();
-            let scratch = scratch.map(|bytes| create(device, "scratch", bytes, wgpu::BufferUsages::STORAGE)).collect();
+            let scratch = scratch::places(plan, job, extent).into_iter();
+            let scratch = scratch.map(|(access, bytes)| Stored::new(device, Some("scratch"), access, bytes)).collect();
             let outputs = job.programs.iter().map(|&i| size(plan, plan.programs[i].output.buffer, extent));
             let copy = device.gpu.create_buffer(&wgpu::BufferDescriptor {
                 label: Some("results"),
@@ -68,16 +68,19 @@ impl Arena {
         }
         let cache = |i: usize| resident.pools.iter().find_map(|pool| pool.buffers.get(&i));
         let program = &plan.programs[job.programs[position]];
-        let ranked = scratch::ranked(plan, program, self.extent);
-        let ranks: HashMap<usize, usize> = ranked.into_iter().enumerate().map(|(rank, i)| (i, rank)).collect();
+        let mut places: HashMap<usize, &Stored> = HashMap::new();
+        for images in [false, true] {
+            let such = self.scratch.iter().filter(|stored| matches!(stored, Stored::Image(..)) == images);
+            places.extend(scratch::ranked(plan, program, self.extent, images).into_iter().zip(such));
+        }
         let bind = || -> Option<Vec<wgpu::BindGroup>> {
             let bound = program.steps.iter().map(|step| {
-                let operand = |(&i, binding): (&usize, &Binding)| match (window(plan, i, binding.access), ranks.get(&i))
-                {
-                    (Some(window), _) => resident.weights.get(&window).map(Stored::resource),
-                    (None, Some(&rank)) => self.scratch.get(rank).map(wgpu::Buffer::as_entire_binding),
-                    (None, None) => self.buffers.get(&i).or_else(|| cache(i)).map(wgpu::Buffer::as_entire_binding),
-                };
+                let operand =
+                    |(&i, binding): (&usize, &Binding)| match (window(plan, i, binding.access), places.get(&i)) {
+                        (Some(window), _) => resident.weights.get(&window).map(Stored::resource),
+                        (None, Some(stored)) => Some(stored.resource()),
+                        (None, None) => self.buffers.get(&i).or_else(|| cache(i)).map(wgpu::Buffer::as_entire_binding),
+                    };
                 let bound = step.buffers.iter().zip(&plan.kernels[step.kernel].bindings);
                 let operands: Option<Vec<_>> = bound.map(operand).collect();
                 Some(resident.pipelines.get(&step.kernel)?.bind(device, operands?))
@@ -100,7 +103,7 @@ impl Arena {
     /// Bytes of its scratch buffers, and of inputs, outputs and the copy through which results come back.
     pub(crate) fn bytes(&self) -> (u64, u64) {
         let transfers = self.buffers.values().chain([&self.copy]);
-        (self.scratch.iter().map(wgpu::Buffer::size).sum(), transfers.map(wgpu::Buffer::size).sum())
+        (self.scratch.iter().map(Stored::bytes).sum(), transfers.map(wgpu::Buffer::size).sum())
     }
 
     /// A buffer between kernels.

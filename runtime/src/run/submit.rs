@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use warpweft_plan::{Access, Output, Plan, Program, Role, Sizes, Step};
+use warpweft_plan::{Output, Plan, Program, Role, Sizes, Step};
 
 use super::arena::Arena;
 use super::batch::Tables;
@@ -221,7 +221,7 @@ impl Ready<'_> {
 fn appending(plan: &Plan, program: &Program) -> usize {
     let appends = |step: &Step| {
         let bindings = plan.kernels[step.kernel].bindings.iter().zip(&step.buffers);
-        let mut written = bindings.filter(|(binding, _)| binding.access == Access::ReadWrite);
+        let mut written = bindings.filter(|(binding, _)| binding.access.writes());
         written.any(|(_, &buffer)| matches!(plan.buffers[buffer].role, Role::Cache { .. }))
     };
     program.steps.iter().rposition(appends).map_or(0, |last| last + 1)

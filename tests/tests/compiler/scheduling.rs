@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use warpweft_plan::{Access, Plan, Program, Role, Sizes, Step};
+use warpweft_plan::{Plan, Program, Role, Sizes, Step};
 
 use crate::made::{Made, fixtures};
 
@@ -56,7 +56,7 @@ fn label(program: &Program) -> String {
 /// The buffers that a step reads and those that it writes.
 fn bound(plan: &Plan, step: &Step) -> (Vec<usize>, Vec<usize>) {
     let bindings = step.buffers.iter().copied().zip(&plan.kernels[step.kernel].bindings);
-    let (writes, reads): (Vec<_>, Vec<_>) = bindings.partition(|(_, binding)| binding.access == Access::ReadWrite);
+    let (writes, reads): (Vec<_>, Vec<_>) = bindings.partition(|(_, binding)| binding.access.writes());
     let buffers = |bound: Vec<(usize, _)>| bound.into_iter().map(|(buffer, _)| buffer).collect();
     (buffers(reads), buffers(writes))
 }

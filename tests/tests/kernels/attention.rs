@@ -55,7 +55,7 @@ impl Case {
         let tokens = data.batch.tokens();
         let (wide, narrow) = (heads * dim, kv_heads * dim);
         let stride = (wide + 2 * narrow).next_multiple_of(8);
-        let window = |width, offset| View { width, stride, offset };
+        let window = |width, offset| View { width, stride, offset, image: false };
         let (q, k, v) = match self.merged {
             true => (window(wide, 0), window(narrow, wide), window(narrow, wide + narrow)),
             false => (View::whole(wide), View::whole(narrow), View::whole(narrow)),
@@ -110,7 +110,7 @@ impl Case {
             }
         }
         let max_context = self.lengths.iter().max().copied().unwrap();
-        let operation = Operation::Attention(Attention { q, k, v, heads, kv_heads, term, max_context });
+        let operation = Operation::Attention(Attention { q, k, v, heads, kv_heads, term, max_context, image: false });
         everywhere(|device, target| {
             let compose = if every_tile { all_kernels } else { kernels };
             for kernel in compose(&operation, target) {

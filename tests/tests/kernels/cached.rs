@@ -54,7 +54,7 @@ impl Case {
     /// A window of a matrix that holds more.
     pub(crate) fn q(&self) -> View {
         let width = self.heads * self.dim;
-        View { width, stride: (width + 12).next_multiple_of(8), offset: 4 }
+        View { width, stride: (width + 12).next_multiple_of(8), offset: 4, image: false }
     }
 
     pub(crate) fn cache(&self) -> View {
@@ -94,7 +94,7 @@ impl Case {
     fn operation(&self, split: Option<Split>) -> Operation {
         let (q, k, v) = (self.q(), self.cache(), self.cache());
         let (heads, kv_heads, term, max_context) = (self.heads, self.kv_heads, self.term(), self.max_context);
-        let attention = Attention { q, k, v, heads, kv_heads, term, max_context };
+        let attention = Attention { q, k, v, heads, kv_heads, term, max_context, image: false };
         Operation::CachedAttention { attention, caches: [self.rows(); 2], fresh: None, split }
     }
 
@@ -145,7 +145,13 @@ impl Case {
         expected: &[(f64, f64)],
     ) {
         let out = View::whole(self.heads * self.dim);
-        let combine = Operation::CombineAttention { heads: self.heads, value_dim: self.dim, term: self.term(), split };
+        let combine = Operation::CombineAttention {
+            heads: self.heads,
+            value_dim: self.dim,
+            term: self.term(),
+            split,
+            image: false,
+        };
         let mut data = self.data();
         data.exactly(Slot::X, crate::floats(parts));
         for kernel in kernels(&combine, target) {

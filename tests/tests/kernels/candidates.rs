@@ -10,7 +10,7 @@ use crate::{everywhere, kernels};
 
 fn run(rows: Vec<Vec<f32>>, n: u32) {
     let width = rows[0].len() as u32;
-    let x = View { width, stride: (width + 3).next_multiple_of(8), offset: 3 };
+    let x = View { width, stride: (width + 3).next_multiple_of(8), offset: 3, image: false };
     let mut data = Data::new(Batch::new(&vec![1; rows.len()]), 1);
     let mut values = vec![9.9e9; rows.len().next_multiple_of(64) * x.stride as usize];
     for (m, row) in rows.iter().enumerate() {

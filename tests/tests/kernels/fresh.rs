@@ -40,7 +40,7 @@ impl Layer {
 
     fn x(&self) -> View {
         let width = (self.case.heads + 2 * self.case.kv_heads) * self.case.dim;
-        View { width, stride: (self.offset + width).next_multiple_of(8) + 8, offset: self.offset }
+        View { width, stride: (self.offset + width).next_multiple_of(8) + 8, offset: self.offset, image: false }
     }
 
     /// The parts, and the vector that they read.
@@ -120,6 +120,7 @@ impl Layer {
                 kv_heads: case.kv_heads,
                 term: case.term(),
                 max_context: case.max_context,
+                image: false,
             },
             caches: [case.rows(); 2],
             fresh: Some(fresh),

@@ -42,7 +42,7 @@ fn run(parts: Vec<HeadPart>, vectors: Vec<Vec<f32>>) {
     let mut data = Data::new(Batch::cached(&[(300, 37), (31, 3), (0, 2), (64, 1)]), 3);
     let tokens = data.batch.tokens();
     let end = parts.iter().map(|p| p.x.offset + p.x.width).max().unwrap();
-    let x = View { width: end, stride: parts[0].x.stride, offset: 0 };
+    let x = View { width: end, stride: parts[0].x.stride, offset: 0, image: false };
     data.matrix(Slot::X, x, tokens, 1.0);
     let mut vector = vectors.concat();
     let length = vector.len() as u32;
@@ -112,7 +112,7 @@ fn rotations() {
     {
         for (offset, to) in [(0, Destination::Rows), (3, Destination::Rows), (5, Destination::Cache(format))] {
             let width = heads * dim;
-            let x = View { width, stride: (width + offset).next_multiple_of(8), offset };
+            let x = View { width, stride: (width + offset).next_multiple_of(8), offset, image: false };
             let rotation = Some(Rotation { rotary, interleaved, scale, frequencies: 0 });
             run(vec![HeadPart { x, heads, norm: None, rotation, to }], vec![frequencies(rotary / 2)]);
         }
@@ -121,7 +121,7 @@ fn rotations() {
 
 #[test]
 fn queries_keys_and_values_together() {
-    let window = |width, offset| View { width, stride: 8 * 128, offset };
+    let window = |width, offset| View { width, stride: 8 * 128, offset, image: false };
     let rotation = Some(Rotation { rotary: 128, interleaved: false, scale: 1.0, frequencies: 0 });
     let part = |x, heads, rotation, to| HeadPart { x, heads, norm: None, rotation, to };
     let parts = vec![
@@ -137,7 +137,8 @@ fn norms_of_heads() {
     let gain = |n: u32| (0..n).map(|i| 0.5 + i as f32 / n as f32).collect::<Vec<f32>>();
     for ((heads, dim), format) in [(3, 20), (2, 128), (5, 15), (1, 256)].into_iter().zip(CacheFormat::ALL) {
         let to = Destination::Cache(format);
-        let x = |offset| View { width: heads * dim, stride: (2 * heads * dim).next_multiple_of(8), offset };
+        let x =
+            |offset| View { width: heads * dim, stride: (2 * heads * dim).next_multiple_of(8), offset, image: false };
         let rotary = dim / 2 * 2;
         let rotation = Some(Rotation { rotary, interleaved: false, scale: 1.0, frequencies: 0 });
         let norm = Some(HeadNorm { eps: EPS, gain: Some(rotary / 2) });
@@ -154,8 +155,12 @@ fn norms_turns_and_caches_together() {
     for ((dim, rotary, interleaved), format) in sizes.into_iter().zip(CacheFormat::ALL.into_iter().rev()) {
         let cache = Destination::Cache(format);
         let gain = |from: f32| (0..dim).map(|i| from + i as f32 / dim as f32).collect::<Vec<f32>>();
-        let window =
-            |heads, first| View { width: heads * dim, stride: (8 * dim).next_multiple_of(8), offset: first * dim };
+        let window = |heads, first| View {
+            width: heads * dim,
+            stride: (8 * dim).next_multiple_of(8),
+            offset: first * dim,
+            image: false,
+        };
         let rotation = Some(Rotation { rotary, interleaved, scale: 1.0, frequencies: 0 });
         let norm = |gain| Some(HeadNorm { eps: EPS, gain: Some(gain) });
         let half = rotary / 2;
@@ -171,7 +176,7 @@ fn norms_turns_and_caches_together() {
 
 #[test]
 fn copies_to_a_cache() {
-    let x = View { width: 60, stride: 72, offset: 7 };
+    let x = View { width: 60, stride: 72, offset: 7, image: false };
     for to in CacheFormat::ALL.map(Destination::Cache) {
         run(vec![HeadPart { x, heads: 1, norm: None, rotation: None, to }], vec![]);
     }
@@ -182,7 +187,7 @@ fn copies_to_a_cache() {
 fn magnitudes_in_caches() {
     let magnitudes = [0.0, 1e-42, 1e-35, 3e-8, 6e-5, 1.0, 65504.0, 65520.0, 1e6, 1e30, f32::MAX];
     let (heads, dim) = (2, 20);
-    let x = View { width: heads * dim, stride: 40, offset: 0 };
+    let x = View { width: heads * dim, stride: 40, offset: 0, image: false };
     let mut data = Data::new(Batch::cached(&[(30, magnitudes.len() as u32)]), 5);
     data.matrix(Slot::X, x, magnitudes.len(), 1.0);
     let mut values = data.matrices[&Slot::X].clone();

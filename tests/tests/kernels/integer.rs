@@ -65,7 +65,7 @@ fn rows_become_codes() {
     for (width, rows) in [(1, 1), (60, 66), (1030, 2)] {
         quantized(View::whole(width), rows, 1.0);
     }
-    quantized(View { width: 61, stride: 96, offset: 5 }, 4, 1.0);
+    quantized(View { width: 61, stride: 96, offset: 5, image: false }, 4, 1.0);
     for scale in [3.4e38, 1e-34] {
         quantized(View::whole(60), 3, scale);
     }
@@ -172,7 +172,7 @@ fn products_of_codes_with_all_that_follows() {
     let gate = Term::Binary(Binary::Mul, Box::new(silu), Box::new(acc2));
     Case { paired: true, term: gate, ..Case::new(72, 44, 5, CODES) }.run();
     let sum = |a, i| Term::Binary(Binary::Add, Box::new(a), Box::new(Term::Operand(i)));
-    let operands = vec![Operand::Vector, Operand::Matrix(View { width: 30, stride: 64, offset: 5 })];
+    let operands = vec![Operand::Vector, Operand::Matrix(View { width: 30, stride: 64, offset: 5, image: false })];
     let term = sum(sum(Term::Acc, 0), 1);
     Case { term, operands, ..Case::new(136, 30, 19, Format::Int8(Group::Of(32))) }.run();
 }

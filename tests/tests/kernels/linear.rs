@@ -169,15 +169,15 @@ fn quantized_pairs_and_views() {
     for format in [Format::Int8(Group::Row), Format::Int4 { group, zeros: true }, Format::Mxfp4] {
         Case { paired: true, term: gate.clone(), format, ..Case::new(72, 44, 2) }.run();
         for offset in [0, 5, 35] {
-            Case { format, x: View { width: 61, stride: 96, offset }, ..Case::new(61, 20, 5) }.run();
+            Case { format, x: View { width: 61, stride: 96, offset, image: false }, ..Case::new(61, 20, 5) }.run();
         }
     }
 }
 
 #[test]
 fn bias_and_residual() {
-    let wide = View { width: 30, stride: 104, offset: 5 };
-    for residual in [View::whole(30), View { width: 30, stride: 96, offset: 8 }, wide] {
+    let wide = View { width: 30, stride: 104, offset: 5, image: false };
+    for residual in [View::whole(30), View { width: 30, stride: 96, offset: 8, image: false }, wide] {
         let term = add(add(Term::Acc, Term::Operand(0)), Term::Operand(1));
         let operands = vec![Operand::Vector, Operand::Matrix(residual)];
         Case { term, operands, ..Case::new(60, 30, 19) }.run();
@@ -204,14 +204,14 @@ fn gated_pair() {
 #[test]
 fn views_with_offsets() {
     for offset in [0, 4, 5, 8, 35] {
-        Case { x: View { width: 61, stride: 96, offset }, ..Case::new(61, 20, 5) }.run();
+        Case { x: View { width: 61, stride: 96, offset, image: false }, ..Case::new(61, 20, 5) }.run();
     }
 }
 
 #[test]
 fn windows_leave_other_columns_alone() {
     for (n, offset) in [(20, 0), (20, 8), (20, 3), (21, 8), (1, 63)] {
-        Case { out: View { width: n, stride: 64, offset }, ..Case::new(24, n, 13) }.run();
+        Case { out: View { width: n, stride: 64, offset, image: false }, ..Case::new(24, n, 13) }.run();
     }
 }
 

@@ -63,13 +63,38 @@ fn kernels_for(operation: &Operation, target: &Target, rows: RowRange) -> Vec<Co
         let same: Vec<_> = choices.iter().filter(|c| kind(c) == k).collect();
         *same[pick % same.len()]
     });
-    picked.map(|choice| compose(operation, choice, target).unwrap()).collect()
+    let forms = forms(operation, target);
+    picked.flat_map(|choice| forms.iter().map(move |form| compose(form, choice, target).unwrap())).collect()
+}
+
+/// The operation over buffers, and where the target has images, over as many of them as a kernel can bind.
+fn forms(operation: &Operation, target: &Target) -> Vec<Operation> {
+    let mut forms = vec![operation.clone()];
+    if target.images == 0 {
+        return forms;
+    }
+    // All algorithms bind the same.
+    let choice = choices(operation, target, RowRange { min: 1, max: Some(64) }).unwrap()[0];
+    let fits = |form: &Operation| !matches!(compose(form, choice, target), Err(KernelError::Images { .. }));
+    let mut form = operation.clone();
+    for slot in [Slot::Out, Slot::X].into_iter().chain((0..4).map(Slot::Operand)) {
+        let Some(image) = form.image(slot) else { continue };
+        *image = true;
+        if !fits(&form) {
+            form.image(slot).into_iter().for_each(|image| *image = false);
+        }
+    }
+    if form != *operation {
+        forms.push(form);
+    }
+    forms
 }
 
 /// Every kernel that there is for the operation, but those that would loop too often.
 fn all_kernels(operation: &Operation, target: &Target) -> Vec<Composed> {
     let choices = choices(operation, target, RowRange { min: 1, max: Some(64) }).unwrap();
-    let composed = choices.into_iter().map(|choice| compose(operation, choice, target));
+    let forms = forms(operation, target);
+    let composed = choices.into_iter().flat_map(|choice| forms.iter().map(move |form| compose(form, choice, target)));
     composed.filter(|kernel| !matches!(kernel, Err(KernelError::LoopTrips { .. }))).map(Result::unwrap).collect()
 }
 

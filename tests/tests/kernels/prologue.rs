@@ -64,7 +64,7 @@ impl Case {
     fn twice(k: u32, n: u32, rows: u32) -> Case {
         let first = binary(Binary::Add, Term::Operand(0), gained(1));
         let norm = |term| RowNorm { norm: Norm::Rms, eps: 1e-6, term };
-        let view = View { width: k, stride: (k + 16).next_multiple_of(8), offset: 8 };
+        let view = View { width: k, stride: (k + 16).next_multiple_of(8), offset: 8, image: false };
         let operands = vec![Operand::Matrix(view), Operand::Vector, Operand::Vector];
         Case { carried: true, ..Case::new(k, n, rows, vec![norm(first), norm(gained(2))], operands) }
     }
@@ -184,8 +184,8 @@ fn prologues_of_one_column() {
 #[test]
 fn prologues_of_windows() {
     for offset in [4, 5] {
-        Case { x: View { width: 61, stride: 96, offset }, ..Case::layer(61, 20, 5) }.run();
-        Case { x: View { width: 61, stride: 96, offset }, ..Case::rms(61, 20, 1) }.run();
+        Case { x: View { width: 61, stride: 96, offset, image: false }, ..Case::layer(61, 20, 5) }.run();
+        Case { x: View { width: 61, stride: 96, offset, image: false }, ..Case::rms(61, 20, 1) }.run();
     }
 }
 

@@ -49,8 +49,17 @@ fn normalize(norm: Norm, width: u32, lengths: &[u32], rows: Rows, operands: Vec<
                 .collect()
         })
         .collect();
-    let operation =
-        Operation::Normalize { norm, eps, width, input, term, then: None, operands: operands.clone(), rows };
+    let operation = Operation::Normalize {
+        norm,
+        eps,
+        width,
+        input,
+        term,
+        then: None,
+        operands: operands.clone(),
+        rows,
+        image: false,
+    };
     everywhere(|device, target| {
         for kernel in all_kernels(&operation, target) {
             check(device, &kernel, &data, (View::whole(width), count), |m, n| {
@@ -103,7 +112,8 @@ fn normalize_twice(norms: [Norm; 2], width: u32, [residual, x]: [Operand; 2]) {
         .collect();
     let then = Some(RowNorm { norm: norms[1], eps, term: gained(3) });
     let (norm, input, rows) = (norms[0], Term::Operand(1), Rows::Tokens);
-    let operation = Operation::Normalize { norm, eps, width, input, term, then, operands: operands.clone(), rows };
+    let operation =
+        Operation::Normalize { norm, eps, width, input, term, then, operands: operands.clone(), rows, image: false };
     let view = View::whole(width);
     let capacity = count.next_multiple_of(64) * view.stride as usize;
     everywhere(|device, target| {
@@ -152,7 +162,7 @@ fn norms_of_odd_widths() {
             normalize(norm, width, &[7], Rows::Tokens, vec![whole, Operand::Vector, Operand::Vector], 1.0, 0.0);
         }
     }
-    let wide = Operand::Matrix(View { width: 30, stride: 64, offset: 7 });
+    let wide = Operand::Matrix(View { width: 30, stride: 64, offset: 7, image: false });
     let operands = vec![wide, Operand::Matrix(View::whole(30)), Operand::Vector, Operand::Vector];
     normalize(Norm::Layer, 30, &[3, 4, 1], Rows::Sequences, operands, 1.0, 0.0);
 }
@@ -207,7 +217,7 @@ fn maps() {
         for other in [Operand::Matrix(View::whole(width))].into_iter().chain(over) {
             let mut data = Data::new(Batch::new(&[5, 3, 1]), 5);
             let count = if rows == Rows::Tokens { 9 } else { 3 };
-            let odd = View { width, stride: (width + 20).next_multiple_of(8), offset: 9 };
+            let odd = View { width, stride: (width + 20).next_multiple_of(8), offset: 9, image: false };
             let operands = vec![Operand::Matrix(odd), other, Operand::Vector];
             data.operands(&operands, width as usize, count, 3.0);
             let gated = binary(Binary::Mul, Term::Unary(Unary::Gelu, Box::new(Term::Operand(0))), Term::Operand(1));
@@ -227,7 +237,7 @@ fn maps() {
 #[test]
 fn pools() {
     for pool in [Pool::Mean, Pool::First, Pool::Max, Pool::Last] {
-        for x in [View::whole(60), View { width: 15, stride: 40, offset: 10 }] {
+        for x in [View::whole(60), View { width: 15, stride: 40, offset: 10, image: false }] {
             let mut data = Data::new(Batch::new(&[1, 37, 300, 2]), 11);
             let tokens = data.batch.tokens();
             data.matrix(Slot::X, x, tokens, 1.0);

@@ -261,6 +261,7 @@ fn kernels(plan: &Plan) -> Vec<KernelFacts<'_>> {
         Access::ReadWrite => "read_write",
         Access::Uniform => "uniform",
         Access::Image => "image",
+        Access::ImageWrite => "written image",
     };
     let facts = plan.kernels.iter().map(|kernel| KernelFacts {
         name: &kernel.name,

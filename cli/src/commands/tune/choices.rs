@@ -150,7 +150,8 @@ fn contest(
         rows: range,
         cache: work::cached(plan).first().map_or_else(CacheFormat::default, |rows| rows.format),
     };
-    let Some(operation) = operation(&graph, bounds) else { return Ok(None) };
+    let Some(mut operation) = operation(&graph, bounds) else { return Ok(None) };
+    operation.bind_like(&kernel.bindings);
     let Some(all) = alternatives(&operation, target, range, kernel) else { return Ok(None) };
     let mut steps = plan.programs.iter().flat_map(|program| &program.steps);
     let Some(step) = steps.find(|step| step.kernel == index) else { return Ok(None) };

@@ -133,6 +133,7 @@ fn probes(software: bool) -> Vec<Probe> {
         kv_heads: heads,
         term: scale,
         max_context: 512,
+        image: false,
     });
     probes.push(Probe { name: "attention 8x64, 128 rows".into(), operation, rows: 128 });
     let operation = Operation::Normalize {
@@ -144,6 +145,7 @@ fn probes(software: bool) -> Vec<Probe> {
         then: None,
         operands: vec![Operand::Matrix(View::whole(WIDTH))],
         rows: Rows::Tokens,
+        image: false,
     };
     probes.push(Probe { name: "rms-norm 1024, 128 rows".into(), operation, rows: 128 });
     probes

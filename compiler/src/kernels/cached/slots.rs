@@ -1,8 +1,6 @@
 //! Slots of the kernels of attention over caches.
 
-use crate::kernels::attention::{Band, store_head};
-use crate::kernels::interface::{Interface, store_columns, store_view};
-use crate::kernels::spec::View;
+use crate::kernels::attention::Band;
 
 /// The slot `scales` in `cached_broadcast.wgsl`, where heads of keys and values have scales.
 pub(super) const BROADCAST_SCALES: &str = "var value_scales: array<vec4<f32>, B>;
@@ -39,19 +37,6 @@ for (var i = 0u; i < R * B / T; i++) {
     ),
     ("weigh", "weights[index * B + j0 + j] = p * value_scales[j0 + j];\n"),
 ];
-
-/// Defines `store(m, head, d4, value)` into a whole matrix; gives the type of the binding.
-pub(super) fn store(heads: u32, dim: u32, interface: &mut Interface) -> &'static str {
-    let out = View::whole(heads * dim);
-    if dim.is_multiple_of(4) {
-        let (kind, text) = store_view(out);
-        let call = format!("    store_out(m, head * {}u + d4, value);\n", dim / 4);
-        interface.function(text.replace("fn store(", "fn store_out(") + "\n" + &store_head(&call));
-        return kind;
-    }
-    interface.function(store_head(&store_columns("out", out.stride, dim)));
-    "array<f32>"
-}
 
 /// `first_key(m)` and `end_key(m)`, positions in the row's own sequence.
 pub(super) fn key_range(band: Band) -> String {

@@ -90,13 +90,14 @@ fn operations() -> Vec<Operation> {
         let scale = Term::Binary(Binary::Mul, Box::new(Term::Acc), Box::new(Term::Constant(0.25)));
         let mask = Term::BandMask { before: Some(4), after: Some(4) };
         Operation::Attention(Attention {
-            q: View { width: 4 * dim, stride: (12 * dim).next_multiple_of(8), offset: 0 },
-            k: View { width: kv_heads * dim, stride: (12 * dim).next_multiple_of(8), offset: 4 * dim },
-            v: View { width: kv_heads * dim, stride: (12 * dim).next_multiple_of(8), offset: 8 * dim },
+            q: View { width: 4 * dim, stride: (12 * dim).next_multiple_of(8), offset: 0, image: false },
+            k: View { width: kv_heads * dim, stride: (12 * dim).next_multiple_of(8), offset: 4 * dim, image: false },
+            v: View { width: kv_heads * dim, stride: (12 * dim).next_multiple_of(8), offset: 8 * dim, image: false },
             heads: 4,
             kv_heads,
             term: Term::Binary(Binary::Add, Box::new(scale), Box::new(mask)),
             max_context: 512,
+            image: false,
         })
     };
     let gather = |format, first, index| Operand::Gather { format, first, rows: 100, index };
@@ -109,6 +110,7 @@ fn operations() -> Vec<Operation> {
         then: None,
         operands: vec![gather(Format::F16, 7, Index::Ids), gather(Format::F32, 0, Index::Positions), Operand::Vector],
         rows: Rows::Tokens,
+        image: false,
     };
     let mut operations = vec![
         linear(Format::Bf16, true, gate(), Vec::new()),
@@ -121,7 +123,7 @@ fn operations() -> Vec<Operation> {
         Operation::Map {
             width: 13,
             term: Term::Unary(Unary::GeluTanh, Box::new(Term::Operand(0))),
-            operands: vec![Operand::Matrix(View { width: 13, stride: 40, offset: 5 })],
+            operands: vec![Operand::Matrix(View { width: 13, stride: 40, offset: 5, image: false })],
             rows: Rows::Sequences,
         },
     ];
@@ -135,10 +137,11 @@ fn operations() -> Vec<Operation> {
             then: Some(RowNorm { norm: Norm::Rms, eps: 1e-6, term: Term::Acc }),
             operands: vec![Operand::Matrix(View::whole(width)), Operand::Result],
             rows: Rows::Tokens,
+            image: false,
         });
     }
     operations.extend(Format::FLOATS.map(|format| Operation::PerHead {
-        x: View { width: 36, stride: 64, offset: 5 },
+        x: View { width: 36, stride: 64, offset: 5, image: false },
         heads: 3,
         n: 7,
         format,
@@ -179,7 +182,7 @@ fn operations() -> Vec<Operation> {
         operations.push(Operation::NormedLinear { prologue, linear: Box::new(plain.clone()) });
         operations.push(plain);
         operations.push(linear(format, true, gate(), Vec::new()));
-        let x = View { width: 36, stride: 64, offset: 5 };
+        let x = View { width: 36, stride: 64, offset: 5, image: false };
         operations.push(Operation::PerHead { x, heads: 3, n: 7, format, rows: Rows::Tokens });
         let (term, operands) = (Term::Operand(0), vec![gather(format, 7, Index::Ids)]);
         operations.push(Operation::Map { width: 60, term, operands, rows: Rows::Tokens });
@@ -203,7 +206,7 @@ fn operations() -> Vec<Operation> {
     ];
     operations.extend(integers.map(|linear| Operation::IntegerLinear(Box::new(linear))));
     for (width, offset) in [(60, 0), (13, 5), (384, 8)] {
-        let x = View { width, stride: 400, offset };
+        let x = View { width, stride: 400, offset, image: false };
         operations.push(Operation::Quantize { x, rows: Rows::Tokens });
         operations.push(Operation::Dequantize { width, rows: Rows::Sequences });
     }
@@ -259,12 +262,14 @@ fn cached_operations() -> Vec<Operation> {
                 kv_heads,
                 term: term.clone(),
                 max_context,
+                image: false,
             };
             let part = |first: u32, of: u32, to| HeadPart {
                 x: View {
                     width: of * dim,
                     stride: ((heads + 2 * kv_heads) * dim).next_multiple_of(8),
                     offset: first * dim,
+                    image: false,
                 },
                 heads: of,
                 norm: (of == heads).then_some(HeadNorm { eps: 1e-6, gain: Some(dim / 2) }),
@@ -293,12 +298,18 @@ fn cached_operations() -> Vec<Operation> {
                 split: cut,
             }));
             if let Some(split) = cut {
-                operations.push(Operation::CombineAttention { heads, value_dim: dim, term: term.clone(), split });
+                operations.push(Operation::CombineAttention {
+                    heads,
+                    value_dim: dim,
+                    term: term.clone(),
+                    split,
+                    image: false,
+                });
             }
         }
     }
     let part = |offset, norm, rotation, to| HeadPart {
-        x: View { width: 48, stride: 144, offset },
+        x: View { width: 48, stride: 144, offset, image: false },
         heads: 3,
         norm,
         rotation,

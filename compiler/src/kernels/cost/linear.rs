@@ -20,6 +20,10 @@ const LARGE_BODY: u32 = 1024;
 /// How much slower the multiply-adds of longer bodies are on one.
 const LONG_BODY: f64 = 1.5;
 
+/// The same of bodies of more than half as many, which leave no room for anything else there: in a model they are slower than
+/// alone.
+const FULL_BODY: f64 = 1.15;
+
 /// How many times as long memory takes on a CPU where a lane has four quads of one weight: four panels are walked along at once.
 /// Measured with one row and more weights than caches hold: in bf16 1.05 times as long as two, while codes, which are bound by
 /// arithmetic, don't show it. With many rows arithmetic hides it too.
@@ -58,6 +62,8 @@ pub(crate) struct LinearShape {
     pub(crate) rows: Rows,
     /// Weights are images.
     pub(crate) images: bool,
+    /// So is x.
+    pub(crate) image_of_x: bool,
     /// A load of a buffer is a loop over lanes: the target is a CPU.
     pub(crate) looped: bool,
 }
@@ -272,17 +278,23 @@ impl BroadcastTile {
         let loads_of_w = f64::from(self.steps) * linear.load(self.fours) + scales;
         let of_x = f64::from(self.loads(lanes));
         let spill = (rows * columns / f64::from(registers)).max(1.0).powf(1.5);
-        let leaves = linear.looped && 4.0 * fours * rows * columns > f64::from(LARGE_BODY);
-        let long = if leaves { LONG_BODY } else { 1.0 };
+        let filled = 4.0 * fours * rows * columns / f64::from(LARGE_BODY);
+        let long = match linear.looped {
+            true if filled > 1.0 => LONG_BODY,
+            true if filled > 0.5 => FULL_BODY,
+            true | false => 1.0,
+        };
         let many = linear.looped && self.rows <= MOST_SUMMED && self.columns4 > 2 && !linear.format.is_quantized();
         let disorder = if many { FOUR_PANELS } else { 1.0 };
         let iteration = Work {
             fmas: 4.0 * fours * rows * columns * spill * long,
-            loads: of_x,
             broadcasts: 4.0 * fours * rows,
             ..Work::default()
         };
-        let iteration = iteration.and(linear.scattered(loads_of_w * columns / 4.0));
+        let iteration = iteration.and(linear.scattered(loads_of_w * columns / 4.0)).and(match linear.image_of_x {
+            true => Work { texels: of_x, ..Work::default() },
+            false => Work { loads: of_x, ..Work::default() },
+        });
         let decode = linear.decode(fours * columns, self.rows <= MOST_SUMMED);
         let iteration = iteration.and(decode).and(linear.reading().times(of_x));
         let iterations = linear.iterations(self.fours, self.steps);
