@@ -328,8 +328,8 @@ impl<'w> CostModel<'w> {
             operands: term_operands(term, width(result)?),
             rows: rows_of(result)?,
             images: self.target.images > 0,
-            // What comes from elsewhere, or has its moments behind it, is none.
-            image_of_x: self.target.images > 0 && made && moments != Some(Moments::Read),
+            // What comes from elsewhere is none, nor what has its moments behind it, nor a residual, which is normalized.
+            image_of_x: self.target.images > 0 && made && norm.is_none() && moments != Some(Moments::Read),
             looped: self.target.int64,
         };
         let of_codes = x.dtype.is_quantized();

@@ -1,7 +1,8 @@
 //! Scratch buffers by liveness: values whose lives do not overlap share one.
 //!
-//! Images share with images alone. A device cannot bind one buffer for reading and another part of it for writing in the same dispatch, so values share
-//! whole buffers, each as large as the largest value in it (Pisarchyk & Lee 2020, arXiv 2001.03288: shared objects).
+//! A device cannot bind one buffer for reading and another part of it for writing in the same dispatch, so values share
+//! whole buffers, each as large as the largest value in it (Pisarchyk & Lee 2020, arXiv 2001.03288: shared objects). Images
+//! share with images alone.
 
 use std::cmp::Reverse;
 

@@ -49,6 +49,37 @@ fn scratch_buffers_are_at_most_a_quarter_above_what_must_be_alive_at_once() {
     assert!(wasteful.is_empty(), "{wasteful:#?}");
 }
 
+/// The scratch buffers that a program's kernels bind as images, and of them those that contractions read.
+fn images<'p>(plan: &'p Plan, program: &'p Program) -> [BTreeSet<usize>; 2] {
+    let bindings = program.steps.iter().flat_map(|step| {
+        let kernel = &plan.kernels[step.kernel];
+        step.buffers.iter().zip(&kernel.bindings).map(move |(&buffer, binding)| (kernel, buffer, binding))
+    });
+    let images: Vec<_> = bindings
+        .filter(|(_, buffer, binding)| plan.buffers[*buffer].role == Role::Scratch && binding.access.is_image())
+        .collect();
+    let contracted = images.iter().filter(|(kernel, _, binding)| kernel.name.contains("linear") && binding.name == "x");
+    [images.iter().map(|(_, buffer, _)| *buffer).collect(), contracted.map(|(_, buffer, _)| *buffer).collect()]
+}
+
+#[test]
+fn what_is_contracted_is_an_image_where_weights_are() {
+    let mut with: BTreeSet<&str> = BTreeSet::new();
+    for (name, Made { plan, .. }) in fixtures() {
+        for program in &plan.programs {
+            let [images, contracted] = images(plan, program);
+            // Every image is one for the sake of a contraction.
+            assert_eq!(images, contracted, "{name}, {}", label(program));
+            assert!(images.is_empty() || program.tier.images > 0, "{name}, {}", label(program));
+            if !images.is_empty() {
+                with.insert(name);
+            }
+        }
+    }
+    // Not where scratch memory has no room for them.
+    assert!(["bert", "llama", "qwen3", "gemma2", "gpt2"].iter().all(|name| with.contains(name)), "{with:?}");
+}
+
 fn label(program: &Program) -> String {
     format!("{} {:?} {}", program.target, program.max_rows, program.output.kind.name())
 }
