@@ -393,7 +393,7 @@ pub enum Operation {
         operands: Vec<Operand>,
         /// What a row is.
         rows: Rows,
-        /// The result is an image; of two the second is none.
+        /// The result is an image: without a second norm.
         image: bool,
     },
     /// `out = term(operands)`, pointwise.
