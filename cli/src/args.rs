@@ -8,8 +8,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use warpweft_compiler::formats::UnknownFormat;
 use warpweft_compiler::lossy::{Activations, Quantization, Scheme};
 use warpweft_compiler::rules::{RewriteError, RuleSet};
-use warpweft_plan::CacheFormat;
-use warpweft_runtime::AdapterChoice;
+use warpweft_plan::{CacheFormat, OutputKind};
+use warpweft_runtime::{AdapterChoice, Options};
 
 use crate::CliError;
 use crate::commands::{
@@ -78,6 +78,11 @@ pub(crate) struct RunOptions {
     /// Memory that the model may take on the device, such as 4GiB; a model that needs more is refused.
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes, display_order = 91)]
     pub(crate) memory: Option<u64>,
+
+    /// Copy weights even where a driver on the CPU could read them from the plan file's pages, which load sooner and are shared, but must
+    /// not be written to meanwhile.
+    #[arg(long, display_order = 91)]
+    pub(crate) no_mmap: bool,
 
     #[command(flatten)]
     pub(crate) rules: RuleOptions,
@@ -191,5 +196,10 @@ impl RunOptions {
     /// Which adapter is asked for.
     pub(crate) fn choice(&self) -> AdapterChoice {
         self.adapter.as_deref().map_or(AdapterChoice::Best, AdapterChoice::from)
+    }
+
+    /// How a model is opened for an output.
+    pub(crate) fn opened_for(&self, output: OutputKind) -> Options {
+        Options { output: Some(output), memory: self.memory, copy_weights: self.no_mmap, ..Options::default() }
     }
 }

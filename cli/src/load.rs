@@ -28,7 +28,7 @@ pub(crate) fn open_model(
     console: &mut Console<'_>,
 ) -> Result<Engine, CliError> {
     // A command gives one answer and ends: it compiles what that answer needs and no more.
-    let options = Options { output: Some(output), memory: run.memory, lazy: true, ..Options::default() };
+    let options = Options { lazy: true, ..run.opened_for(output) };
     let (adapter, plan) = adapter_and_plan(path, run, console)?;
     open_on(&adapter, plan, &options, console)
 }

@@ -21,6 +21,8 @@ pub use cost::{Cost, Keys, Work};
 pub use dim::{Dim, ParseDimError, Sizes, Symbol};
 pub use dtype::{DType, ParseDTypeError};
 pub use error::PlanError;
+#[cfg(target_os = "linux")]
+pub use file::Mapping;
 #[cfg(not(target_arch = "wasm32"))]
 pub use file::Staged;
 pub use file::{Assets, FORMAT_VERSION, PlanFile, PlanWriter, Source};

@@ -1,5 +1,7 @@
 //! From an imported checkpoint to a plan in memory.
 
+use std::path::Path;
+
 use warpweft_compiler::lossy::{Activations, Quantization};
 use warpweft_compiler::target::Target;
 use warpweft_compiler::{Compiled, Options, WeightChoice, compile};
@@ -48,6 +50,11 @@ fn named(targets: &[&str]) -> Vec<&'static Target> {
 /// The plan file of a compiled model.
 pub fn plan_file(model: &Imported, compiled: &Compiled) -> PlanFile {
     PlanFile::from_bytes(packed(model, compiled, &model.assets)).unwrap()
+}
+
+/// Writes a compiled model where a plan file can be opened.
+pub fn write_plan(model: &Imported, compiled: &Compiled, path: &Path) {
+    std::fs::write(path, packed(model, compiled, &model.assets)).unwrap();
 }
 
 fn packed(model: &Imported, compiled: &Compiled, assets: &Assets) -> Vec<u8> {

@@ -18,7 +18,7 @@ mod tiers;
 use std::path::{Path, PathBuf};
 
 pub use bound::rounding_error;
-pub use compiled::{compiled, compiled_caching, plan_file, quantized, targets, with_integers};
+pub use compiled::{compiled, compiled_caching, plan_file, quantized, targets, with_integers, write_plan};
 pub use copy::{Copy, Tensors};
 pub use decode::{Decoder, Steps, recomputed};
 pub use exact::{Exact, cheapest};

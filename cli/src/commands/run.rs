@@ -133,12 +133,7 @@ pub(crate) fn run(args: &Run, console: &mut Console<'_>) -> Result<(), CliError>
     // What cannot be meant is refused before anything is loaded.
     sampling.check()?;
     let prompt = args.prompt()?;
-    let options = Options {
-        output: Some(OutputKind::Candidates),
-        memory: args.run.memory,
-        context: args.context,
-        ..Options::default()
-    };
+    let options = Options { context: args.context, ..args.run.opened_for(OutputKind::Candidates) };
     let (adapter, plan) = adapter_and_plan(&args.model, &args.run, console)?;
     check_context(args.context, plan.plan())?;
     let mut engine = open_on(&adapter, plan, &options, console)?;

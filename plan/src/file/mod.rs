@@ -4,6 +4,8 @@
 
 mod checksum;
 mod header;
+#[cfg(target_os = "linux")]
+mod mapping;
 mod reader;
 mod source;
 #[cfg(not(target_arch = "wasm32"))]
@@ -15,6 +17,8 @@ mod writer;
 use std::collections::BTreeMap;
 
 pub use header::FORMAT_VERSION;
+#[cfg(target_os = "linux")]
+pub use mapping::Mapping;
 pub use reader::PlanFile;
 pub use source::Source;
 #[cfg(not(target_arch = "wasm32"))]

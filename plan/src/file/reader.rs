@@ -113,6 +113,21 @@ impl PlanFile {
         Ok(())
     }
 
+    /// Bytes of a tensor as memory, with at least `behind` more that may be anything; `None` if the source cannot.
+    ///
+    /// # Errors
+    /// [`PlanError::Invalid`] if the tensor has no such bytes.
+    #[cfg(target_os = "linux")]
+    pub fn map_tensor(
+        &self,
+        tensor: usize,
+        offset: u64,
+        bytes: u64,
+        behind: u64,
+    ) -> Result<Option<super::Mapping>, PlanError> {
+        Ok(self.source.map(self.place(tensor, offset, bytes)?, bytes, behind))
+    }
+
     /// Where in the source bytes of a tensor are.
     fn place(&self, tensor: usize, offset: u64, bytes: u64) -> Result<u64, PlanError> {
         let size = self.plan.tensors.get(tensor).and_then(|t| t.bytes()).unwrap_or(0);

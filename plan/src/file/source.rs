@@ -17,6 +17,14 @@ pub trait Source: Send + Sync {
     fn expect(&self, offset: u64, bytes: u64) {
         let _ = (offset, bytes);
     }
+
+    /// The bytes at `offset .. offset + bytes` as memory, with at least `behind` more that may be anything. `None` where the source has no
+    /// pages to give.
+    #[cfg(target_os = "linux")]
+    fn map(&self, offset: u64, bytes: u64, behind: u64) -> Option<super::Mapping> {
+        let _ = (offset, bytes, behind);
+        None
+    }
 }
 
 /// Bytes in memory.
@@ -73,6 +81,11 @@ impl Source for OpenFile {
         if let Some(bytes) = std::num::NonZero::new(bytes) {
             let _ = rustix::fs::fadvise(&self.file, offset, Some(bytes), rustix::fs::Advice::WillNeed);
         }
+    }
+
+    #[cfg(target_os = "linux")]
+    fn map(&self, offset: u64, bytes: u64, behind: u64) -> Option<super::Mapping> {
+        super::Mapping::new(&self.file, self.size, offset, bytes, behind).ok()
     }
 
     #[cfg(windows)]

@@ -3,17 +3,23 @@
 mod adapter;
 mod bandwidth;
 mod kernel;
+#[cfg(target_os = "linux")]
+mod mapped;
 mod stored;
 #[cfg(test)]
 mod tests;
 mod tier;
 mod wait;
 
+#[cfg(target_os = "linux")]
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 pub use adapter::{Adapter, AdapterChoice, adapters, choose};
 pub(crate) use kernel::Pipeline;
 pub use kernel::{Buffers, KernelRun, Trial};
+#[cfg(target_os = "linux")]
+pub(crate) use mapped::Mapper;
 pub(crate) use stored::{IMAGE_ROW, Stored, image_rows};
 pub use tier::best_target;
 #[cfg(not(target_arch = "wasm32"))]
@@ -29,6 +35,9 @@ pub struct Device {
     pub(crate) gpu: wgpu::Device,
     pub(crate) queue: wgpu::Queue,
     trouble: Arc<Trouble>,
+    /// Bytes of the images that are pages of files.
+    #[cfg(target_os = "linux")]
+    mapped: Arc<AtomicU64>,
 }
 
 /// What the driver reported outside of any call.
@@ -79,9 +88,16 @@ impl Device {
             memory_hints: wgpu::MemoryHints::MemoryUsage,
             ..Default::default()
         };
-        let opened = adapter.inner.request_device(&descriptor).await;
+        #[cfg(target_os = "linux")]
+        let special = mapped::open(adapter, &descriptor);
+        #[cfg(not(target_os = "linux"))]
+        let special = None;
+        let opened = match special {
+            Some(opened) => opened,
+            None => adapter.inner.request_device(&descriptor).await.map_err(|e| e.to_string()),
+        };
         let (gpu, queue) =
-            opened.map_err(|e| RuntimeError::NoDevice { adapter: adapter.name.clone(), message: e.to_string() })?;
+            opened.map_err(|message| RuntimeError::NoDevice { adapter: adapter.name.clone(), message })?;
         let trouble = Arc::new(Trouble::default());
         let lost = trouble.clone();
         gpu.set_device_lost_callback(move |reason, message| {
@@ -93,7 +109,14 @@ impl Device {
             error.error.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(e.into());
         }));
         tracing::debug!(adapter = adapter.name, driver = adapter.driver, "device open");
-        Ok(Device { adapter: adapter.clone(), gpu, queue, trouble })
+        Ok(Device {
+            adapter: adapter.clone(),
+            gpu,
+            queue,
+            trouble,
+            #[cfg(target_os = "linux")]
+            mapped: Arc::default(),
+        })
     }
 
     /// Runs `work`; whatever the device reports meanwhile becomes the error. `doing` completes "out of memory while …".
@@ -130,9 +153,19 @@ impl Device {
     }
 
     /// Bytes of everything that lives on the device, as its allocator counts them: what drivers and wgpu hold for themselves
-    /// is among it. `None` where memory is the driver's own business (all but Vulkan and Direct3D 12).
+    /// is among it, and so are images that are pages of a plan file. `None` where memory is the driver's own business (all but Vulkan
+    /// and Direct3D 12).
     pub fn allocated(&self) -> Option<u64> {
-        self.gpu.generate_allocator_report().map(|report| report.total_allocated_bytes)
+        let report = self.gpu.generate_allocator_report()?;
+        Some(report.total_allocated_bytes.saturating_add(self.mapped()))
+    }
+
+    /// Bytes of the images that are pages of a plan file, which were not copied (`Options::copy_weights`).
+    pub fn mapped(&self) -> u64 {
+        #[cfg(target_os = "linux")]
+        return self.mapped.load(Ordering::Relaxed);
+        #[cfg(not(target_os = "linux"))]
+        return 0;
     }
 
     /// Waits until the device has done all that was submitted.

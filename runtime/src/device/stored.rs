@@ -32,21 +32,11 @@ impl Stored {
     }
 
     fn image(device: &Device, label: Option<&str>, bytes: u64) -> Stored {
-        let texture = device.gpu.create_texture(&wgpu::TextureDescriptor {
-            label,
-            size: wgpu::Extent3d {
-                width: IMAGE_WIDTH as u32,
-                // More rows than fit 32 bits are more than any device has.
-                height: u32::try_from(image_rows(bytes)).unwrap_or(u32::MAX),
-                depth_or_array_layers: 1,
-            },
-            mip_level_count: 1,
-            sample_count: 1,
-            dimension: wgpu::TextureDimension::D2,
-            format: FORMAT,
-            usage: wgpu::TextureUsages::STORAGE_BINDING | wgpu::TextureUsages::COPY_DST | wgpu::TextureUsages::COPY_SRC,
-            view_formats: &[],
-        });
+        Stored::of(device.gpu.create_texture(&descriptor(label, bytes)))
+    }
+
+    /// An image that a texture is.
+    pub(super) fn of(texture: wgpu::Texture) -> Stored {
         let view = texture.create_view(&Default::default());
         Stored::Image(texture, view)
     }
@@ -125,6 +115,25 @@ const FORMAT: wgpu::TextureFormat = wgpu::TextureFormat::Rgba32Uint;
 /// Rows of an image of so many bytes.
 pub(crate) fn image_rows(bytes: u64) -> u64 {
     bytes.div_ceil(IMAGE_ROW).max(1)
+}
+
+/// An image of so many bytes.
+pub(super) fn descriptor(label: Option<&str>, bytes: u64) -> wgpu::TextureDescriptor<'_> {
+    wgpu::TextureDescriptor {
+        label,
+        size: wgpu::Extent3d {
+            width: IMAGE_WIDTH as u32,
+            // More rows than fit 32 bits are more than any device has.
+            height: u32::try_from(image_rows(bytes)).unwrap_or(u32::MAX),
+            depth_or_array_layers: 1,
+        },
+        mip_level_count: 1,
+        sample_count: 1,
+        dimension: wgpu::TextureDimension::D2,
+        format: FORMAT,
+        usage: wgpu::TextureUsages::STORAGE_BINDING | wgpu::TextureUsages::COPY_DST | wgpu::TextureUsages::COPY_SRC,
+        view_formats: &[],
+    }
 }
 
 /// How an image is bound.

@@ -3,10 +3,14 @@
 
 use std::collections::{BTreeSet, HashMap};
 
+#[cfg(target_os = "linux")]
+use warpweft_plan::PlanError;
 use warpweft_plan::PlanFile;
 
 use super::job::Window;
 use crate::RuntimeError;
+#[cfg(target_os = "linux")]
+use crate::device::Mapper;
 use crate::device::{Device, IMAGE_ROW, Stored};
 use crate::model::{OnProgress, Progress};
 
@@ -113,21 +117,85 @@ async fn turn(device: &Device, stages: &mut [Stage; 2]) -> Result<(), RuntimeErr
     Ok(())
 }
 
-/// Puts `windows` on the device, except those in `loaded`, which grows by them.
+/// Puts `windows` on the device, except those in `loaded`, which grows by them. Unless `copy` says otherwise, the device reads those from
+/// the file's own pages that it can.
 pub(crate) async fn upload(
     device: &Device,
     file: &PlanFile,
     windows: &BTreeSet<Window>,
+    copy: bool,
     loaded: &mut HashMap<Window, Stored>,
     progress: OnProgress<'_>,
 ) -> Result<(), RuntimeError> {
-    let missing: Vec<Window> = windows.iter().filter(|w| !loaded.contains_key(w)).copied().collect();
-    let total: u64 = missing.iter().map(|w| w.bytes).sum();
+    let missing = |loaded: &HashMap<Window, Stored>| -> Vec<Window> {
+        windows.iter().filter(|w| !loaded.contains_key(w)).copied().collect()
+    };
+    let all = missing(loaded);
+    let total = bytes_of(&all);
+    let mut tell = |done| progress(Progress::Weights { done, total });
+    #[cfg(target_os = "linux")]
+    if !copy {
+        map(device, file, &all, loaded, &mut tell)?;
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = copy;
+    let rest = missing(loaded);
+    let before = total - bytes_of(&rest);
+    copied(device, file, &rest, loaded, &mut |done| tell(before + done)).await?;
+    tell(total);
+    Ok(())
+}
+
+fn bytes_of(windows: &[Window]) -> u64 {
+    windows.iter().map(|window| window.bytes).sum()
+}
+
+/// Makes images of the file's pages, where the device can, and has them read. Is told of bytes: those that are in memory.
+#[cfg(target_os = "linux")]
+fn map(
+    device: &Device,
+    file: &PlanFile,
+    windows: &[Window],
+    loaded: &mut HashMap<Window, Stored>,
+    tell: &mut (dyn FnMut(u64) + Send),
+) -> Result<(), RuntimeError> {
+    let Some(mapper) = Mapper::new(device) else { return Ok(()) };
+    let images: Vec<Window> = windows.iter().filter(|window| window.image).copied().collect();
+    let mut ahead = Ahead { file, windows: &images, at: 0, known: 0 };
+    let (mut read, mut mapped) = (0, Vec::new());
+    for &window in &images {
+        let behind = window.held() - window.bytes + Mapper::BEHIND;
+        let Some(pages) = file.map_tensor(window.tensor, window.offset, window.bytes, behind)? else { return Ok(()) };
+        let name = file.plan().tensors[window.tensor].name.as_str();
+        for at in (0..window.bytes).step_by(PIECE as usize) {
+            ahead.reach(read)?;
+            let piece = (window.bytes - at).min(PIECE);
+            let unread = |source| PlanError::Io { action: format!("read the tensor {name:?}"), source };
+            pages.fetch(at, piece).map_err(unread)?;
+            read += piece;
+            tell(read);
+        }
+        mapped.push((window, name, pages));
+    }
+    let images = mapper.images(mapped.into_iter().map(|(window, name, pages)| (name, window.bytes, pages)).collect());
+    let taken = windows.iter().filter(|window| window.image).zip(images);
+    loaded.extend(taken.filter_map(|(&window, stored)| Some((window, stored?))));
+    Ok(())
+}
+
+/// Copies `windows` to the device. Is told of bytes: those that are there.
+async fn copied(
+    device: &Device,
+    file: &PlanFile,
+    windows: &[Window],
+    loaded: &mut HashMap<Window, Stored>,
+    tell: &mut (dyn FnMut(u64) + Send),
+) -> Result<(), RuntimeError> {
     let mut stages = device.guard(DOING, || [Stage::new(device), Stage::new(device)]).await?;
     let (mut done, mut read) = (0, 0);
     let mut bytes = vec![0; READ];
-    let mut ahead = Ahead { file, windows: &missing, at: 0, known: 0 };
-    for &window in &missing {
+    let mut ahead = Ahead { file, windows, at: 0, known: 0 };
+    for &window in windows {
         let label = file.plan().tensors[window.tensor].name.as_str();
         let stored = device.guard(DOING, || Stored::new(device, Some(label), window.access(), window.bytes)).await?;
         // An image of which a part is copied is cleared before, so what can go up as a whole does.
@@ -138,7 +206,7 @@ pub(crate) async fn upload(
             let room = stages[0].room();
             if room == 0 || whole && room < window.held() {
                 turn(device, &mut stages).await?;
-                progress(Progress::Weights { done, total });
+                tell(done);
                 done = read;
             }
             let size = (window.bytes - at).min(stages[0].room());
@@ -149,7 +217,5 @@ pub(crate) async fn upload(
         loaded.insert(window, stored);
     }
     turn(device, &mut stages).await?;
-    device.idle(DOING).await?;
-    progress(Progress::Weights { done: total, total });
-    Ok(())
+    device.idle(DOING).await
 }

@@ -141,8 +141,9 @@ impl Engine {
         };
         tracing::debug!(output = output.name(), target, capacity, "output chosen");
         let (device, file, weights) = (&self.device, &self.file, &mut self.weights);
+        let copy = self.options.copy_weights;
         let mut upload =
-            async |progress: OnProgress<'_>| upload::upload(device, file, &windows, weights, progress).await;
+            async |progress: OnProgress<'_>| upload::upload(device, file, &windows, copy, weights, progress).await;
         match self.options.lazy {
             true => upload(progress).await?,
             false => {

@@ -26,6 +26,9 @@ pub struct Options {
     /// Compile the kernels for a number of rows when a step first has it, instead of all at opening: the shortest way to
     /// one result, but the first step of each size waits.
     pub lazy: bool,
+    /// Copy weights where a driver that runs on the CPU could read them from the system's pages of the plan file. Such pages load
+    /// sooner and processes share them, but the file must not be written to meanwhile (replacing or removing it is fine).
+    pub copy_weights: bool,
     /// Run the kernels that the compiler chose, even where the plan has others that were found faster on the adapter's
     /// family.
     pub untuned: bool,

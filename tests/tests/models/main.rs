@@ -3,5 +3,7 @@
 
 mod decoders;
 mod encoders;
+#[cfg(target_os = "linux")]
+mod mapped;
 mod minilm;
 mod rustdoc_lm;

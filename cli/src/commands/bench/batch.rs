@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use serde::Serialize;
 use warpweft_plan::{OutputKind, PlanFile, Program, Sizes};
-use warpweft_runtime::{Adapter, Engine, Options, block_on};
+use warpweft_runtime::{Adapter, Engine, block_on};
 
 use super::{Bench, KernelTime, kernel_table, kernel_times, measure_steps, median, random_ids, ratio, sorted};
 use crate::CliError;
@@ -84,7 +84,7 @@ pub(super) fn run(
         repeat: args.repeat.unwrap_or(RUNS.0),
         warmup: args.warmup.unwrap_or(RUNS.1),
     };
-    let options = Options { output: Some(kind), memory: args.run.memory, ..Options::default() };
+    let options = args.run.opened_for(kind);
     let start = Instant::now();
     let mut engine = open_on(adapter, plan, &options, console)?;
     measure_steps(&mut engine, args.steps, console)?;

@@ -122,12 +122,7 @@ pub(super) fn run(
     let (mut texts, mut files, mut open_s, mut random) = (Vec::new(), Vec::new(), 0.0, false);
     for (index, BenchPlan { plan, file, random: weights }) in [source].into_iter().chain(baseline).enumerate() {
         let context = shape.context(plan.plan().model.max_positions)?;
-        let options = Options {
-            output: Some(OutputKind::Candidates),
-            memory: args.run.memory,
-            context: Some(context),
-            ..Options::default()
-        };
+        let options = Options { context: Some(context), ..args.run.opened_for(OutputKind::Candidates) };
         let start = Instant::now();
         let mut engine = open_on(adapter, plan, &options, console)?;
         if index == 0 {

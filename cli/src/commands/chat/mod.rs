@@ -63,12 +63,7 @@ pub(crate) fn run(args: &Chat, console: &mut Console<'_>) -> Result<(), CliError
     let (adapter, plan) = adapter_and_plan(&args.model, &args.run, console)?;
     check_context(args.context, plan.plan())?;
     check_template(args, &plan)?;
-    let options = Options {
-        output: Some(OutputKind::Candidates),
-        memory: args.run.memory,
-        context: args.context,
-        ..Options::default()
-    };
+    let options = Options { context: args.context, ..args.run.opened_for(OutputKind::Candidates) };
     let mut engine = open_on(&adapter, plan, &options, console)?;
     let session = engine.session()?;
     let conversation = Conversation::new(args.system.as_deref());

@@ -100,7 +100,7 @@ pub(crate) fn run(args: &Eval, console: &mut Console<'_>) -> Result<(), CliError
         check_context(args.context, baseline.plan())?;
         check_same(plan.plan(), baseline.plan(), kind)?;
     }
-    let options = Options { output: Some(kind), memory: args.run.memory, context: args.context, ..Options::default() };
+    let options = Options { context: args.context, ..args.run.opened_for(kind) };
     let model = open_on(&adapter, plan, &options, console)?;
     let baseline = baseline.map(|plan| open_on(&adapter, plan, &options, console)).transpose()?;
     let text = text.unwrap_or_default();

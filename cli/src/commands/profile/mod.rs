@@ -10,7 +10,7 @@ use clap::Args;
 use serde::Serialize;
 use warpweft_compiler::target::{Rates, Target};
 use warpweft_plan::{OutputKind, Plan};
-use warpweft_runtime::{Engine, Options, StepClock, block_on, choose};
+use warpweft_runtime::{Engine, StepClock, block_on, choose};
 
 use crate::CliError;
 use crate::args::RunOptions;
@@ -111,9 +111,8 @@ pub(crate) fn run(args: &Profile, console: &mut Console<'_>) -> Result<(), CliEr
     let source = bench_plan(&args.model, &adapter, &args.run.rules, console)?;
     let writes = source.plan.plan().programs.iter().any(|program| program.output.kind == OutputKind::Candidates);
     args.check(writes)?;
-    let output = Some(if writes { OutputKind::Candidates } else { runs::encoder_output(source.plan.plan()) });
-    let options = Options { output, memory: args.run.memory, ..Options::default() };
-    let mut engine = open_on(&adapter, source.plan, &options, console)?;
+    let output = if writes { OutputKind::Candidates } else { runs::encoder_output(source.plan.plan()) };
+    let mut engine = open_on(&adapter, source.plan, &args.run.opened_for(output), console)?;
     let clock = clock::choose(engine.device(), console)?;
     let sequences = args.sequences(&mut engine, writes)?;
     let runs = match writes {

@@ -6,6 +6,7 @@ use serde::Serialize;
 use warpweft_plan::{OutputKind, Plan, Sizes};
 use warpweft_runtime::{Adapter, Done, Engine, Options, Scheduler, Session, Submission, block_on};
 
+use crate::args::RunOptions;
 use crate::commands::bench::random_ids;
 use crate::console::Console;
 use crate::load::open_on;
@@ -65,13 +66,13 @@ impl Measured {
 pub(super) fn measure(
     adapter: &Adapter,
     path: &std::path::Path,
-    memory: Option<u64>,
+    run: &RunOptions,
     console: &mut Console<'_>,
 ) -> Result<Measured, CliError> {
     let file = load::open_plan(path)?;
     let output = wanted(file.plan());
     let context = Some(4 * MANY.min(file.plan().model.max_positions));
-    let options = Options { output: Some(output), memory, context, ..Options::default() };
+    let options = Options { context, ..run.opened_for(output) };
     let mut engine = open_on(adapter, file, &options, console)?;
     let clock = clock::choose(engine.device(), console)?;
     engine.set_clock(Some(clock))?;

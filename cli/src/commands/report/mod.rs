@@ -74,7 +74,7 @@ pub(crate) fn run(args: &Report, console: &mut Console<'_>) -> Result<(), CliErr
     let measured = match args.measure {
         true => {
             let adapter = block_on(choose(&args.run.choice()))?;
-            Some(measure::measure(&adapter, &args.plan, args.run.memory, console)?)
+            Some(measure::measure(&adapter, &args.plan, &args.run, console)?)
         }
         false => None,
     };
