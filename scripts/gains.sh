@@ -39,6 +39,7 @@ rules() { # The rules of an optimization.
         "norms in contractions")
             names "linear linear-pair" "rms layer rms-rms rms-carried layer-carried rms-rms-carried
                 rms-carries layer-carries rms-rms-carries" ;;
+        "norms of norms") names rows-rms "rms rms-carried rms-carries" ;;
         "norms prepared where rows are made") echo linear-pair-scaled ;;
         "folded gains and scales") echo fold-gain fold-scale ;;
     esac
@@ -88,7 +89,7 @@ echo "| without | dispatches, one row | MB | dispatches, many | MB | time, one o
 echo "|---|---|---|---|---|---|---|"
 row "nothing" "$work/full.weft"
 for name in "siblings merged" "gated pairs" "epilogues of contractions" "epilogues of norms" "norms in contractions" \
-    "norms prepared where rows are made" "folded gains and scales"; do
+    "norms of norms" "norms prepared where rows are made" "folded gains and scales"; do
     # shellcheck disable=SC2046 # Names of rules have no spaces.
     if build "$work/other.weft" $(rules "$name") 2>"$work/problem"; then
         row "$name" "$work/other.weft"

@@ -23,10 +23,7 @@ const TILING: vk::ImageTiling = vk::ImageTiling::LINEAR;
 const FIRST: wgpu::TextureUses = wgpu::TextureUses::STORAGE_READ_ONLY;
 
 /// Opens an adapter with what images of pages take; `None` if it does not have it, or its memory is not the CPU's.
-pub(super) fn open(
-    adapter: &Adapter,
-    descriptor: &wgpu::DeviceDescriptor<'_>,
-) -> Option<Result<(wgpu::Device, wgpu::Queue), String>> {
+pub(super) fn open(adapter: &Adapter, descriptor: &wgpu::DeviceDescriptor<'_>) -> Option<(wgpu::Device, wgpu::Queue)> {
     if !adapter.is_software() {
         return None;
     }
@@ -40,13 +37,10 @@ pub(super) fn open(
     });
     let (features, limits) = (descriptor.required_features, &descriptor.required_limits);
     // SAFETY: one extension is added that the device supports.
-    let opened = unsafe { inner.open_with_callback(features, limits, &descriptor.memory_hints, Some(extend)) };
+    let opened = unsafe { inner.open_with_callback(features, limits, &descriptor.memory_hints, Some(extend)) }.ok()?;
     drop(inner);
-    Some(match opened {
-        // SAFETY: it was made from this adapter with these features.
-        Ok(open) => unsafe { adapter.inner.create_device_from_hal::<Api>(open, descriptor) }.map_err(|e| e.to_string()),
-        Err(error) => Err(error.to_string()),
-    })
+    // SAFETY: it was made from this adapter with these features.
+    unsafe { adapter.inner.create_device_from_hal::<Api>(opened, descriptor) }.ok()
 }
 
 /// Makes images of pages.
@@ -55,6 +49,8 @@ pub(crate) struct Mapper<'d> {
     host: ash::ext::external_memory_host::Device,
     /// What addresses are multiples of.
     alignment: usize,
+    /// Of the largest image.
+    largest: vk::Extent3D,
 }
 
 /// An image that Vulkan knows and wgpu does not yet, or one that wgpu gives back.
@@ -105,6 +101,7 @@ impl<'d> Mapper<'d> {
             instance.get_physical_device_image_format_properties2(physical, &format, &mut allowed).ok()?;
             instance.get_physical_device_properties2(physical, &mut properties);
         }
+        let largest = allowed.image_format_properties.max_extent;
         let features = importable.external_memory_properties.external_memory_features;
         let alignment =
             usize::try_from(host.min_imported_host_pointer_alignment).ok().filter(|n| n.is_power_of_two())?;
@@ -112,6 +109,7 @@ impl<'d> Mapper<'d> {
             device,
             host: ash::ext::external_memory_host::Device::new(instance, inner.raw_device()),
             alignment,
+            largest,
         })
     }
 
@@ -154,11 +152,14 @@ impl<'d> Mapper<'d> {
     fn raw(&self, device: &ash::Device, bytes: u64, pages: Mapping) -> Result<Raw, String> {
         let failed = |e: vk::Result| e.to_string();
         let first = (pages.first() as usize).checked_next_multiple_of(self.alignment).ok_or("no aligned address")?;
-        let (skipped, end) = (first - pages.first() as usize, pages.length() / self.alignment * self.alignment);
+        let skipped = first - pages.first() as usize;
         let at = pages.start().checked_sub(skipped).ok_or("the driver wants larger pages")?;
-        let length = end.saturating_sub(skipped) as u64;
+        let length = (pages.length().saturating_sub(skipped) / self.alignment * self.alignment) as u64;
         let mut external = vk::ExternalMemoryImageCreateInfo::default().handle_types(HANDLE);
         let wgpu::Extent3d { width, height, .. } = stored::descriptor(None, bytes).size;
+        if width > self.largest.width || height > self.largest.height {
+            return Err(format!("{width} by {height} texels, at most {:?}", self.largest));
+        }
         let info = vk::ImageCreateInfo::default()
             .image_type(vk::ImageType::TYPE_2D)
             .format(FORMAT)

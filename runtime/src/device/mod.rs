@@ -93,7 +93,7 @@ impl Device {
         #[cfg(not(target_os = "linux"))]
         let special = None;
         let opened = match special {
-            Some(opened) => opened,
+            Some(opened) => Ok(opened),
             None => adapter.inner.request_device(&descriptor).await.map_err(|e| e.to_string()),
         };
         let (gpu, queue) =

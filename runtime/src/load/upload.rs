@@ -135,7 +135,7 @@ pub(crate) async fn upload(
     let mut tell = |done| progress(Progress::Weights { done, total });
     #[cfg(target_os = "linux")]
     if !copy {
-        map(device, file, &all, loaded, &mut tell)?;
+        map(device, file, &all, loaded, &mut tell).await?;
     }
     #[cfg(not(target_os = "linux"))]
     let _ = copy;
@@ -152,7 +152,7 @@ fn bytes_of(windows: &[Window]) -> u64 {
 
 /// Makes images of the file's pages, where the device can, and has them read. Is told of bytes: those that are in memory.
 #[cfg(target_os = "linux")]
-fn map(
+async fn map(
     device: &Device,
     file: &PlanFile,
     windows: &[Window],
@@ -162,10 +162,10 @@ fn map(
     let Some(mapper) = Mapper::new(device) else { return Ok(()) };
     let images: Vec<Window> = windows.iter().filter(|window| window.image).copied().collect();
     let mut ahead = Ahead { file, windows: &images, at: 0, known: 0 };
-    let (mut read, mut mapped) = (0, Vec::new());
+    let (mut read, mut mapped, mut pages_of) = (0, Vec::new(), Vec::new());
     for &window in &images {
         let behind = window.held() - window.bytes + Mapper::BEHIND;
-        let Some(pages) = file.map_tensor(window.tensor, window.offset, window.bytes, behind)? else { return Ok(()) };
+        let Some(pages) = file.map_tensor(window.tensor, window.offset, window.bytes, behind)? else { continue };
         let name = file.plan().tensors[window.tensor].name.as_str();
         for at in (0..window.bytes).step_by(PIECE as usize) {
             ahead.reach(read)?;
@@ -175,11 +175,12 @@ fn map(
             read += piece;
             tell(read);
         }
-        mapped.push((window, name, pages));
+        mapped.push(window);
+        pages_of.push((name, window.bytes, pages));
     }
-    let images = mapper.images(mapped.into_iter().map(|(window, name, pages)| (name, window.bytes, pages)).collect());
-    let taken = windows.iter().filter(|window| window.image).zip(images);
-    loaded.extend(taken.filter_map(|(&window, stored)| Some((window, stored?))));
+    let made = device.guard(DOING, || mapper.images(pages_of)).await?;
+    let taken = mapped.into_iter().zip(made);
+    loaded.extend(taken.filter_map(|(window, stored)| Some((window, stored?))));
     Ok(())
 }
 

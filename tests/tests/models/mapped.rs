@@ -44,6 +44,10 @@ fn same(model: &Imported, made: &Compiled, runner: &Runner) {
     // Who replaces or removes a file leaves those alone who have it.
     fs::remove_file(&path).unwrap();
     assert_eq!(logits(&mut mapped), expected, "{runner}");
+    let pages = || fs::read_to_string("/proc/self/maps").unwrap().contains(path.to_str().unwrap());
+    assert_eq!(pages(), bytes > 0, "{runner}");
+    drop(mapped);
+    assert!(!pages(), "{runner}: pages of the file are left");
 }
 
 #[test]
