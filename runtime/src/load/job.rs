@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use warpweft_plan::{Access, OutputKind, Plan, Program, Role, Step};
+use warpweft_plan::{Access, OutputKind, Plan, Program, Role};
 
 use crate::device::{IMAGE_ROW, image_rows};
 
@@ -36,8 +36,6 @@ pub(crate) struct Job {
     pub(crate) programs: Vec<usize>,
     /// Indices of all buffers that their steps bind.
     pub(crate) buffers: BTreeSet<usize>,
-    /// Indices of all kernels.
-    pub(crate) kernels: BTreeSet<usize>,
 }
 
 impl Job {
@@ -45,10 +43,9 @@ impl Job {
         let fits = |program: &Program| program.output.kind == kind && program.target == target;
         let mut programs: Vec<usize> = (0..plan.programs.len()).filter(|&i| fits(&plan.programs[i])).collect();
         programs.sort_by_key(|&i| plan.programs[i].min_rows);
-        let steps: Vec<&Step> = programs.iter().flat_map(|&i| &plan.programs[i].steps).collect();
-        let buffers = steps.iter().flat_map(|step| step.buffers.iter().copied()).collect();
-        let kernels = steps.iter().map(|step| step.kernel).collect();
-        Job { target: target.into(), programs, buffers, kernels }
+        let steps = programs.iter().flat_map(|&i| &plan.programs[i].steps);
+        let buffers = steps.flat_map(|step| step.buffers.iter().copied()).collect();
+        Job { target: target.into(), programs, buffers }
     }
 
     /// Position in [`Job::programs`] of the one for a step of `rows` rows.

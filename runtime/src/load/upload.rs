@@ -55,24 +55,26 @@ impl Ahead<'_> {
 /// one for each piece would have all of its pages made anew.
 struct Stage {
     buffer: wgpu::Buffer,
+    /// Bytes for which it has room.
+    size: u64,
     /// Bytes in it.
     filled: u64,
     encoder: wgpu::CommandEncoder,
 }
 
 impl Stage {
-    fn new(device: &Device) -> Stage {
+    fn new(device: &Device, size: u64) -> Stage {
         let buffer = device.gpu.create_buffer(&wgpu::BufferDescriptor {
             label: Some("weights on their way"),
-            size: PIECE,
+            size,
             usage: wgpu::BufferUsages::MAP_WRITE | wgpu::BufferUsages::COPY_SRC,
             mapped_at_creation: true,
         });
-        Stage { buffer, filled: 0, encoder: device.gpu.create_command_encoder(&Default::default()) }
+        Stage { buffer, size, filled: 0, encoder: device.gpu.create_command_encoder(&Default::default()) }
     }
 
     fn room(&self) -> u64 {
-        PIECE - self.filled
+        self.size - self.filled
     }
 
     /// Takes bytes `at .. at + size` of a window, which go to the same place of `to`.
@@ -192,7 +194,13 @@ async fn copied(
     loaded: &mut HashMap<Window, Stored>,
     tell: &mut (dyn FnMut(u64) + Send),
 ) -> Result<(), RuntimeError> {
-    let mut stages = device.guard(DOING, || [Stage::new(device), Stage::new(device)]).await?;
+    // Each place in a stage has whole rows of images.
+    let size = windows
+        .iter()
+        .map(|w| w.bytes.next_multiple_of(IMAGE_ROW))
+        .fold(0, u64::saturating_add)
+        .clamp(IMAGE_ROW, PIECE);
+    let mut stages = device.guard(DOING, || [size; 2].map(|size| Stage::new(device, size))).await?;
     let (mut done, mut read) = (0, 0);
     let mut bytes = vec![0; READ];
     let mut ahead = Ahead { file, windows, at: 0, known: 0 };

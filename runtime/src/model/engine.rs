@@ -147,8 +147,9 @@ impl Engine {
         match self.options.lazy {
             true => upload(progress).await?,
             false => {
-                let (kernels, built) = (&job.kernels, &mut self.pipelines);
-                pipelines::build_beside(device, plan, kernels, built, progress, upload).await?;
+                let kernels = &job.kernels_for(plan, 1) | &job.kernels_for(plan, u64::MAX);
+                let built = &mut self.pipelines;
+                pipelines::build_beside(device, plan, &kernels, built, progress, upload).await?;
             }
         }
         let pace = Pace::new(capacity.min(ceiling));

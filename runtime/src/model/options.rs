@@ -23,8 +23,8 @@ pub struct Options {
     /// plan has it, else its first output.
     /// Other outputs are made ready when they are first asked for.
     pub output: Option<OutputKind>,
-    /// Compile the kernels for a number of rows when a step first has it, instead of all at opening: the shortest way to
-    /// one result, but the first step of each size waits.
+    /// Compile the kernels for a number of rows when a step first has it, instead of those for one row and for many at opening (those
+    /// for a few are compiled when they are needed): the shortest way to one result, but the first step of each size waits.
     pub lazy: bool,
     /// Copy weights where a driver that runs on the CPU could read them from the system's pages of the plan file. Such pages load
     /// sooner and processes share them, but the file must not be written to meanwhile (replacing or removing it is fine).
