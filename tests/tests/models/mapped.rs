@@ -11,6 +11,9 @@ use warpweft_tests::{Runner, compiled, demo, quantized, runners, write_plan};
 
 const IDS: [u32; 24] = [1, 17, 400, 3, 3, 250, 8, 99, 1000, 2, 5, 77, 1, 17, 400, 3, 3, 250, 8, 99, 1000, 2, 5, 77];
 
+/// The driver that is known to take a file's pages.
+const TAKES: &str = "Mesa 22.3";
+
 fn open(path: &Path, runner: &Runner, copy_weights: bool) -> Model {
     let options = Options { copy_weights, output: Some(OutputKind::Logits), ..runner.options() };
     Model::open_with(path, &options, &mut |_| ()).unwrap()
@@ -35,10 +38,11 @@ fn same(model: &Imported, made: &Compiled, runner: &Runner) {
     let mut mapped = open(&path, runner, false);
     let (bytes, held) = (mapped.engine().device().mapped(), mapped.engine().held().weights);
     println!("{runner}: {bytes} of {held} bytes are mapped");
-    if runner.target.images > 0 && runner.adapter.is_software() {
-        assert!(bytes as f64 > 0.9 * held as f64, "{runner}: {bytes} of {held} bytes");
-    } else {
-        assert_eq!(bytes, 0, "{runner}");
+    let all = bytes as f64 > 0.9 * held as f64;
+    match runner.target.images > 0 && runner.adapter.is_software() {
+        // Other versions may not take the pages; then all is copied.
+        true => assert!(all || bytes == 0 && !runner.adapter.driver.contains(TAKES), "{runner}: {bytes} of {held}"),
+        false => assert_eq!(bytes, 0, "{runner}"),
     }
     assert_eq!(logits(&mut mapped), expected, "{runner}");
     // Who replaces or removes a file leaves those alone who have it.
