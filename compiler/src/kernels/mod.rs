@@ -14,6 +14,7 @@ mod constant;
 pub(crate) mod cost;
 mod fresh;
 pub mod heads;
+mod image;
 mod integer;
 mod interface;
 mod linear;
