@@ -246,6 +246,7 @@ fn compose_all(
             storage_buffers: limits.storage_buffers,
             rows: variant.rows,
             cache: options.cache,
+            uncut: variant.target.uncut(),
         };
         lower(&body.graph, bounds)
     };

@@ -72,7 +72,9 @@ impl FromStr for CacheFormat {
     }
 }
 
-/// The rows of a cache: heads side by side, each of whole sixteens of bytes, so that a kernel loads vec4s.
+/// The rows of a cache: heads, each of whole sixteens of bytes, so that a kernel loads vec4s. In each page of
+/// [`PAGE_ROWS`](crate::PAGE_ROWS) rows all those of one head stand side by side, then those of the next, because attention
+/// walks along the rows of one head.
 ///
 /// A head is its columns with zeros up to a multiple of eight (f32, f16) or sixteen; then, if the format has a scale, the
 /// scale as an f32 and twelve bytes of nothing. It stands with its head and apart from those of others because a vec4 must

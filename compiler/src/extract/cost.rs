@@ -222,8 +222,9 @@ impl<'w> CostModel<'w> {
                     false => None,
                 };
                 let sizes = self.rows.cached_sizes();
-                // One row's context is cut into chunks, whose results are put together.
-                let split = (cached && self.rows.max == Some(1)).then(|| cached::chunks(sizes.context));
+                // One row's context is cut into chunks where heads don't occupy the device.
+                let cut = cached && self.rows.max == Some(1) && heads < self.target.uncut().places;
+                let split = cut.then(|| cached::chunks(sizes.context));
                 let shape = AttentionShape {
                     heads,
                     kv_heads,

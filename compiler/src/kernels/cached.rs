@@ -60,11 +60,24 @@ pub(crate) const READY: f64 = 24.0;
 /// Contexts up to here are attended to at once.
 const SHORT: u32 = 512;
 
+/// Rows of a step that are made ready, at the most: lowering has one made ready, a plan's step of several has other kernels.
+const NEW: u32 = 32;
+
+/// Up to where a device gains nothing from chunks of one row's context.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Uncut {
+    /// Workgroups that run side by side: where there are as many heads, chunks would run one after the other, and putting them
+    /// together is a dispatch more.
+    pub places: u32,
+    /// Keys that a workgroup can walk along, as drivers limit iterations.
+    pub keys: u32,
+}
+
 /// How one row's attention is cut, if it is.
-pub fn split(term: &Term, max_context: u32) -> Option<Split> {
+pub fn split(term: &Term, max_context: u32, heads: u32, device: Uncut) -> Option<Split> {
     let (_, band) = split_mask(term);
     let seen = band.before.map_or(max_context, |before| max_context.min(before.saturating_add(1)));
-    if seen <= SHORT {
+    if seen <= SHORT || (heads >= device.places && seen <= device.keys) {
         return None;
     }
     let all = chunks(max_context.into());
@@ -268,9 +281,8 @@ if (begin >= {stop}) {{\n    return;\n}}{before}"
         };
         let fits = |[columns, values, weights]: &[u32; 3]| {
             let inner = self.key_vectors() / columns + keys / values + 2 * (keys / weights);
-            // The step's own keys follow, each by itself, and before them what is done once.
-            let own = if self.fresh.is_some() { keys } else { 0 };
-            u64::from(blocks) * u64::from(1 + inner + own) + ONCE <= trips
+            // Before them is what is done once, and the step's own keys follow, each by itself.
+            u64::from(blocks) * u64::from(1 + inner) + ONCE <= trips
         };
         let all = [LOADS, 4 * LOADS, 16 * LOADS].map(sizes);
         all.iter().copied().find(fits).unwrap_or(all[2])
@@ -343,6 +355,7 @@ if (lane == 0u) {
     ];
     if cached.fresh.is_some() {
         constants.extend([
+            ("NEW", NEW, "rows of a step that are made ready, at the most"),
             ("NK", stored[0].vectors(), "vec4s of columns of a key as it is stored"),
             ("NV", stored[1].vectors(), "vec4s of columns of a value as it is stored"),
             ("LK", stored[0].vectors().div_ceil(lanes), "of a key of a lane"),
@@ -413,6 +426,7 @@ if (item % DV4 == 0u) {
     if cached.fresh.is_some() {
         let most = stored[0].vectors().max(stored[1].vectors());
         constants.extend([
+            ("NEW", NEW, "rows of a step that are made ready, at the most"),
             ("EACH", ADDING, "invocations that add up one head"),
             ("Q4", (heads * d4).div_ceil(INVOCATIONS), "vec4s of q of an invocation"),
             ("NK", stored[0].vectors(), "vec4s of columns of a key as it is stored"),

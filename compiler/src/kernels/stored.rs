@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use warpweft_plan::{Access, CacheRows};
+use warpweft_plan::{Access, CacheRows, PAGE_ROWS};
 
 use super::KernelError;
 use super::compose::Slot;
@@ -124,10 +124,14 @@ impl Stored {
         interface.bind(slot, name, access, &format!("array<{}>", self.element(longs)));
     }
 
-    /// The element at `index` of a head.
+    /// The element at `index` of a head: a page has all its rows of one head, then those of the next.
     fn at(&self, name: &str, index: &str) -> String {
-        let head = self.rows.head_words() / self.words();
-        format!("{name}[(m * {}u + head) * {head}u + {index}]", self.rows.heads)
+        let (heads, size) = (self.rows.heads, self.rows.head_words() / self.words());
+        let head = match heads {
+            1 => "m".to_owned(),
+            _ => format!("((m / {PAGE_ROWS}u * {heads}u + head) * {PAGE_ROWS}u + m % {PAGE_ROWS}u)"),
+        };
+        format!("{name}[{head} * {size}u + {index}]")
     }
 
     /// `load_name(m, head, i)`: the i-th load of a head, of 64-bit integers if memory has `longs`; `part_name(p, h)`: its

@@ -139,7 +139,7 @@ impl Lowering<'_> {
         };
         let value = self.matrix(id)?;
         let rows = self.bounds.rows.max;
-        let (Some(rows), Some(chunks)) = (rows, split(&term, max_context)) else {
+        let (Some(rows), Some(chunks)) = (rows, split(&term, max_context, h, self.bounds.uncut)) else {
             let call = b.finish(|_| operation(term, None), meaning);
             self.push(id, value, vec![call]);
             self.also(&caches);

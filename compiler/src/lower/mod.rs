@@ -18,6 +18,7 @@ use rustc_hash::FxHashMap;
 use warpweft_plan::{CacheFormat, CacheRows, Dim};
 
 use crate::graph::{Fact, FactError, Graph, Op, TensorFact};
+use crate::kernels::cached::Uncut;
 use crate::kernels::candidates::{groups_view, is_chunked};
 use crate::kernels::spec::{Attention, Norm, Operand, Operation, Pool, Rows, View};
 use crate::kernels::{RowRange, Slot};
@@ -183,6 +184,8 @@ pub struct Bounds {
     pub rows: RowRange,
     /// How caches are stored.
     pub cache: CacheFormat,
+    /// Up to where one row's context is not cut.
+    pub uncut: Uncut,
 }
 
 /// Lowers an extracted body.

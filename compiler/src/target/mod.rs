@@ -7,6 +7,8 @@ use std::sync::OnceLock;
 use serde::Deserialize;
 use warpweft_plan::Tier;
 
+use crate::kernels::cached::{INVOCATIONS, Uncut};
+
 pub(crate) use rates::groups;
 pub use rates::{Dispatch, Rates};
 
@@ -63,6 +65,15 @@ impl Target {
     /// The target with subgroups of `size`.
     pub fn with_subgroups(size: u32) -> Option<&'static Target> {
         Target::all().iter().find(|t| t.subgroup_size == Some(size))
+    }
+
+    /// Up to where one row's context is not cut: a tile takes four keys of a lane at a time, in at most 15 iterations.
+    pub fn uncut(&self) -> Uncut {
+        let keys = u64::from(4 * self.subgroup_size.unwrap_or(8)) * self.limits.loop_trips.div_ceil(16);
+        Uncut {
+            places: self.rates.places(self.subgroup_size.unwrap_or(INVOCATIONS)),
+            keys: u32::try_from(keys).unwrap_or(u32::MAX),
+        }
     }
 
     /// What a program for this target asks of an adapter.

@@ -75,11 +75,16 @@ impl Rates {
             + work.shared * self.workgroup_load
             + work.broadcasts * self.broadcast;
         let invocations = f64::from(dispatch.invocations.max(1));
-        let places = (f64::from(self.lanes) / invocations).max(self.units.max(1).into()).floor();
+        let places = f64::from(self.places(dispatch.invocations));
         let waves = (dispatch.groups as f64 / places).ceil();
         let lanes = waves * (self.launch + one * invocations * places / self.fmas);
         let memory = dispatch.bytes as f64 * cost.disorder / self.bandwidth;
         self.dispatch + lanes.max(memory) + SEEN * lanes.min(memory)
+    }
+
+    /// Workgroups of so many invocations that run side by side.
+    pub(crate) fn places(&self, invocations: u32) -> u32 {
+        (self.lanes / invocations.max(1)).max(self.units).max(1)
     }
 
     /// Seconds of one step of a plan. Its kernel says what it costs; sizes that a plan cannot have give 0.

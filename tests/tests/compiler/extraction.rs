@@ -287,6 +287,7 @@ fn extraction_pays_what_kernels_are_predicted_to_take() {
                         storage_buffers: 8,
                         rows,
                         cache: CacheFormat::F16,
+                        uncut: target.uncut(),
                     };
                     let calls = lower(&extracted.graph, bounds).unwrap().calls;
                     let predicted = |call: &Call| {
@@ -321,7 +322,8 @@ fn extraction_pays_for_the_bytes_of_caches() {
             let costs = |cache| {
                 let extracted = extract(&saturated, &CostModel::new(target, *rows, cache, true, None)).unwrap();
                 let (binding_bytes, storage_buffers) = (1 << 27, target.limits.storage_buffers);
-                let bounds = Bounds { max_context: 512, binding_bytes, storage_buffers, rows: *rows, cache };
+                let uncut = target.uncut();
+                let bounds = Bounds { max_context: 512, binding_bytes, storage_buffers, rows: *rows, cache, uncut };
                 let calls = lower(&extracted.graph, bounds).unwrap().calls;
                 let attends = |call: &&Call| matches!(call.operation, Operation::CachedAttention { .. });
                 let attention = calls.iter().find(attends).unwrap();

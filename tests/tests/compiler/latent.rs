@@ -27,6 +27,7 @@ fn lowered(program: &Graph, rows: u32) -> Result<LoweredBody, LowerError> {
         storage_buffers: limits.storage_buffers,
         rows: RowRange { min: rows, max: Some(rows) },
         cache: CacheFormat::F16,
+        uncut: Target::all()[0].uncut(),
     };
     lower(program, bounds)
 }

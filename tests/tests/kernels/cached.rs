@@ -1,6 +1,6 @@
 //! Attention over caches: pages in any order, cached and new rows mixed, windows, chunks of long contexts.
 
-use warpweft_compiler::kernels::cached::split;
+use warpweft_compiler::kernels::cached::{Uncut, split};
 use warpweft_compiler::kernels::spec::{Attention, Binary, Operation, Split, Term, View};
 use warpweft_compiler::kernels::{RowRange, Slot};
 use warpweft_compiler::target::Target;
@@ -10,6 +10,9 @@ use warpweft_tests::gpu;
 
 use crate::data::{Batch, Data, UNTOUCHED, bytes};
 use crate::{all_kernels, check, everywhere, kernels, kernels_for};
+
+/// No context is too short to be cut.
+pub(crate) const ALWAYS: Uncut = Uncut { places: u32::MAX, keys: 0 };
 
 pub(crate) struct Case {
     pub(crate) dim: u32,
@@ -111,7 +114,7 @@ impl Case {
                     Some(expected[m * out.width as usize + n])
                 });
             }
-            if let Some(split) = split(&self.term(), self.max_context) {
+            if let Some(split) = split(&self.term(), self.max_context, self.heads, ALWAYS) {
                 self.in_chunks(device, target, split, &data, &expected);
             }
         });

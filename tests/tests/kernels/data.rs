@@ -40,7 +40,7 @@ pub(crate) fn floats(bytes: &[u8]) -> Vec<f32> {
 }
 
 /// Rows of a page.
-const PAGE: u32 = warpweft_plan::PAGE_ROWS as u32;
+pub(crate) const PAGE: u32 = warpweft_plan::PAGE_ROWS as u32;
 
 /// Sequences of given lengths in one step, one after the other.
 pub(crate) struct Batch {

@@ -11,7 +11,7 @@ use warpweft_plan::CacheFormat;
 use warpweft_runtime::Device;
 use warpweft_tests::gpu;
 
-use crate::cached::Case;
+use crate::cached::{ALWAYS, Case};
 use crate::data::{Data, UNTOUCHED, bytes, floats, restored, rounding};
 use crate::heads::{EPS, expected, frequencies};
 use crate::{all_kernels, compare, everywhere, kernels};
@@ -128,9 +128,11 @@ impl Layer {
         };
         everywhere(|device, target| {
             let compose = if case.every_tile { all_kernels } else { kernels };
-            let chunks = split(&case.term(), case.max_context);
-            for kernel in compose(&operation(chunks), target) {
-                self.check(device, target, &kernel, (&data, &ready), chunks);
+            let chunks = split(&case.term(), case.max_context, case.heads, ALWAYS);
+            for cut in chunks.map(Some).into_iter().chain([None]) {
+                for kernel in compose(&operation(cut), target) {
+                    self.check(device, target, &kernel, (&data, &ready), cut);
+                }
             }
         });
     }

@@ -5,7 +5,7 @@ use warpweft_compiler::kernels::spec::{Destination, HeadNorm, HeadPart, Operatio
 use warpweft_plan::CacheFormat;
 use warpweft_tests::gpu;
 
-use crate::data::{Batch, Data, UNTOUCHED, bytes, floats, restored, rounding};
+use crate::data::{Batch, Data, PAGE, UNTOUCHED, bytes, floats, restored, rounding};
 use crate::{everywhere, kernels};
 
 pub(crate) const EPS: f32 = 1e-6;
@@ -73,9 +73,9 @@ fn check(parts: &[HeadPart], vector: u32, data: &Data) {
 
 fn check_part(part: &HeadPart, output: &[u8], data: &Data, name: &str) {
     let stride = View::whole(part.x.width).stride as usize;
-    let (found, row_words) = match part.cache() {
-        None => (floats(output), stride),
-        Some(rows) => (restored(rows, output), rows.row_bytes() as usize / 4),
+    let found = match part.cache() {
+        None => floats(output),
+        Some(rows) => restored(rows, output),
     };
     let mut untouched = floats(output);
     for m in 0..data.batch.tokens() {
@@ -93,8 +93,16 @@ fn check_part(part: &HeadPart, output: &[u8], data: &Data, name: &str) {
             let tolerance = 4e-6 * (1.0 + value.abs()) + half;
             assert!(off <= tolerance, "{name} [{m}, {n}] {} for {value}", found[row * stride + n]);
         }
-        let written = if part.cache().is_some() { row_words } else { part.x.width as usize };
-        untouched[row * row_words..][..written].fill(UNTOUCHED);
+        match part.cache() {
+            None => untouched[row * stride..][..part.x.width as usize].fill(UNTOUCHED),
+            Some(rows) => {
+                let (heads, words, page) = (rows.heads as usize, rows.head_words() as usize, PAGE as usize);
+                for head in 0..heads {
+                    let first = ((row / page * heads + head) * page + row % page) * words;
+                    untouched[first..][..words].fill(UNTOUCHED);
+                }
+            }
+        }
     }
     assert!(untouched.iter().all(|v| *v == UNTOUCHED), "{name} wrote elsewhere");
 }

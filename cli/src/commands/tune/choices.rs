@@ -149,6 +149,7 @@ fn contest(
         storage_buffers: target.limits.storage_buffers,
         rows: range,
         cache: work::cached(plan).first().map_or_else(CacheFormat::default, |rows| rows.format),
+        uncut: target.uncut(),
     };
     let Some(mut operation) = operation(&graph, bounds) else { return Ok(None) };
     operation.bind_like(&kernel.bindings);

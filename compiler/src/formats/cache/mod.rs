@@ -3,7 +3,7 @@
 //! `stored` takes four numbers and `restored` gives them, as the format has them; where heads have scales, both are of
 //! numbers over the scale.
 
-use warpweft_plan::{CacheFormat, CacheRows};
+use warpweft_plan::{CacheFormat, CacheRows, PAGE_ROWS};
 
 use super::{Format, Group};
 
@@ -35,25 +35,43 @@ pub fn wgsl(format: CacheFormat) -> Vec<&'static str> {
     }
 }
 
-/// Rows as a cache stores them; `values` are whole rows without padding.
+/// Rows as a cache stores them, whole pages; `values` are rows without padding.
 ///
 /// # Errors
 /// A value that is not finite.
 pub fn pack(rows: CacheRows, values: &[f32]) -> Result<Vec<u8>, super::FormatError> {
     let columns = rows.columns as usize;
-    match rows.format {
+    let heads = match rows.format {
         CacheFormat::F16 => {
             let within: Vec<f32> =
                 values.iter().map(|v| if v.is_finite() { v.clamp(-GREATEST_F16, GREATEST_F16) } else { *v }).collect();
             Format::F16.pack(&within, columns)
         }
         CacheFormat::F32 | CacheFormat::Int8 | CacheFormat::Fp8 => format(rows.format).pack(values, columns),
-    }
+    }?;
+    Ok(in_pages(&heads, rows, |row, head, [of_page, heads]| [row * heads + head, head * of_page + row]))
 }
 
-/// The numbers that stored rows stand for, without padding.
+/// The numbers that stored pages stand for, without padding.
 pub fn unpack(rows: CacheRows, bytes: &[u8]) -> Vec<f32> {
-    format(rows.format).unpack(bytes, rows.columns as usize)
+    let heads = in_pages(bytes, rows, |row, head, [of_page, heads]| [head * of_page + row, row * heads + head]);
+    format(rows.format).unpack(&heads, rows.columns as usize)
+}
+
+/// The heads of each page in another order: from the first to the second place that `places` gives for a row of a page, a head,
+/// and how many there are of both.
+fn in_pages(bytes: &[u8], rows: CacheRows, places: impl Fn(usize, usize, [usize; 2]) -> [usize; 2]) -> Vec<u8> {
+    let (heads, size) = (rows.heads as usize, 4 * rows.head_words() as usize);
+    let mut moved = vec![0; bytes.len()];
+    let page = (PAGE_ROWS as usize * heads * size).max(1);
+    for (from, to) in bytes.chunks(page).zip(moved.chunks_mut(page)) {
+        let of_page = from.len() / (heads * size).max(1);
+        for (row, head) in (0..of_page).flat_map(|row| (0..heads).map(move |head| (row, head))) {
+            let [a, b] = places(row, head, [of_page, heads]);
+            to[b * size..][..size].copy_from_slice(&from[a * size..][..size]);
+        }
+    }
+    moved
 }
 
 /// How far a value may be from what a cache has of it: half the distance of two neighbours, where the greatest magnitude
@@ -91,6 +109,24 @@ mod tests {
                     assert!((found - expected).abs() < 1e-6, "{rows:?}");
                 }
             }
+        }
+    }
+
+    #[test]
+    fn a_page_has_its_rows_head_by_head() {
+        let rows = CacheRows { format: CacheFormat::F32, heads: 3, columns: 5 };
+        let (pages, of_page) = (2, PAGE_ROWS as usize);
+        let value = |row: usize, head: usize, column: usize| (row * 100 + head * 10 + column) as f32;
+        let mut values = Vec::new();
+        for row in 0..pages * of_page {
+            values.extend((0..15).map(|i| value(row, i / 5, i % 5)));
+        }
+        let bytes = pack(rows, &values).unwrap();
+        assert_eq!(unpack(rows, &bytes), values);
+        let floats: Vec<f32> = bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+        for (row, head) in [(0, 0), (31, 0), (0, 1), (31, 2), (32, 0), (63, 2)] {
+            let first = ((row / of_page * 3 + head) * of_page + row % of_page) * 8;
+            assert_eq!(floats[first..first + 5], [0, 1, 2, 3, 4].map(|column| value(row, head, column)));
         }
     }
 

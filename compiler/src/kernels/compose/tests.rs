@@ -238,6 +238,7 @@ fn prologues() -> [Prologue; 3] {
 
 fn cached_operations() -> Vec<Operation> {
     let mut operations = Vec::new();
+    let always = cached::Uncut { places: u32::MAX, keys: 0 };
     let mask = |before| Term::BandMask { before, after: Some(0) };
     use CacheFormat::{F16, F32, Fp8, Int8};
     for (dim, heads, kv_heads, before, max_context, format) in [
@@ -253,7 +254,7 @@ fn cached_operations() -> Vec<Operation> {
         (32, 4, 4, Some(4095), 32768, F32),
     ] {
         let term = Term::Binary(Binary::Add, Box::new(Term::Acc), Box::new(mask(before)));
-        for cut in [cached::split(&term, max_context), None] {
+        for cut in [cached::split(&term, max_context, heads, always), None] {
             let attention = Attention {
                 q: View::whole(heads * dim),
                 k: View::whole(kv_heads * dim),
@@ -287,11 +288,8 @@ fn cached_operations() -> Vec<Operation> {
                 v: part(heads + kv_heads, kv_heads, Destination::Cache(format)),
                 vector: dim / 2 + dim,
             };
-            // One row's attention is in chunks wherever it can be.
-            let fresh = (cut == cached::split(&term, max_context)).then_some(fresh);
-            let ways = if fresh.is_some() { vec![None, fresh] } else { vec![None] };
             let rows = CacheRows { format, heads: kv_heads, columns: dim };
-            operations.extend(ways.into_iter().map(|fresh| Operation::CachedAttention {
+            operations.extend([None, Some(fresh)].map(|fresh| Operation::CachedAttention {
                 attention: attention.clone(),
                 caches: [rows; 2],
                 fresh,

@@ -20,7 +20,7 @@ workgroupBarrier();
 ";
 
 /// The slot `fresh` in `cached_broadcast.wgsl`, which comes after the keys of the caches.
-pub(super) const BROADCAST_FRESH: &str = "//# trips BLOCKS * B * 4u * S
+pub(super) const BROADCAST_FRESH: &str = "//# trips NEW
 for (var key = max(begin, own.z); key < stop; key++) {
     let row = own.x + (key - own.z);
     let position = f32(key);
@@ -123,7 +123,7 @@ pub(super) const WORKGROUP_NORM_KV: &str = "    var squares_kv = 0.0;
 ";
 
 /// The slot `fresh` in `cached_workgroup.wgsl`, which comes after the keys of the caches.
-pub(super) const WORKGROUP_FRESH: &str = "//# trips BLOCKS * B
+pub(super) const WORKGROUP_FRESH: &str = "//# trips NEW
 for (var key = max(begin, own.z); key < stop; key++) {
     let row = own.x + (key - own.z);
     let position = f32(key);
