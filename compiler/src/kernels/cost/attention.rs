@@ -102,7 +102,8 @@ impl AttentionShape {
         let (rates, sizes, bytes) = (&target.rates, rows.cached_sizes(), self.bytes());
         let mut choices = Vec::new();
         let mut take = |algorithm, launch: Launch| choices.push(launch.choice(algorithm, rates, bytes, sizes));
-        let one = self.split.is_some() || self.fresh || rows.max == Some(1);
+        // Few rows are mostly one of each sequence, and a tile has rows of one sequence only.
+        let one = self.split.is_some() || self.fresh || rows.max.is_some();
         let tiles: &[u32] = if one { &[1] } else { &[1, 2, 4, 8, 16] };
         for &rows in tiles {
             for heads in together(self.heads / self.kv_heads.max(1)) {
